@@ -1,0 +1,1 @@
+"""The Kernel API on localhost, running real apps written with the official ``kernel`` SDK."""
