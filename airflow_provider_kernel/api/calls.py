@@ -1,0 +1,234 @@
+"""The calls of Kernel's API as data: what to send, and how to read what comes back. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from urllib.parse import quote, urlsplit
+
+from airflow_provider_kernel.api.errors import KernelApiError, KernelTransportError, shorten
+from airflow_provider_kernel.api.invocation import (
+    SYNC_LIMIT_SECONDS,
+    Invocation,
+    InvocationRequest,
+    InvocationStatus,
+    parse_json,
+)
+
+T = TypeVar("T")
+#: Longest Retry-After that is honoured, in seconds.
+MAX_RETRY_AFTER = 3600.0
+_REQUEST_ID_HEADERS = ("X-Request-Id", "X-Kernel-Request-Id", "CF-Ray")
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """
+    One request, and how its reply is read.
+
+    :param read: turns the reply's JSON and headers into the result.
+    :param repeatable: True if sending it twice does no more than sending it once.
+    :param min_timeout: seconds that the reply may take at least, whatever the connection says.
+    """
+
+    method: str
+    path: str
+    read: Callable[[Any, Mapping[str, str]], T]
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    repeatable: bool = True
+    min_timeout: float = 0
+
+
+class Page(NamedTuple):
+    """One page of a list; ``next_offset`` is None on the last."""
+
+    items: list[Any]
+    next_offset: int | None
+
+
+def invoke(request: InvocationRequest) -> Call[Invocation]:
+    """Start an invocation. Never repeatable: Kernel has no idempotency key."""
+    return Call(
+        "POST",
+        "/invocations",
+        _invocation,
+        body=request.body(),
+        repeatable=False,
+        min_timeout=0 if request.async_ else SYNC_LIMIT_SECONDS + 20,
+    )
+
+
+def get_invocation(invocation_id: str) -> Call[Invocation]:
+    """Ask for one invocation: the authority on its state."""
+    return Call("GET", _path(invocation_id), _invocation)
+
+
+def list_invocations(**filters: Any) -> Call[Page]:
+    """Ask for one page of invocations; the filters are those of Kernel's API, None for unset."""
+    return Call(
+        "GET",
+        "/invocations",
+        lambda data, headers: _page(data, headers, Invocation.from_json),
+        _params(filters),
+    )
+
+
+def list_apps(**filters: Any) -> Call[Page]:
+    """Ask for one page of deployed app versions."""
+    return Call("GET", "/apps", lambda data, headers: _page(data, headers, dict), _params(filters))
+
+
+def end_invocation(invocation_id: str, output: str | None = None) -> Call[Invocation]:
+    """Cancel: set the status to ``failed``, with ``output`` (JSON text) saying by whom."""
+    body = {"status": InvocationStatus.FAILED.value}
+    return Call(
+        "PATCH",
+        _path(invocation_id),
+        _invocation,
+        body=body if output is None else {**body, "output": output},
+    )
+
+
+def delete_browsers(invocation_id: str) -> Call[None]:
+    """Close all browsers that the invocation made."""
+    return Call("DELETE", _path(invocation_id, "/browsers"), lambda data, headers: None)
+
+
+def follow_events(invocation_id: str, since: str | None = None) -> Call[None]:
+    """Open the event stream; its body is for :class:`~airflow_provider_kernel.api.events.EventDecoder`."""
+    return Call("GET", _path(invocation_id, "/events"), lambda data, headers: None, _params({"since": since}))
+
+
+def auth_context() -> Call[dict[str, Any]]:
+    """Ask whose the token is."""
+    return Call("GET", "/auth/context", lambda data, headers: dict(data))
+
+
+class Cancellation(NamedTuple):
+    """What cancelling came to: the invocation as last seen, and whether it was this that ended it."""
+
+    invocation: Invocation
+    cancelled: bool
+
+
+def cancel(invocation_id: str, output: str | None = None) -> Generator[Call[Any], Any, Cancellation]:
+    """
+    The steps of cancelling: look; end what has not ended; close its browsers, which bill on otherwise.
+
+    Yields calls, and is sent their results or has their errors thrown in. The browsers of an invocation that
+    had succeeded are left alone: they may be its result.
+    """
+    found = yield get_invocation(invocation_id)
+    cancelled = False
+    if not found.is_ended:
+        try:
+            found = yield end_invocation(invocation_id, output)
+            cancelled = True
+        except KernelApiError as error:
+            # It may have ended in between; whether Kernel refuses that is unknown.
+            found = yield get_invocation(invocation_id)
+            if not found.is_ended:
+                raise error
+    if found.status != InvocationStatus.SUCCEEDED:
+        yield delete_browsers(invocation_id)
+    return Cancellation(found, cancelled)
+
+
+def read_reply(call: Call[T], status: int, headers: Mapping[str, str], body: bytes) -> T:
+    """
+    Turn a whole reply into the call's result.
+
+    :param headers: looked up in any case (as both HTTP clients' headers are).
+    :raises KernelApiError: an error status, or a redirect.
+    :raises KernelTransportError: a success that is not what Kernel would have said.
+    """
+    if not 200 <= status < 300:
+        raise_for_status(status, headers, body)
+    if status == 204:
+        return call.read(None, headers)
+    try:
+        return call.read(parse_json(body.decode()), headers)
+    except (ValueError, TypeError):
+        raise KernelTransportError(
+            f"{call.method} {call.path} was answered {status} with {_kind(headers)} that is not Kernel's reply; "
+            "a proxy on the way may have answered."
+        ) from None
+
+
+def raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
+    """
+    Raise what an error reply says.
+
+    :raises KernelApiError: always.
+    """
+    code, message = (
+        None,
+        f"the body is {_kind(headers)} and not Kernel's; a proxy on the way may have answered",
+    )
+    if 300 <= status < 400:
+        target = urlsplit(headers.get("Location", "")).netloc.rpartition("@")[2] or "another address"
+        message = f"a redirect to {target}, which is not followed so that the token stays where it belongs"
+    else:
+        try:
+            error = parse_json(body.decode())
+            if isinstance(error["message"], str):
+                message = shorten(_sentence(error), 1_000)
+            code = error["code"] if isinstance(error.get("code"), str) else None
+        except (ValueError, TypeError, KeyError):
+            pass
+    raise KernelApiError(
+        message,
+        status_code=status,
+        code=code,
+        request_id=next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None),
+        retry_after=_retry_after(headers.get("Retry-After")),
+    )
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """Join Kernel's message with the messages of its details."""
+    parts = [error["message"]]
+    for detail in [*(error.get("details") or []), error.get("inner_error")]:
+        if isinstance(detail, Mapping) and isinstance(detail.get("message"), str):
+            parts.append(detail["message"])
+    return "; ".join(parts)
+
+
+def _invocation(data: Any, headers: Mapping[str, str]) -> Invocation:
+    return Invocation.from_json(data)
+
+
+def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any]) -> Page:
+    if not isinstance(data, list):
+        raise TypeError("a page is a JSON array")
+    # X-Next-Offset is absolute, and 0 on the last page.
+    following = headers.get("X-Next-Offset") or "0"
+    if headers.get("X-Has-More", "true").lower() == "false" or not data:
+        following = "0"
+    return Page([read(item) for item in data], int(following) or None)
+
+
+def _params(values: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items() if value is not None}
+
+
+def _path(invocation_id: str, rest: str = "") -> str:
+    if not isinstance(invocation_id, str) or not invocation_id.strip():
+        raise ValueError(
+            f"An invocation id is a text such as 'rr33xuugxj9h0bkf1rdt2bet', not {invocation_id!r}."
+        )
+    return f"/invocations/{quote(invocation_id, safe='')}{rest}"
+
+
+def _kind(headers: Mapping[str, str]) -> str:
+    return (headers.get("Content-Type") or "no content type").partition(";")[0]
+
+
+def _retry_after(value: str | None) -> float | None:
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        return None
+    return min(seconds, MAX_RETRY_AFTER) if seconds >= 0 else None

@@ -1,0 +1,170 @@
+"""
+Bytes of an event stream in, events out. No I/O: both transports feed the same decoder.
+
+The format is that of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html);
+each event's data is one JSON object with the fields ``event`` and ``timestamp`` (Kernel's OpenAPI description).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow_provider_kernel.api.errors import KernelTransportError
+from airflow_provider_kernel.api.invocation import Invocation, parse_json
+
+#: Longest event that is read, in bytes. A longer one (a state with a huge output, say) is dropped: the state
+#: is asked for with GET anyway, and a log line is cut by Kernel at 64 KiB, which JSON may blow up sixfold.
+MAX_EVENT_BYTES = 1_048_576
+
+
+@dataclass(frozen=True)
+class LogEvent:
+    """A line that the app wrote. ``timestamp`` is Kernel's text."""
+
+    timestamp: str
+    message: str
+
+
+@dataclass(frozen=True)
+class StateEvent:
+    """The invocation's state at ``timestamp``."""
+
+    timestamp: str
+    invocation: Invocation
+
+
+@dataclass(frozen=True)
+class ErrorEvent:
+    """Kernel reports trouble with the stream or the app; it says nothing about the invocation's state."""
+
+    timestamp: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The stream is alive."""
+
+    timestamp: str
+
+
+Event = LogEvent | StateEvent | ErrorEvent | Heartbeat
+_LINE_END = re.compile(rb"\r\n|\r|\n")
+
+
+class EventDecoder:
+    """
+    Decodes one stream. What is malformed, unknown or too long is passed over, and counted in ``skipped``.
+
+    Events that the stream's end cut short are not delivered, as the standard says.
+    """
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.skipped = 0
+        self._max = max_event_bytes
+        self._buffer = b""
+        self._data: list[bytes] = []
+        self._size = 0
+        self._too_long = False
+        self._started = False
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Take the next bytes, cut anywhere; return the events that they complete."""
+        return list(self._events(chunk))
+
+    def _events(self, chunk: bytes) -> Iterator[Event]:
+        self._buffer += chunk
+        if not self._started:
+            if self._buffer in (b"", b"\xef", b"\xef\xbb"):
+                return
+            self._buffer = self._buffer.removeprefix(b"\xef\xbb\xbf")
+            self._started = True
+        start = 0
+        for match in _LINE_END.finditer(self._buffer):
+            if match.group() == b"\r" and match.end() == len(self._buffer):
+                break  # the other half of a CRLF may come with the next chunk
+            event = self._line(self._buffer[start : match.start()])
+            start = match.end()
+            if event is not None:
+                yield event
+        self._buffer = self._buffer[start:]
+        # "data: " and a pending CR may stand around a value that is still within bounds.
+        if len(self._buffer) + self._size > self._max + 8:
+            self._too_long = self._too_long or self._buffer.startswith(b"data:")
+            # What tells the field, and whether a line end is pending; the rest of the line is let go.
+            self._buffer = self._buffer[:5] + self._buffer[5:][-1:]
+
+    def _line(self, line: bytes) -> Event | None:
+        if not line:
+            return self._dispatch()
+        field, _, value = line.partition(b":")
+        if field == b"data":
+            value = value.removeprefix(b" ")
+            self._size += len(value)
+            self._too_long = self._too_long or self._size > self._max
+            if self._too_long:
+                self._data.clear()
+            else:
+                self._data.append(value)
+        return None
+
+    def _dispatch(self) -> Event | None:
+        data, too_long = b"\n".join(self._data), self._too_long
+        self._data.clear()
+        self._size, self._too_long = 0, False
+        event = None
+        if data and not too_long:
+            event = _read_event(data)
+        if event is None and (data or too_long):
+            self.skipped += 1
+        return event
+
+
+def _read_event(data: bytes) -> Event | None:
+    """Return the event, or None if it is of an unknown type or malformed."""
+    try:
+        fields: dict[str, Any] = parse_json(data.decode(errors="replace"))
+        timestamp = fields.get("timestamp")
+        timestamp = timestamp if isinstance(timestamp, str) else ""
+        match fields["event"]:
+            case "log" if isinstance(fields["message"], str):
+                return LogEvent(timestamp, fields["message"])
+            case "invocation_state":
+                return StateEvent(timestamp, Invocation.from_json(fields["invocation"]))
+            case "error":
+                error = fields["error"]
+                return ErrorEvent(timestamp, str(error.get("code")), str(error.get("message")))
+            case "sse_heartbeat":
+                return Heartbeat(timestamp)
+    except (ValueError, TypeError, KeyError, AttributeError, KernelTransportError):
+        pass
+    return None
+
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)$",
+)
+
+
+def parse_timestamp(text: str | None) -> int | None:
+    """Return an RFC 3339 time, of any precision, as nanoseconds since 1970; None for anything else."""
+    match = _RFC3339.match(text or "")
+    if not match:
+        return None
+    date, time, fraction, zone = match.groups()
+    try:
+        moment = datetime.fromisoformat(f"{date}T{time}{'+00:00' if zone in 'Zz' else zone}")
+    except ValueError:
+        return None
+    return int(moment.timestamp()) * 1_000_000_000 + int(f"{fraction or '0':0<9.9}")
+
+
+def format_timestamp(nanoseconds: int) -> str:
+    """Return nanoseconds since 1970 as an RFC 3339 time in UTC."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"

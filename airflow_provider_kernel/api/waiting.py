@@ -1,0 +1,270 @@
+"""
+The decisions of waiting for an invocation: given an event, a look, an error and the time, what next?
+
+One pure state machine. The synchronous and the asynchronous wait ask it for the next :data:`Step`, do that, and
+tell it what came of it; so the two cannot differ. The rules:
+
+- ``GET`` is the authority. A stream's end, silence, an event or an unknown status only make it look.
+- The stream is followed because it costs one request, however long the invocation runs. A stream that breaks
+  early or falls silent is opened again after a growing pause; meanwhile the invocation is looked at.
+- Errors are waited out, with backoff and jitter, for :data:`PATIENCE` seconds; a refusal is asked once more.
+- The deadline is a wall-clock time, and is judged only after a last look.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from airflow_provider_kernel.api.calls import Cancellation
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelError,
+    KernelInvocationError,
+    KernelInvocationTimeout,
+    KernelInvocationUnsettled,
+    KernelTransportError,
+    shorten,
+)
+from airflow_provider_kernel.api.events import Event, StateEvent
+from airflow_provider_kernel.api.invocation import Invocation
+
+#: Seconds without a single good answer from Kernel after which the wait is given up.
+PATIENCE = 900.0
+#: Seconds after the start in which a 404 is taken for an invocation that is not listed yet.
+NOT_FOUND_GRACE = 30.0
+#: Seconds without an event after which a stream counts as dead. Kernel's heartbeat has an unknown period; one
+#: that keeps connections alive is shorter than the 60 s after which load balancers cut.
+STREAM_SILENCE = 75.0
+#: A stream that lived for less, in seconds, counts as broken.
+SHORT_LIFE = 10.0
+#: Longest life of a stream, in seconds: even one that seems well is left now and then, to look.
+MAX_STREAM_LIFE = 300.0
+#: Longest pause before a broken stream is tried again, in seconds.
+MAX_STREAM_PAUSE = 300.0
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Open the event stream; leave it when ``silence`` seconds pass without a byte, or after ``life`` seconds."""
+
+    silence: float
+    life: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """Ask ``GET /invocations/{id}``."""
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Do nothing for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The invocation has ended: Kernel said so."""
+
+    invocation: Invocation
+
+
+@dataclass(frozen=True)
+class GaveUp:
+    """The wait is over without an end: at the deadline (``error`` is None), or for ``error``."""
+
+    error: KernelError | None
+
+
+Step = Follow | Look | Sleep | Ended | GaveUp
+
+
+class Wait:
+    """
+    The wait for one invocation.
+
+    :param now: the time at the start, in seconds since 1970 (as in all methods).
+    :param deadline: the time after which the wait is given up; None for never.
+    :param poll_interval: longest time in seconds between two looks when there is no stream.
+    :param jitter: returns a number from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        now: float,
+        *,
+        deadline: float | None = None,
+        poll_interval: float = 30.0,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._start = now
+        self._deadline = deadline
+        self._poll_interval = poll_interval
+        self._jitter = jitter
+        self._outcome: Ended | GaveUp | None = None
+        self._look_due = False
+        self._wake = now
+        self._looks = 0
+        self._errors = 0
+        self._failing_since = now
+        self._stream_opened = self._stream_heard = now
+        self._stream_failures = 0
+        self._stream_after = now
+
+    def next(self, now: float) -> Step:
+        """Return what to do now."""
+        if self._outcome:
+            return self._outcome
+        if self._is_overdue(now):
+            return Look()
+        if now < self._wake:
+            return Sleep(min(self._wake, self._deadline or self._wake) - now)
+        if self._look_due or now < self._stream_after:
+            return Look()
+        self._stream_opened = self._stream_heard = now
+        life = MAX_STREAM_LIFE if self._deadline is None else min(MAX_STREAM_LIFE, self._deadline - now)
+        return Follow(STREAM_SILENCE, life)
+
+    def saw_event(self, event: Event, now: float) -> bool:
+        """Take an event of the stream; return False if the stream is to be left."""
+        self._stream_heard = now
+        return not isinstance(event, StateEvent) or event.invocation.is_active
+
+    def stream_ended(self, now: float, error: KernelError | None = None) -> None:
+        """Take that the stream ended, was left, or could not be opened (``error``)."""
+        silent = now - self._stream_heard >= STREAM_SILENCE
+        if silent or now - self._stream_opened < SHORT_LIFE:
+            self._stream_failures += 1
+            self._stream_after = now + min(MAX_STREAM_PAUSE, 2.0**self._stream_failures)
+        else:
+            self._stream_failures = self._looks = 0
+            self._stream_after = now
+        self._look_due = True
+        # Many waits may have lost their streams at the same moment.
+        self._wake = now if error is None else now + max(self._jitter(), _retry_after(error))
+
+    def saw_invocation(self, invocation: Invocation, now: float) -> None:
+        """Take the answer to a look."""
+        if invocation.is_ended:
+            self._outcome = Ended(invocation)
+        elif not invocation.is_active:
+            self.saw_error(
+                KernelTransportError(
+                    f"Kernel says that the status is {invocation.status!r}, which this provider does not know."
+                ),
+                now,
+            )
+        elif self._is_overdue(now):
+            self._outcome = GaveUp(None)
+        else:
+            self._errors = 0
+            self._look_due = False
+            self._looks += 1
+            self._wake = now
+            if now < self._stream_after:
+                self._wake += self._pause(self._looks)
+
+    def saw_error(self, error: KernelError, now: float) -> bool:
+        """Take that a look failed; return True if that is worth telling (not every one of a series is)."""
+        self._errors += 1
+        if self._errors == 1:
+            self._failing_since = now
+        if self._is_hopeless(error, now):
+            self._outcome = GaveUp(error)
+        elif self._is_overdue(now):
+            self._outcome = GaveUp(None)
+        else:
+            self._look_due = True
+            self._wake = now + max(self._pause(self._errors), _retry_after(error))
+        return self._errors & (self._errors - 1) == 0
+
+    def _is_overdue(self, now: float) -> bool:
+        return self._deadline is not None and now >= self._deadline
+
+    def _is_hopeless(self, error: KernelError, now: float) -> bool:
+        if isinstance(error, KernelApiError) and error.is_refusal:
+            early = error.status_code == 404 and now - self._start < NOT_FOUND_GRACE
+            return self._errors > 1 and not early
+        return now - self._failing_since >= PATIENCE
+
+    def _pause(self, count: int) -> float:
+        return min(self._poll_interval, 2.0 ** min(count - 1, 20)) * (0.5 + self._jitter() / 2)
+
+
+def _retry_after(error: KernelError) -> float:
+    return (isinstance(error, KernelApiError) and error.retry_after) or 0.0
+
+
+def gave_up(invocation_id: str, error: KernelError | None) -> KernelInvocationError:
+    """Return the exception for a wait that ended with :class:`GaveUp`."""
+    if error is None:
+        return KernelInvocationTimeout(
+            f"Kernel invocation {invocation_id} had not ended by its deadline.", invocation_id=invocation_id
+        )
+    return KernelInvocationUnsettled(
+        f"What became of Kernel invocation {invocation_id} could not be learned: {error}",
+        invocation_id=invocation_id,
+    )
+
+
+#: Longest explanation that an event carries, in characters: Airflow logs and stores events.
+MAX_MESSAGE = 600
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """
+    How a wait ended, small enough for a trigger's event; never the output.
+
+    :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if our deadline passed; ``unsettled`` if Kernel
+        would not, or could not, say what became of the invocation.
+    :param message: what happened, where Kernel's own words are not to be had.
+    :param may_run: True if the invocation may be running still.
+    """
+
+    invocation_id: str
+    status: str
+    message: str = ""
+    may_run: bool = False
+
+    @classmethod
+    def of(cls, invocation: Invocation) -> Outcome:
+        """Return the outcome for an invocation that has ended."""
+        return cls(invocation.id, str(invocation.status))
+
+    @classmethod
+    def of_giving_up(cls, error: KernelInvocationError, cancellation: Cancellation | KernelError) -> Outcome:
+        """Return the outcome of a wait that was given up, after an attempt to cancel."""
+        status = "timeout" if isinstance(error, KernelInvocationTimeout) else "unsettled"
+        if isinstance(cancellation, KernelError):
+            message = f"{error} It could not be cancelled and may still be running: {cancellation}"
+            return cls(error.invocation_id, status, shorten(message, MAX_MESSAGE), may_run=True)
+        if cancellation.cancelled:
+            return cls(error.invocation_id, status, shorten(f"{error} It was cancelled.", MAX_MESSAGE))
+        return cls.of(cancellation.invocation)
+
+    @classmethod
+    def from_event(cls, event: Any) -> Outcome:
+        """
+        Read a trigger's event.
+
+        :raises KernelError: it is none of ours; nothing is concluded from it.
+        """
+        try:
+            return cls(**event)
+        except TypeError:
+            raise KernelError("The trigger's event is not one of KernelInvocationTrigger.") from None
+
+    def to_event(self) -> dict[str, Any]:
+        """Return what the trigger's event carries."""
+        return {key: value for key, value in asdict(self).items() if value not in ("", False)}
+
+    def error(self) -> KernelInvocationError:
+        """Return the exception for an outcome that Kernel's own words do not explain."""
+        kind = KernelInvocationTimeout if self.status == "timeout" else KernelInvocationUnsettled
+        message = self.message or f"The wait for it ended with the status {self.status!r}."
+        return kind(message, invocation_id=self.invocation_id)

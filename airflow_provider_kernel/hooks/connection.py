@@ -1,0 +1,60 @@
+"""How an Airflow connection of type ``kernel``, or the environment in its place, is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+from airflow_provider_kernel.api.errors import KernelConfigurationError
+from airflow_provider_kernel.api.settings import KernelSettings
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+DEFAULT_CONN_ID = "kernel_default"
+
+
+def settings_of(connection: Connection) -> KernelSettings:
+    """
+    Read an Airflow connection.
+
+    :raises KernelConfigurationError: it cannot be used.
+    """
+    try:
+        # Not extra_dejson: that asks the supervisor, synchronously, to mask secrets; the extras hold none.
+        extra = json.loads(connection.extra or "{}")
+    except ValueError:
+        extra = None
+    if not isinstance(extra, dict):
+        raise KernelConfigurationError(
+            f"The extra of the Airflow connection {connection.conn_id!r} is no JSON object."
+        )
+    return KernelSettings.from_connection(
+        connection.conn_id,
+        password=connection.password,
+        host=connection.host,
+        schema=connection.schema,
+        port=connection.port,
+        extra=extra,
+    )
+
+
+def settings_without_connection(conn_id: str) -> KernelSettings:
+    """
+    Read the environment in place of the default connection; call it where that does not exist.
+
+    :raises AirflowNotFoundException: it is not the default connection.
+    :raises KernelConfigurationError: there is no ``KERNEL_API_KEY``.
+    """
+    if conn_id != DEFAULT_CONN_ID:
+        raise AirflowNotFoundException(
+            f"There is no Airflow connection {conn_id!r}. Make one of type 'kernel', or set AIRFLOW_CONN_{conn_id.upper()}."
+        )
+    settings = KernelSettings.from_environment(conn_id, os.environ)
+    from airflow.providers.common.compat.sdk import mask_secret
+
+    mask_secret(settings.api_key)
+    return settings

@@ -1,0 +1,376 @@
+"""An Airflow connection becomes a client of Kernel's API: synchronous, with requests."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from tenacity import Retrying
+
+from airflow_provider_kernel.api import calls
+from airflow_provider_kernel.api.calls import Call, Cancellation, Page
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelError,
+    KernelLostReplyError,
+    KernelTransportError,
+    is_certainly_not_accepted,
+)
+from airflow_provider_kernel.api.events import Event, EventDecoder
+from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
+from airflow_provider_kernel.api.logs import RemoteLog
+from airflow_provider_kernel.api.settings import KernelSettings
+from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
+from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, settings_of, settings_without_connection
+from airflow_provider_kernel.hooks.transport import (
+    CONNECT_TIMEOUT,
+    USER_AGENT,
+    retrying,
+    root_causes,
+    transport_error,
+)
+
+if TYPE_CHECKING:
+    import requests
+
+T = TypeVar("T")
+
+
+class KernelHook(BaseHook):
+    """
+    Calls Kernel's API with the token of an Airflow connection of type ``kernel``.
+
+    If the connection ``kernel_default`` does not exist, ``KERNEL_API_KEY`` and ``KERNEL_BASE_URL`` of the
+    environment serve. GET, PATCH and DELETE are sent again after errors that may pass; ``POST /invocations``
+    only where Kernel certainly did not accept it (nothing was sent, 429, 529), for it has no idempotency key.
+
+    The hook keeps connections open; close it with :meth:`close`, or use it as a context manager.
+
+    :param kernel_conn_id: the Airflow connection; default ``kernel_default``.
+    """
+
+    conn_name_attr = "kernel_conn_id"
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = "kernel"
+    hook_name = "Kernel"
+
+    def __init__(self, kernel_conn_id: str = DEFAULT_CONN_ID) -> None:
+        super().__init__()
+        self.kernel_conn_id = kernel_conn_id
+
+    @cached_property
+    def settings(self) -> KernelSettings:
+        """
+        How Kernel is reached, read once.
+
+        :raises AirflowNotFoundException: the connection does not exist, and is not the default.
+        :raises KernelConfigurationError: it has no token, or cannot be used.
+        """
+        try:
+            return settings_of(self.get_connection(self.kernel_conn_id))
+        except AirflowNotFoundException:
+            return settings_without_connection(self.kernel_conn_id)
+
+    def get_conn(self) -> requests.Session:
+        """Return the session, which carries the token and no more; made once."""
+        return self._session
+
+    @cached_property
+    def _session(self) -> requests.Session:
+        import requests
+
+        session = requests.Session()
+        session.headers.update({**self.settings.headers(), "User-Agent": USER_AGENT})
+        # As auth, not as a header: requests would let a ~/.netrc win over a header.
+        session.auth = self._authorize
+        return session
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self.settings.api_key}"
+        return request
+
+    def twin(self) -> KernelHook:
+        """Return a hook with the same settings and a session of its own, without reading the connection again."""
+        twin = type(self)(self.kernel_conn_id)
+        twin.settings = self.settings
+        return twin
+
+    def close(self) -> None:
+        """Close the session, if there is one; the next call makes another."""
+        if "_session" in self.__dict__:
+            self._session.close()
+            del self._session
+
+    def __enter__(self) -> KernelHook:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def invoke(
+        self,
+        app_name: str,
+        action_name: str,
+        payload: Any = None,
+        *,
+        version: str = "latest",
+        async_: bool = True,
+        async_timeout_seconds: int | None = None,
+    ) -> Invocation:
+        """
+        Start an invocation, once. The parameters are those of :class:`InvocationRequest`.
+
+        :return: what Kernel's reply says: the id and status; with ``async_=False`` the output too.
+        :raises ValueError: an argument cannot be right.
+        :raises KernelApiError: Kernel refused.
+        :raises KernelLostReplyError: whether Kernel accepted is unknown; the invocation may be running.
+        """
+        request = InvocationRequest(app_name, action_name, payload, version, async_, async_timeout_seconds)
+        try:
+            return self.send(calls.invoke(request))
+        except KernelError as error:
+            raise _lost_reply(request, error) or error from None
+
+    def get_invocation(self, invocation_id: str) -> Invocation:
+        """
+        Ask for one invocation.
+
+        :raises KernelError: there is no such invocation (404), or Kernel cannot be asked.
+        """
+        return self.send(calls.get_invocation(invocation_id))
+
+    def list_invocations(
+        self,
+        *,
+        app_name: str | None = None,
+        version: str | None = None,
+        action_name: str | None = None,
+        deployment_id: str | None = None,
+        status: str | None = None,
+        since: str | None = None,
+        query: str | None = None,
+        limit: int = 100,
+    ) -> Iterator[Invocation]:
+        """
+        List invocations, newest first, over all pages; a page is asked for when it is needed.
+
+        :param status: ``queued``, ``running``, ``succeeded`` or ``failed``.
+        :param since: those started since an RFC 3339 time, or within a duration such as ``5m``.
+        :param query: text searched in id, app and action.
+        :param limit: size of a page, 1-100.
+        """
+        filters = {
+            "app_name": app_name,
+            "version": version,
+            "action_name": action_name,
+            "deployment_id": deployment_id,
+            "status": status,
+            "since": since,
+            "query": query,
+            "limit": limit,
+        }
+        return self._pages(calls.list_invocations, filters)
+
+    def get_app_versions(
+        self, app_name: str | None = None, version: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the deployed app versions, with their actions, as Kernel's API describes them."""
+        return list(self._pages(calls.list_apps, {"app_name": app_name, "version": version, "limit": 100}))
+
+    def follow_invocation(self, invocation_id: str, since: str | None = None) -> Iterator[Event]:
+        """
+        Follow one event stream until it ends. That end says nothing; ask :meth:`get_invocation`.
+
+        :param since: an RFC 3339 time or a duration such as ``5m``; None for all of the log.
+        :raises KernelError: the stream cannot be opened, or broke.
+        """
+        return self._follow(invocation_id, since, silence=None, life=float("inf"))
+
+    def wait_for_invocation(
+        self,
+        invocation_id: str,
+        *,
+        timeout: float | None = None,
+        poll_interval: float = 30.0,
+        on_log: Callable[[str], None] | None = None,
+    ) -> Invocation:
+        """
+        Wait until the invocation has ended, following its event stream. It is never cancelled by this.
+
+        :param timeout: seconds to wait at most; None for no limit.
+        :param poll_interval: longest time in seconds between two looks while there is no stream.
+        :param on_log: called with each line (or lines, if they come fast) that the app logs.
+        :return: the invocation, succeeded or failed.
+        :raises KernelInvocationTimeout: it had not ended by then.
+        :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
+        """
+        deadline = None if timeout is None else time.time() + timeout
+        wait = Wait(time.time(), deadline=deadline, poll_interval=poll_interval)
+        remote_log = RemoteLog()
+
+        def write(records: list[str]) -> None:
+            for record in records if on_log else ():
+                on_log(record)  # type: ignore[misc]
+
+        while True:
+            match wait.next(time.time()):
+                case Follow(silence, life):
+                    error = None
+                    try:
+                        for event in self._follow(invocation_id, remote_log.open_stream(), silence, life):
+                            now = time.time()
+                            write(remote_log.add(event, now))
+                            if not wait.saw_event(event, now):
+                                break
+                    except KernelError as stream_error:
+                        error = stream_error
+                    wait.stream_ended(time.time(), error)
+                case Look():
+                    try:
+                        wait.saw_invocation(self._send_once(calls.get_invocation(invocation_id)), time.time())
+                    except KernelError as look_error:
+                        if wait.saw_error(look_error, time.time()):
+                            self.log.warning(
+                                "Waiting for Kernel invocation %s: %s", invocation_id, look_error
+                            )
+                case Sleep(seconds):
+                    time.sleep(seconds)
+                case Ended(invocation):
+                    write(remote_log.flush())
+                    return invocation
+                case GaveUp(error):
+                    write(remote_log.flush())
+                    raise gave_up(invocation_id, error)
+
+    def cancel_invocation(self, invocation_id: str, reason: str | None = None) -> Cancellation:
+        """
+        Cancel the invocation unless it has ended, and close its browsers, which bill on otherwise.
+
+        :param reason: becomes the invocation's output, for whoever looks at it.
+        :return: the invocation, and whether it was this that ended it.
+        :raises KernelError: Kernel refused or could not be asked.
+        """
+        return self._run(calls.cancel(invocation_id, reason and json.dumps({"cancelled": reason})))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask Kernel whose the token is; the Test button of the connection form calls this."""
+        try:
+            with self:
+                who = self._send_once(calls.auth_context())
+            organization = who["organization"]["id"]
+            project = who["authorization"]["effective_scope"]["project_id"]
+        except (KeyError, TypeError):
+            return False, "Something answered, but not as Kernel does. Look at the connection's host."
+        except (KernelError, AirflowNotFoundException) as error:
+            return False, str(error)
+        return True, f"The token is good: organization {organization}, " + (
+            f"project {project}." if project else "no particular project."
+        )
+
+    def send(self, call: Call[T]) -> T:
+        """Send ``call``, again where that is safe and may help."""
+        reply: T = Retrying(**retrying(call))(self._send_once, call)
+        return reply
+
+    def _send_once(self, call: Call[T]) -> T:
+        response = self._request(call, max(self.settings.timeout, call.min_timeout))
+        return calls.read_reply(call, response.status_code, response.headers, response.content)
+
+    def _request(
+        self, call: Call[Any], read_timeout: float | None, *, stream: bool = False
+    ) -> requests.Response:
+        import requests
+
+        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
+        body = None
+        if call.body is not None:
+            headers["Content-Type"] = "application/json"
+            body = json.dumps(call.body, ensure_ascii=False).encode()
+        try:
+            return self._session.request(
+                call.method,
+                self.settings.base_url + call.path,
+                params=call.params,
+                data=body,
+                headers=headers,
+                timeout=(CONNECT_TIMEOUT, read_timeout),
+                stream=stream,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise _transport_error(call, self.settings.base_url, error) from None
+
+    def _follow(
+        self, invocation_id: str, since: str | None, silence: float | None, life: float
+    ) -> Iterator[Event]:
+        import requests
+
+        call = calls.follow_events(invocation_id, since)
+        opened = time.monotonic()
+        silence = silence and min(silence, max(life, 0.1))
+        with self._request(call, silence, stream=True) as response:
+            try:
+                if response.status_code != 200:
+                    calls.raise_for_status(response.status_code, response.headers, response.content)
+                decoder = EventDecoder()
+                for chunk in response.iter_content(chunk_size=None):
+                    yield from decoder.feed(chunk)
+                    if time.monotonic() - opened > life:
+                        return
+            except requests.RequestException as error:
+                raise _transport_error(call, self.settings.base_url, error) from None
+
+    def _run(self, steps: Generator[Call[Any], Any, T]) -> T:
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    reply = self.send(call)
+                except KernelError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _pages(self, ask: Callable[..., Call[Page]], filters: dict[str, Any]) -> Iterator[Any]:
+        offset: int | None = 0
+        while offset is not None:
+            page = self.send(ask(**filters, offset=offset or None))
+            yield from page.items
+            if page.next_offset is not None and page.next_offset <= offset:
+                return  # would ask for the same page for ever
+            offset = page.next_offset
+
+
+def _lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostReplyError | None:
+    """Return the exception for a POST that may have been accepted; None for one that was not."""
+    if is_certainly_not_accepted(error) or (isinstance(error, KernelApiError) and error.is_refusal):
+        return None
+    return KernelLostReplyError(
+        f"Whether Kernel accepted the invocation of {request.app_name}/{request.action_name} is unknown, "
+        f"so it may be running: {error} Look for it among the app's invocations before you run this again."
+    )
+
+
+def _transport_error(
+    call: Call[Any], base_url: str, error: requests.RequestException
+) -> KernelTransportError:
+    import ssl
+
+    import requests
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    causes = list(root_causes(error))
+    unsent = (ConnectTimeoutError, NewConnectionError, ssl.SSLCertVerificationError)
+    return transport_error(
+        call,
+        base_url,
+        causes,
+        sent=not any(isinstance(cause, unsent) for cause in causes),
+        timed_out=isinstance(error, requests.Timeout),
+    )

@@ -1,0 +1,267 @@
+"""The part of Kernel's API that a trigger needs, asynchronous, with aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from tenacity import AsyncRetrying
+
+from airflow_provider_kernel.api import calls
+from airflow_provider_kernel.api.calls import Call, Cancellation
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.events import Event, EventDecoder
+from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.logs import RemoteLog
+from airflow_provider_kernel.api.settings import KernelSettings
+from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
+from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, settings_of, settings_without_connection
+from airflow_provider_kernel.hooks.transport import (
+    CONNECT_TIMEOUT,
+    USER_AGENT,
+    retrying,
+    root_causes,
+    transport_error,
+)
+
+if TYPE_CHECKING:
+    import aiohttp
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+#: Seconds for which a connection that was read is used without reading it again.
+SETTINGS_LIFE = 60.0
+
+
+@dataclass
+class _Shared:
+    """What all hooks of one connection in one event loop use together."""
+
+    session: aiohttp.ClientSession
+    users: int = 0
+    settings: KernelSettings | None = None
+    read_at: float = 0.0
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
+
+
+class KernelAsyncHook:
+    """
+    Asks about, follows and cancels invocations; use it as an asynchronous context manager.
+
+    A triggerer runs a thousand triggers in one event loop, and reads connections one at a time, at 35-40 ms
+    each. So all hooks of one connection share an HTTP session, which closes with the last of them, and the
+    connection is read by one of them for all, kept for a minute, and read again after a 401.
+
+    :param kernel_conn_id: the Airflow connection; as with
+        :class:`~airflow_provider_kernel.hooks.kernel.KernelHook`, the environment serves in place of the default.
+    """
+
+    def __init__(self, kernel_conn_id: str = DEFAULT_CONN_ID) -> None:
+        self.kernel_conn_id = kernel_conn_id
+        self._shared: _Shared | None = None
+
+    async def __aenter__(self) -> KernelAsyncHook:
+        here = _shared.setdefault(asyncio.get_running_loop(), {})
+        if self.kernel_conn_id not in here:
+            here[self.kernel_conn_id] = _Shared(_new_session())
+        self._shared = here[self.kernel_conn_id]
+        self._shared.users += 1
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        shared, self._shared = self._in_use(), None
+        shared.users -= 1
+        if not shared.users:
+            del _shared[asyncio.get_running_loop()][self.kernel_conn_id]
+            await shared.session.close()
+
+    async def get_invocation(self, invocation_id: str) -> Invocation:
+        """As :meth:`KernelHook.get_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.get_invocation>`."""
+        return await self.send(calls.get_invocation(invocation_id))
+
+    def follow_invocation(self, invocation_id: str, since: str | None = None) -> AsyncGenerator[Event, None]:
+        """As :meth:`KernelHook.follow_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.follow_invocation>`."""
+        return self._follow(invocation_id, since, silence=None, life=None)
+
+    async def cancel_invocation(self, invocation_id: str, reason: str | None = None) -> Cancellation:
+        """As :meth:`KernelHook.cancel_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.cancel_invocation>`."""
+        return await self._run(calls.cancel(invocation_id, reason and json.dumps({"cancelled": reason})))
+
+    async def wait_for_invocation(
+        self,
+        invocation_id: str,
+        *,
+        deadline: float | None = None,
+        poll_interval: float = 30.0,
+        on_log: Callable[[str], None] | None = None,
+    ) -> Invocation:
+        """
+        As :meth:`KernelHook.wait_for_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.wait_for_invocation>`.
+
+        :param deadline: when to give up, in seconds since 1970, so that it outlives a restart; None for never.
+        """
+        wait = Wait(time.time(), deadline=deadline, poll_interval=poll_interval)
+        remote_log = RemoteLog()
+
+        def write(records: list[str]) -> None:
+            for record in records if on_log else ():
+                on_log(record)  # type: ignore[misc]
+
+        while True:
+            match wait.next(time.time()):
+                case Follow(silence, life):
+                    error = None
+                    try:
+                        async with aclosing(
+                            self._follow(invocation_id, remote_log.open_stream(), silence, life)
+                        ) as events:
+                            async for event in events:
+                                now = time.time()
+                                write(remote_log.add(event, now))
+                                if not wait.saw_event(event, now):
+                                    break
+                    except KernelError as stream_error:
+                        error = stream_error
+                    wait.stream_ended(time.time(), error)
+                case Look():
+                    try:
+                        found = await self._send_once(calls.get_invocation(invocation_id))
+                        wait.saw_invocation(found, time.time())
+                    except KernelError as look_error:
+                        if wait.saw_error(look_error, time.time()):
+                            log.warning("Waiting for Kernel invocation %s: %s", invocation_id, look_error)
+                case Sleep(seconds):
+                    await asyncio.sleep(seconds)
+                case Ended(invocation):
+                    write(remote_log.flush())
+                    return invocation
+                case GaveUp(error):
+                    write(remote_log.flush())
+                    raise gave_up(invocation_id, error)
+
+    async def settings(self) -> KernelSettings:
+        """
+        How Kernel is reached; read at most once a minute for all hooks of the connection.
+
+        :raises AirflowNotFoundException: the connection does not exist, and is not the default.
+        :raises KernelConfigurationError: it has no token, or cannot be used.
+        """
+        shared = self._in_use()
+        async with shared.reading:
+            if shared.settings is None or time.monotonic() - shared.read_at > SETTINGS_LIFE:
+                try:
+                    shared.settings = settings_of(await get_async_connection(self.kernel_conn_id))
+                except AirflowNotFoundException:
+                    shared.settings = settings_without_connection(self.kernel_conn_id)
+                shared.read_at = time.monotonic()
+            return shared.settings
+
+    async def send(self, call: Call[T]) -> T:
+        """Send ``call``, again where that is safe and may help."""
+        reply: T = await AsyncRetrying(**retrying(call))(self._send_once, call)
+        return reply
+
+    async def _send_once(self, call: Call[T]) -> T:
+        settings = await self.settings()
+        timeout = max(settings.timeout, call.min_timeout)
+        async with self._request(call, settings, total=timeout) as response:
+            return calls.read_reply(call, response.status, response.headers, await response.read())
+
+    @asynccontextmanager
+    async def _request(
+        self,
+        call: Call[Any],
+        settings: KernelSettings,
+        *,
+        total: float | None,
+        silence: float | None = None,
+        stream: bool = False,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send ``call`` and give its reply; errors of aiohttp, here and in the ``with`` block, become ours."""
+        import aiohttp
+
+        shared = self._in_use()
+        headers = {**settings.headers(), "Authorization": f"Bearer {settings.api_key}"}
+        if stream:
+            headers.update({"Accept": "text/event-stream", "Accept-Encoding": "identity"})
+        try:
+            async with shared.session.request(
+                call.method,
+                settings.base_url + call.path,
+                params=call.params,
+                json=call.body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT, sock_read=silence),
+                allow_redirects=False,
+            ) as response:
+                yield response
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+            timed_out = isinstance(error, asyncio.TimeoutError)
+            raise transport_error(
+                call, settings.base_url, root_causes(error), sent=sent, timed_out=timed_out
+            ) from None
+        except KernelApiError as error:
+            if error.status_code == 401 and shared.settings is settings:
+                shared.settings = None
+            raise
+
+    async def _follow(
+        self, invocation_id: str, since: str | None, silence: float | None, life: float | None
+    ) -> AsyncGenerator[Event, None]:
+        settings = await self.settings()
+        opened = time.monotonic()
+        call = calls.follow_events(invocation_id, since)
+        try:
+            async with self._request(call, settings, total=life, silence=silence, stream=True) as response:
+                if response.status != 200:
+                    calls.raise_for_status(response.status, response.headers, await response.read())
+                decoder = EventDecoder()
+                async for chunk in response.content.iter_any():
+                    for event in decoder.feed(chunk):
+                        yield event
+        except KernelTransportError:
+            if life is None or time.monotonic() - opened < life:
+                raise
+
+    async def _run(self, steps: Generator[Call[Any], Any, T]) -> T:
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    reply = await self.send(call)
+                except KernelError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(reply)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+
+    def _in_use(self) -> _Shared:
+        if self._shared is None:
+            raise RuntimeError("KernelAsyncHook is used with 'async with'.")
+        return self._shared
+
+
+def _new_session() -> aiohttp.ClientSession:
+    import aiohttp
+
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": USER_AGENT},
+        trust_env=True,
+    )

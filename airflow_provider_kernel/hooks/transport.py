@@ -1,0 +1,92 @@
+"""What both hooks do alike around a request: when it is sent again, and how a failed one reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from airflow_provider_kernel import __version__
+from airflow_provider_kernel.api.calls import Call
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelError,
+    KernelTransportError,
+    is_certainly_not_accepted,
+    is_worth_repeating,
+)
+
+log = logging.getLogger(__name__)
+USER_AGENT = f"airflow-provider-kernel/{__version__}"
+#: Seconds to reach Kernel.
+CONNECT_TIMEOUT = 10.0
+#: How often a request is sent at most.
+ATTEMPTS = 6
+#: A Retry-After beyond this many seconds is not waited for: whoever asked has better to do.
+MAX_WAIT = 60.0
+_backoff = wait_exponential_jitter(initial=0.5, max=20, jitter=1)
+
+
+def retrying(call: Call[Any]) -> dict[str, Any]:
+    """Return the arguments of tenacity's ``Retrying`` or ``AsyncRetrying`` for ``call``."""
+    may_repeat = is_worth_repeating if call.repeatable else is_certainly_not_accepted
+
+    def should_retry(error: BaseException) -> bool:
+        return isinstance(error, KernelError) and may_repeat(error) and _retry_after(error) <= MAX_WAIT
+
+    return {
+        "retry": retry_if_exception(should_retry),
+        "stop": stop_after_attempt(ATTEMPTS),
+        "wait": _wait,
+        "before_sleep": lambda state: log.warning(
+            "%s %s: %s Trying again in %.1f s.", call.method, call.path, _error(state), state.upcoming_sleep
+        ),
+        "reraise": True,
+    }
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _wait(state: RetryCallState) -> float:
+    return max(float(_backoff(state)), _retry_after(_error(state)))
+
+
+def _retry_after(error: BaseException | None) -> float:
+    return (isinstance(error, KernelApiError) and error.retry_after) or 0.0
+
+
+def root_causes(error: BaseException) -> Iterator[BaseException]:
+    """
+    Yield ``error`` and what its libraries wrapped in it.
+
+    Never through ``__context__``: that may be an earlier attempt's exception, which says nothing of this one.
+    """
+    yield error
+    for inner in (*error.args, getattr(error, "reason", None), error.__cause__):
+        if isinstance(inner, BaseException) and inner is not error:
+            yield from root_causes(inner)
+
+
+def transport_error(
+    call: Call[object], base_url: str, causes: Iterable[BaseException], *, sent: bool, timed_out: bool
+) -> KernelTransportError:
+    """
+    Describe a request without a reply, not in the HTTP library's words: those may quote a proxy's password.
+
+    :param sent: whether the request, or a part of it, may have reached Kernel.
+    :param timed_out: whether it was the time that ran out.
+    """
+    system = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    if not sent:
+        what = f"{base_url} could not be reached" + (
+            " in time" if timed_out else f" ({system})" if system else ""
+        )
+    elif timed_out:
+        what = f"{base_url} did not reply in time"
+    else:
+        what = f"the connection to {base_url} broke" + (f" ({system})" if system else "")
+    return KernelTransportError(f"{call.method} {call.path}: {what}.", sent=sent)
