@@ -32,9 +32,9 @@ from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 try:
-    from airflow.sdk.exceptions import TaskDeferralError
+    from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
 except ImportError:  # Airflow 2
-    from airflow.exceptions import TaskDeferralError
+    from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -157,7 +157,7 @@ class KernelInvokeOperator(BaseOperator):
             deadline = time.time() + self._timeout_seconds
             self._invocation_id = invocation.id
             if self._killed:  # on_kill came during the request, and had no id to cancel
-                self._cancel(self.hook, invocation.id)
+                self._cancel(self.hook, invocation.id, "the task was killed")
                 raise _killed_error(invocation.id)
             self._announce(invocation, context)
             if not self.wait_for_completion:
@@ -188,7 +188,7 @@ class KernelInvokeOperator(BaseOperator):
         """
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except TaskDeferralError:
+        except (TaskDeferralError, TaskDeferralTimeout):
             ti = context["ti"]
             invocation_id = ti.xcom_pull(task_ids=self.task_id, key="invocation_id", map_indexes=ti.map_index)
             if invocation_id:
