@@ -302,7 +302,7 @@ class KernelHook(BaseHook):
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            raise _transport_error(call, self.settings.base_url, error) from None
+            raise _transport_error(self.settings.base_url, error) from None
 
     def _follow(
         self, invocation_id: str, since: str | None, silence: float | None, life: float
@@ -322,7 +322,7 @@ class KernelHook(BaseHook):
                     if time.monotonic() - opened > life:
                         return
             except requests.RequestException as error:
-                raise _transport_error(call, self.settings.base_url, error) from None
+                raise _transport_error(self.settings.base_url, error) from None
 
     def _run(self, steps: Generator[Call[Any], Any, T]) -> T:
         try:
@@ -357,9 +357,7 @@ def _lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostRep
     )
 
 
-def _transport_error(
-    call: Call[Any], base_url: str, error: requests.RequestException
-) -> KernelTransportError:
+def _transport_error(base_url: str, error: requests.RequestException) -> KernelTransportError:
     import ssl
 
     import requests
@@ -368,7 +366,6 @@ def _transport_error(
     causes = list(root_causes(error))
     unsent = (ConnectTimeoutError, NewConnectionError, ssl.SSLCertVerificationError)
     return transport_error(
-        call,
         base_url,
         causes,
         sent=not any(isinstance(cause, unsent) for cause in causes),

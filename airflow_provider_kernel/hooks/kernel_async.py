@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -203,6 +205,7 @@ class KernelAsyncHook:
                 params=call.params,
                 json=call.body,
                 headers=headers,
+                proxy=_environment_proxy(settings.base_url),
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT, sock_read=silence),
                 allow_redirects=False,
             ) as response:
@@ -211,7 +214,7 @@ class KernelAsyncHook:
             sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
             timed_out = isinstance(error, asyncio.TimeoutError)
             raise transport_error(
-                call, settings.base_url, root_causes(error), sent=sent, timed_out=timed_out
+                settings.base_url, root_causes(error), sent=sent, timed_out=timed_out
             ) from None
         except KernelApiError as error:
             if error.status_code == 401 and shared.settings is settings:
@@ -263,5 +266,11 @@ def _new_session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": USER_AGENT},
-        trust_env=True,
     )
+
+
+def _environment_proxy(base_url: str) -> str | None:
+    """Return the proxy of the environment. Not aiohttp's trust_env: that would take a token from ~/.netrc too."""
+    url = urlsplit(base_url)
+    proxies = getproxies()
+    return None if proxy_bypass(url.hostname or "") else proxies.get(url.scheme, proxies.get("all"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from airflow_provider_kernel import __version__
 from airflow_provider_kernel.api.calls import Call
@@ -26,7 +27,7 @@ CONNECT_TIMEOUT = 10.0
 ATTEMPTS = 6
 #: A Retry-After beyond this many seconds is not waited for: whoever asked has better to do.
 MAX_WAIT = 60.0
-_backoff = wait_exponential_jitter(initial=0.5, max=20, jitter=1)
+_backoff = wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
 
 
 def retrying(call: Call[Any]) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def root_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def transport_error(
-    call: Call[object], base_url: str, causes: Iterable[BaseException], *, sent: bool, timed_out: bool
+    base_url: str, causes: Iterable[BaseException], *, sent: bool, timed_out: bool
 ) -> KernelTransportError:
     """
     Describe a request without a reply, not in the HTTP library's words: those may quote a proxy's password.
@@ -80,13 +81,19 @@ def transport_error(
     :param sent: whether the request, or a part of it, may have reached Kernel.
     :param timed_out: whether it was the time that ran out.
     """
-    system = next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    reason = next(filter(None, map(_system_reason, causes)), "")
+    because = f" ({reason})" if reason and not timed_out else ""
     if not sent:
-        what = f"{base_url} could not be reached" + (
-            " in time" if timed_out else f" ({system})" if system else ""
-        )
+        what = f"{base_url} could not be reached{' in time' if timed_out else because}."
     elif timed_out:
-        what = f"{base_url} did not reply in time"
+        what = f"{base_url} did not reply in time."
     else:
-        what = f"the connection to {base_url} broke" + (f" ({system})" if system else "")
-    return KernelTransportError(f"{call.method} {call.path}: {what}.", sent=sent)
+        what = f"The connection to {base_url} broke{because}."
+    return KernelTransportError(what, sent=sent)
+
+
+def _system_reason(cause: BaseException) -> str | None:
+    if not isinstance(cause, OSError):
+        return None
+    # asyncio puts words of its own before the system's; below 2 are the numbers of TLS and of name look-ups.
+    return os.strerror(cause.errno) if cause.errno and cause.errno > 1 else cause.strerror
