@@ -1,9 +1,43 @@
-# Everything happens inside the repository: the environment in .venv, run-time files in .run.
+# Everything happens inside the repository: the environment in .venv, what a run leaves behind in .run.
 AIRFLOW_VERSION ?= 3.3.2
-PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(p)),$(p))))
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
+unexport PYTHONPATH
+
+.PHONY: help demo ui lint unit integration system test
+
+help: ## Show what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
+
+demo: .venv/ready ## See a Dag run an action of a Kernel app, on a real Airflow; ends by itself
+	@.venv/bin/python -m dev.demo
+
+ui: .venv/ready ## The same, and keep Airflow's UI open
+	@.venv/bin/python -m dev.demo --ui
+
+lint: .venv/ready ## Style and types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy -p airflow_provider_kernel -p dev
+
+unit: .venv/ready ## Tests without I/O: seconds
+	.venv/bin/pytest tests/unit
+
+integration: .venv/ready ## Tests over HTTP, against the emulator
+	.venv/bin/pytest tests/integration
+
+system: .venv/ready ## Tests with a real scheduler and triggerer: minutes
+	.venv/bin/pytest tests/system
+
+test: .venv/ready ## All tests
+	.venv/bin/pytest
 
 .venv/ready: pyproject.toml
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir uv
-	UV_CACHE_DIR=.venv/cache .venv/bin/uv pip install --quiet --python .venv/bin/python -e '.[emulator,test]' 'apache-airflow==$(AIRFLOW_VERSION)'
-	touch $@
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and none was found. Name one: make PYTHON=/path/to/python"; exit 1; }
+	@echo "Making the environment in .venv (once; about a minute)"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir uv
+	@UV_CACHE_DIR=.venv/cache .venv/bin/uv pip install --quiet --python .venv/bin/python \
+		-e '.[emulator,test]' 'apache-airflow==$(AIRFLOW_VERSION)'
+	@touch $@

@@ -1,0 +1,106 @@
+"""The parts of Airflow's public REST API that the demo and the system tests need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import requests
+
+FINAL_STATES = {"success", "failed"}
+
+
+class AirflowApi:
+    """A client that is logged in to the api-server of an :class:`~dev.airflow_stack.AirflowStack`."""
+
+    def __init__(self, url: str, username: str, password: str) -> None:
+        self.url = f"{url}/api/v2"
+        self.session = requests.Session()
+        self.session.trust_env = False  # No proxy between us and localhost.
+        reply = self.session.post(
+            f"{url}/auth/token", json={"username": username, "password": password}, timeout=30
+        )
+        reply.raise_for_status()
+        self.session.headers["Authorization"] = f"Bearer {reply.json()['access_token']}"
+
+    def call(self, method: str, path: str, json: Any = None, **params: Any) -> Any:
+        """Return the decoded answer of one request; requests.HTTPError if it is refused."""
+        reply = self.session.request(method, f"{self.url}/{path}", json=json, params=params, timeout=30)
+        reply.raise_for_status()
+        return reply.json()
+
+    def dag_ids(self) -> set[str]:
+        """Return the Dags that the scheduler knows."""
+        return {dag["dag_id"] for dag in self.call("GET", "dags", limit=100)["dags"]}
+
+    def import_errors(self) -> dict[str, str]:
+        """Return the traceback of each Dag file that could not be imported."""
+        errors = self.call("GET", "importErrors")["import_errors"]
+        return {error["filename"]: error["stack_trace"] for error in errors}
+
+    def trigger(self, dag_id: str, **conf: Any) -> DagRun:
+        """Start a run of the Dag."""
+        run = self.call("POST", f"dags/{dag_id}/dagRuns", {"logical_date": None, "conf": conf})
+        return DagRun(self, dag_id, run["dag_run_id"])
+
+
+class DagRun:
+    """One run of a Dag."""
+
+    def __init__(self, api: AirflowApi, dag_id: str, run_id: str) -> None:
+        self.api = api
+        self.dag_id = dag_id
+        self.path = f"dags/{dag_id}/dagRuns/{run_id}"
+
+    def state(self) -> str:
+        """Return the state of the run."""
+        state: str = self.api.call("GET", self.path)["state"]
+        return state
+
+    def finished(self) -> bool:
+        """Say whether the run has ended."""
+        return self.state() in FINAL_STATES
+
+    def task(self, task_id: str, map_index: int = -1) -> TaskInstance:
+        """Return a task of this run."""
+        return TaskInstance(self, task_id, map_index)
+
+
+class TaskInstance:
+    """One task of one run."""
+
+    def __init__(self, run: DagRun, task_id: str, map_index: int = -1) -> None:
+        self.api = run.api
+        self.base = f"{run.path}/taskInstances/{task_id}"
+        self.map_index = map_index
+        self.path = self.base if map_index < 0 else f"{self.base}/{map_index}"
+
+    def details(self) -> dict[str, Any]:
+        """Return what Airflow knows of the task instance."""
+        details: dict[str, Any] = self.api.call("GET", self.path)
+        return details
+
+    def state(self) -> str | None:
+        """Return its state; None before it is scheduled."""
+        state: str | None = self.details()["state"]
+        return state
+
+    def set_state(self, state: str) -> None:
+        """Do what a user's "mark as failed" does."""
+        self.api.call("PATCH", self.path, {"new_state": state})
+
+    def xcom(self, key: str = "return_value") -> Any:
+        """Return an XCom value, None if there is none yet."""
+        try:
+            entry = self.api.call(
+                "GET", f"{self.base}/xcomEntries/{key}", map_index=self.map_index, deserialize=True
+            )
+        except requests.HTTPError as error:
+            if error.response.status_code == 404:
+                return None
+            raise
+        return entry["value"]
+
+    def log(self, try_number: int = 1) -> list[str]:
+        """Return the messages of the task's log up to now, wherever it runs at this moment."""
+        reply = self.api.call("GET", f"{self.base}/logs/{try_number}", map_index=self.map_index)
+        return [entry["event"] if isinstance(entry, dict) else entry for entry in reply["content"]]

@@ -1,0 +1,274 @@
+"""A real Airflow on this machine: every component a process of its own, everything it writes in one folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import psutil
+import requests
+
+from dev.airflow_api import AirflowApi
+from dev.processes import MARK, kill_marked, marked, start_watchdog
+from dev.wait import wait_until
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+HEALTH = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
+
+
+def free_port(preferred: int = 0) -> int:
+    """Return the preferred port of localhost if nobody has it, else one that the system picks."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            return free_port()
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Component:
+    """One of Airflow's processes, with all its descendants."""
+
+    def __init__(self, name: str, arguments: Sequence[str], home: Path, env: Mapping[str, str]) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.home = home
+        self.mark = f"{home}#{name}#"
+        self.env = {**env, MARK: self.mark}
+        self.log = home / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the component; its output goes to its log file."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "airflow", *self.arguments],
+                env=self.env,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # A Ctrl-C in the terminal ends it by way of stop().
+            )
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the component itself, not to its descendants."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def stop(self, timeout: float = 30) -> None:
+        """End it as a service manager does: SIGTERM, and SIGKILL for what is left of it after ``timeout``."""
+        self.signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            if self.process:
+                self.process.wait(timeout)
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill it and its descendants at once."""
+        kill_marked(self.mark)
+        if self.process:
+            self.process.wait()
+
+    def check(self) -> None:
+        """Raise with the end of the log if the component has ended."""
+        if self.process and self.process.poll() is not None:
+            raise RuntimeError(f"airflow {self.name} ended with {self.process.returncode}:\n{self.tail()}")
+
+    def tail(self, lines: int = 30) -> str:
+        """Return the end of the log."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+class AirflowStack:
+    """
+    Starts Airflow on enter, ends it on exit, leaving nothing behind but ``home``, its AIRFLOW_HOME.
+
+    :param home: a folder that belongs to the stack: it is emptied at the start.
+    :param dags: folders with Dags.
+    :param env: more environment for every component, such as ``AIRFLOW_CONN_…``.
+    :param port: the preferred port of the api-server.
+    """
+
+    username = "admin"
+
+    def __init__(
+        self, home: Path, dags: Sequence[Path], env: Mapping[str, str] | None = None, port: int = 0
+    ) -> None:
+        self.home = home.resolve()
+        self.url = f"http://127.0.0.1:{free_port(port)}"
+        self.password = secrets.token_urlsafe(9)
+        self.env = self._environment(dags, env or {})
+        self.components: dict[str, Component] = {}
+        self.api: AirflowApi
+        self._lock: IO[str] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._take_home()
+            self._run("db", "migrate")
+            for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
+                self.start(name)
+            self._wait_until_healthy()
+            self.api = AirflowApi(self.url, self.username, self.password)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self, command: str, name: str | None = None) -> Component:
+        """Start a component, or one more of the kind under a name of its own."""
+        component = Component(name or command, [command], self.home, self.env)
+        self.components[component.name] = component
+        component.start()
+        return component
+
+    def stop(self) -> None:
+        """Kill every process of the stack: nothing of its state is needed any more, and it takes no time."""
+        for component in self.components.values():
+            component.kill()
+        self.components.clear()
+        if self._watchdog and self._watchdog.stdin:
+            self._watchdog.stdin.close()
+            self._watchdog.wait()
+        if self._lock:
+            self._lock.close()
+
+    def leftovers(self) -> list[psutil.Process]:
+        """Return the living processes of this stack."""
+        return marked(f"{self.home}#")
+
+    def _take_home(self) -> None:
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self.home.with_name(f"{self.home.name}.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"another Airflow is running in {self.home}") from None
+        kill_marked(f"{self.home}#")
+        shutil.rmtree(self.home, ignore_errors=True)
+        (self.home / "tmp").mkdir(parents=True)
+        (self.home / "passwords.json").write_text(json.dumps({self.username: self.password}))
+        self._watchdog = start_watchdog(f"{self.home}#")
+
+    def _run(self, *arguments: str) -> None:
+        """Run an ``airflow`` command to its end."""
+        component = Component("-".join(arguments), arguments, self.home, self.env)
+        component.start()
+        assert component.process
+        if component.process.wait(120):
+            component.check()
+
+    def _wait_until_healthy(self) -> None:
+        def healthy() -> bool:
+            for component in self.components.values():
+                component.check()
+            try:
+                reply = requests.get(f"{self.url}/api/v2/monitor/health", timeout=5)
+                report = reply.json()
+            except (requests.RequestException, ValueError):
+                return False
+            unhealthy.clear()
+            unhealthy.extend(name for name in HEALTH if report[name]["status"] != "healthy")
+            return not unhealthy
+
+        unhealthy = ["api-server"]
+        try:
+            wait_until(healthy, 120, "Airflow is healthy")
+        except TimeoutError as error:
+            tails = [
+                f"--- {name}\n{self.components[name].tail()}"
+                for name in (part.replace("_", "-") for part in unhealthy)
+                if name in self.components
+            ]
+            raise TimeoutError("\n".join([str(error), *tails])) from None
+
+    def _environment(self, dags: Sequence[Path], more: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment of all components: theirs alone decides, not what the user has configured."""
+        strange = ("AIRFLOW", "KERNEL_", "XDG_", "PYTHON")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
+        bundles = [
+            {
+                "name": path.name,
+                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+                "kwargs": {"path": str(path.resolve())},
+            }
+            for path in dags
+        ]
+        settings: dict[str, dict[str, object]] = {
+            "core": {
+                "executor": "LocalExecutor",
+                "hostname_callable": "dev.localhost",
+                "parallelism": 8,
+                "load_examples": False,
+                "dags_are_paused_at_creation": False,
+                "test_connection": "Enabled",
+                "fernet_key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+                "execution_api_server_url": f"{self.url}/execution/",
+                "simple_auth_manager_users": f"{self.username}:admin",
+                "simple_auth_manager_passwords_file": self.home / "passwords.json",
+            },
+            "database": {"sql_alchemy_conn": f"sqlite:///{self.home}/airflow.db"},
+            "dag_processor": {
+                "dag_bundle_config_list": json.dumps(bundles),
+                "bundle_refresh_check_interval": 1,
+                "refresh_interval": 5,
+            },
+            "api": {
+                "host": "127.0.0.1",
+                "port": self.url.rpartition(":")[2],
+                "base_url": self.url,
+                "secret_key": secrets.token_hex(32),
+            },
+            "api_auth": {"jwt_secret": secrets.token_hex(32)},
+            "logging": {
+                "base_log_folder": self.home / "logs",
+                "worker_log_server_port": free_port(),
+                "trigger_log_server_port": free_port(),
+            },
+            "scheduler": {"scheduler_idle_sleep_time": 0.2, "scheduler_heartbeat_sec": 1},
+            # Without it, Airflow 3.3 fails some tasks whose deferral lasts a few seconds only.
+            "workers": {"min_heartbeat_interval": 1},
+            "usage_data_collection": {"enabled": False},
+        }
+        for section, options in settings.items():
+            for option, value in options.items():
+                env[f"AIRFLOW__{section}__{option}".upper()] = str(value)
+        return {
+            **env,
+            "AIRFLOW_HOME": str(self.home),
+            "PYTHONPATH": str(REPOSITORY),
+            # What libraries would put into the user's folders goes here, too.
+            "HOME": str(self.home),
+            "TMPDIR": str(self.home / "tmp"),
+            # Keeps the environment of a process readable after it has changed its title; see dev.processes.
+            "SPT_NOENV": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            "PYTHONUNBUFFERED": "1",
+            **more,
+        }

@@ -1,0 +1,28 @@
+"""
+Runs one invocation for each genre, side by side, and compares what they return.
+
+The invocations wait in the triggerer, not on workers, so that hundreds of them cost no more than a few. Kernel limits
+how many may run at once, though: ``max_active_tis_per_dagrun`` keeps below the limit of a plan.
+"""
+
+from airflow.providers.common.compat.sdk import DAG, task
+
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+
+with DAG("example_kernel_mapped", schedule=None, tags=["kernel"], doc_md=__doc__):
+    reports = KernelInvokeOperator.partial(
+        task_id="price_report",
+        app_name="bookshop",
+        action_name="price-report",
+        max_active_tis_per_dagrun=4,
+    ).expand(payload=[{"genres": [genre]} for genre in ("Art", "Cooking", "Poetry", "Travel")])
+
+    @task
+    def cheapest_genre(reports):
+        """Return the genre whose books cost least on average."""
+        averages = {
+            genre: summary["average"] for report in reports for genre, summary in report["genres"].items()
+        }
+        return min(averages, key=averages.get)
+
+    cheapest_genre(reports.output)
