@@ -1,0 +1,165 @@
+"""The command line: ``python -m airflow_provider_kernel.emulator APP.py [APP2.py ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_kernel.api.invocation import SYNC_LIMIT_SECONDS
+from airflow_provider_kernel.emulator.loader import AppFileError
+from airflow_provider_kernel.emulator.process import Zygote
+
+if TYPE_CHECKING:
+    from airflow_provider_kernel.emulator.engine import App
+
+#: What actions find as KERNEL_API_KEY, and users are told to set, where any key is taken.
+ANY_KEY = "sk_emulator"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """
+    Serve until stopped. Return the exit status.
+
+    0: stopped by Ctrl-C or SIGTERM. 1: the process that holds an app was lost. 2: it could not start; the
+    reason is one line on standard error.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return _serve(options)
+    except (AppFileError, OSError) as error:
+        print(f"Kernel emulator: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    with ExitStack() as stack:
+        listener = stack.enter_context(_listen(options.host, options.port))
+        url = _url(options.host, listener.getsockname()[1])
+        key = options.api_key or ANY_KEY
+        environment = {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
+        zygotes = [stack.enter_context(closing(Zygote(file, environment))) for file in options.files]
+        # Imported while the zygotes import their apps.
+        from airflow_provider_kernel.emulator.engine import Engine
+        from airflow_provider_kernel.emulator.run import run
+        from airflow_provider_kernel.emulator.server import make_app
+
+        apps = _apps(zygotes)
+        engine = Engine(apps, max_concurrency=options.max_concurrency, sync_timeout=options.sync_timeout)
+        app = make_app(engine, api_key=options.api_key, heartbeat=options.heartbeat)
+        shown = key if options.api_key is None else "<the key of --api-key>"
+        return run(
+            app,
+            engine,
+            listener,
+            zygotes,
+            announcement=_announcement(url, shown, apps),
+            access_log=options.access_log,
+            exit_with_stdin=options.exit_with_stdin,
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_kernel.emulator",
+        description="The Kernel API on localhost, running the apps of the given files. Ctrl-C stops it.",
+    )
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="APP.py", help="a file that defines kernel.App(s)"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s). Any other than loopback lets everyone who can "
+        "reach it, and has the token, run the apps' code on this machine",
+    )
+    parser.add_argument("--port", type=int, default=8484, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--api-key", help="the only bearer token that is taken (default: any)")
+    parser.add_argument(
+        "--max-concurrency",
+        type=_positive(int),
+        metavar="N",
+        help="answer 429 when N invocations are queued or running (default: no limit)",
+    )
+    parser.add_argument(
+        "--sync-timeout",
+        type=_positive(float),
+        default=SYNC_LIMIT_SECONDS,
+        metavar="SECONDS",
+        help="cut a synchronous invocation after so long (default: %(default)s, as Kernel does)",
+    )
+    parser.add_argument(
+        "--heartbeat",
+        type=_positive(float),
+        default=15.0,
+        metavar="SECONDS",
+        help="silence after which an event stream sends a heartbeat (default: %(default)s)",
+    )
+    parser.add_argument("--access-log", action="store_true", help="log each request on standard error")
+    parser.add_argument(
+        "--exit-with-stdin", action="store_true", help="stop when standard input ends: when the parent does"
+    )
+    return parser
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+        return value
+
+    return convert
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket, so that no one else can take the port while the apps are imported."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OSError(f"cannot listen on {host} port {port}: {reason}") from None
+
+
+def _url(host: str, port: int) -> str:
+    """Return the URL by which this machine reaches the server."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read here, not chosen
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _apps(zygotes: Sequence[Zygote]) -> dict[str, App]:
+    from airflow_provider_kernel.emulator.engine import App, new_id
+
+    apps: dict[str, App] = {}
+    for zygote in zygotes:
+        deployment_id = new_id()
+        for name, actions in zygote.apps().items():
+            if name in apps:
+                raise AppFileError(f"both {apps[name].zygote.path} and {zygote.path} define the app {name!r}")
+            apps[name] = App(name, tuple(actions), zygote, new_id(), deployment_id)
+    return apps
+
+
+def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
+    connection = json.dumps({"conn_type": "kernel", "host": url, "password": key})
+    return "\n".join(
+        [
+            f"Kernel emulator on {url}",
+            *(f"{app.name}: {', '.join(app.actions)}" for app in apps.values()),
+            f"For the SDK: KERNEL_BASE_URL={url} KERNEL_API_KEY={shlex.quote(key)}",
+            f"For Airflow: AIRFLOW_CONN_KERNEL_DEFAULT={shlex.quote(connection)}",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""
+What the API takes, and how it refuses: bodies, query parameters, the error body. Pure; no I/O.
+
+The stricter side of what is unknown: ``async_timeout_seconds`` must be in range even where it has no effect;
+a payload that is no JSON text, or is ``null``, is refused; so is a PATCH whose output is no JSON text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from airflow_provider_kernel.api.invocation import (
+    DEFAULT_ASYNC_TIMEOUT_SECONDS,
+    MAX_ASYNC_TIMEOUT_SECONDS,
+    MAX_PAYLOAD_BYTES,
+    MIN_ASYNC_TIMEOUT_SECONDS,
+    InvocationStatus,
+    parse_json,
+)
+from airflow_provider_kernel.emulator.moments import parse_since
+
+#: A request body is refused beyond this: the largest payload, every byte of it escaped (``\u0001``), and room.
+MAX_BODY_BYTES = 6 * MAX_PAYLOAD_BYTES + 65_536
+#: The label that ``latest`` stands for, and that listed invocations carry.
+VERSION_LABEL = "emulator"
+
+_T = TypeVar("_T")
+
+
+class ApiError(Exception):
+    """A reply with Kernel's error body. ``headers`` are sent with it."""
+
+    def __init__(
+        self, status_code: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status_code = status_code
+        self.code = code
+        self.message = message
+        self.headers = headers
+
+
+def bad_request(message: str) -> ApiError:
+    """Return the refusal of a request that is wrong in itself."""
+    return ApiError(400, "bad_request", message)
+
+
+def not_found(message: str) -> ApiError:
+    """Return the refusal of a name or an id that does not exist."""
+    return ApiError(404, "not_found", message)
+
+
+@dataclass(frozen=True)
+class InvokeRequest:
+    """The checked body of ``POST /invocations``. ``async_timeout`` is in seconds."""
+
+    app_name: str
+    action_name: str
+    version: str
+    payload: str | None
+    is_async: bool
+    async_timeout: int
+
+
+@dataclass(frozen=True)
+class UpdateRequest:
+    """The checked body of ``PATCH /invocations/{id}``."""
+
+    status: InvocationStatus
+    output: str | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A window on a list: ``limit`` 1-100, ``offset`` from 0."""
+
+    limit: int
+    offset: int
+
+
+def read_invoke(body: bytes) -> InvokeRequest:
+    """
+    Read the body of ``POST /invocations``.
+
+    :raises ApiError: 400.
+    """
+    data = _read_object(body)
+    names = {}
+    for name in ("app_name", "action_name", "version"):
+        if name not in data:
+            raise bad_request(f"Missing required field: {name}")
+        if not isinstance(data[name], str) or not data[name].strip():
+            raise bad_request(f"{name} must be a non-empty string")
+        names[name] = data[name]
+    payload = _read_json_text(data, "payload")
+    if payload is not None and len(payload.encode("utf-8", "replace")) > MAX_PAYLOAD_BYTES:
+        raise bad_request(f"payload is larger than {MAX_PAYLOAD_BYTES} bytes")
+    is_async = data.get("async", False)
+    if not isinstance(is_async, bool):
+        raise bad_request("async must be a boolean")
+    timeout = data.get("async_timeout_seconds", DEFAULT_ASYNC_TIMEOUT_SECONDS)
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int)
+        or not MIN_ASYNC_TIMEOUT_SECONDS <= timeout <= MAX_ASYNC_TIMEOUT_SECONDS
+    ):
+        raise bad_request(
+            "async_timeout_seconds must be an integer from "
+            f"{MIN_ASYNC_TIMEOUT_SECONDS} to {MAX_ASYNC_TIMEOUT_SECONDS}"
+        )
+    return InvokeRequest(**names, payload=payload, is_async=is_async, async_timeout=timeout)
+
+
+def read_update(body: bytes) -> UpdateRequest:
+    """
+    Read the body of ``PATCH /invocations/{id}``.
+
+    :raises ApiError: 400.
+    """
+    data = _read_object(body)
+    if data.get("status") not in ("succeeded", "failed"):
+        raise bad_request("status must be succeeded or failed")
+    return UpdateRequest(InvocationStatus(data["status"]), _read_json_text(data, "output"))
+
+
+def read_since(query: Mapping[str, str], now: int) -> int | None:
+    """
+    Return the moment that the parameter ``since`` means; None if it is not given.
+
+    :raises ApiError: 400.
+    """
+    if "since" not in query:
+        return None
+    try:
+        return parse_since(query["since"], now)
+    except ValueError as error:
+        raise bad_request(f"since is {error}") from None
+
+
+def read_status(query: Mapping[str, str]) -> InvocationStatus | None:
+    """
+    Return the parameter ``status``; None if it is not given.
+
+    :raises ApiError: 400.
+    """
+    try:
+        return InvocationStatus(query["status"]) if "status" in query else None
+    except ValueError:
+        raise bad_request("status must be one of queued, running, succeeded, failed") from None
+
+
+def read_page(query: Mapping[str, str]) -> Page:
+    """
+    Read ``limit`` (default 20) and ``offset`` (default 0).
+
+    :raises ApiError: 400, also for a limit that is too large: it is not cut.
+    """
+    return Page(_read_integer(query, "limit", 20, 1, 100), _read_integer(query, "offset", 0, 0, 2**31 - 1))
+
+
+def cut_page(items: Sequence[_T], page: Page) -> tuple[Sequence[_T], dict[str, str]]:
+    """Return the items of a page, and the headers that tell of the next one (0: there is none)."""
+    end = page.offset + page.limit
+    has_more = end < len(items)
+    return items[page.offset : end], {
+        "X-Limit": str(page.limit),
+        "X-Offset": str(page.offset),
+        "X-Has-More": str(has_more).lower(),
+        "X-Next-Offset": str(end if has_more else 0),
+    }
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        data = parse_json(body.decode())
+    except ValueError:
+        raise bad_request("The body is not JSON") from None
+    if not isinstance(data, dict):
+        raise bad_request("The body must be a JSON object")
+    return data
+
+
+def _read_json_text(data: dict[str, Any], name: str) -> str | None:
+    if name not in data:
+        return None
+    text = data[name]
+    if not isinstance(text, str):
+        raise bad_request(f"{name} must be a string that holds JSON")
+    try:
+        parse_json(text)
+    except ValueError:
+        raise bad_request(f"{name} is not JSON") from None
+    return text
+
+
+def _read_integer(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and low <= int(text) <= high):
+        raise bad_request(f"{name} must be an integer from {low} to {high}")
+    return int(text)

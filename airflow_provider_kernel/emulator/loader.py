@@ -1,0 +1,81 @@
+"""Importing an app file, and saying in one sentence what is wrong with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernel.app_framework import KernelApp
+
+
+class AppFileError(Exception):
+    """An app file cannot be served; the message is a sentence for its author."""
+
+
+def load_apps(path: Path) -> dict[str, KernelApp]:
+    """
+    Import an app file, with its folder first on ``sys.path``, and return the apps that it defines, by name.
+
+    Two apps of one name in a file are refused; the SDK would silently keep the second.
+
+    :raises AppFileError: it cannot be imported, or serves nothing.
+    """
+    if not path.is_file():
+        raise AppFileError(f"{path}: {'a folder, not an app file' if path.is_dir() else 'no such file'}")
+    try:
+        from kernel.app_framework import app_registry
+    except ImportError as error:
+        raise AppFileError(
+            f"the SDK `kernel` cannot be imported ({error}). "
+            "It comes with: pip install 'airflow-provider-kernel[emulator]'"
+        ) from None
+    register = app_registry.register_app
+
+    def register_once(app: KernelApp) -> None:
+        if app.name in app_registry.apps:
+            raise ValueError(f"two apps are named {app.name!r}")
+        register(app)
+
+    app_registry.register_app = register_once  # type: ignore[method-assign]
+    file = path.resolve()
+    sys.path.insert(0, str(file.parent))
+    sys.argv = [str(file)]
+    # The name of the file, as an import of it would have it; but never in the place of another module.
+    name = file.stem if file.stem not in sys.modules else f"kernel_app_{file.stem}"
+    loader = SourceFileLoader(name, str(file))
+    spec = importlib.util.spec_from_loader(name, loader)
+    if spec is None:
+        raise AppFileError(f"{path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException as error:  # noqa: BLE001 - whatever the file raises, sys.exit() too, is its author's to know
+        raise AppFileError(_describe(error, path, str(file))) from None
+    apps = dict(app_registry.apps)
+    if not apps:
+        raise AppFileError(f"{path}: defines no app. It needs app = kernel.App('name')")
+    for app in apps.values():
+        if not app.actions:
+            raise AppFileError(f"{path}: the app {app.name!r} has no action. It needs @app.action('name')")
+    return apps
+
+
+def _describe(error: BaseException, path: Path, file: str) -> str:
+    """Return file, line and reason; where the app file only called what failed, that place too."""
+    reason = " ".join(traceback.format_exception_only(error)[-1].split())
+    if isinstance(error, SyntaxError) and error.filename:
+        shown = str(path) if error.filename == file else error.filename
+        return f"{shown}, line {error.lineno}: {reason}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    where = f"{path}, line {lines[-1]}" if lines else str(path)
+    last = frames[-1]
+    if last.filename == file or last.filename.startswith("<frozen"):
+        return f"{where}: {reason}"
+    return f"{where}: {reason} ({last.filename}, line {last.lineno})"

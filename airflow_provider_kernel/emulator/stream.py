@@ -1,0 +1,69 @@
+"""
+The event stream of one invocation.
+
+It begins with the log so far (from ``since`` on), goes on live, and ends after the terminal state. A consumer
+holds no queue: it reads the invocation's own log at its own pace, so a slow one costs nothing; if lines are
+dropped before it comes to them, a line of the log says how many. The stricter side of what is unknown: a state
+that did not last may go unreported, and the terminal state has no ``status_reason`` here; ``GET`` has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow_provider_kernel.emulator.moments import format_moment
+from airflow_provider_kernel.emulator.store import Record
+
+#: Lines that are sent in one piece.
+_BATCH = 256
+
+
+def encode_json(value: Any) -> bytes:
+    """Return JSON as UTF-8. Half a surrogate pair, which UTF-8 cannot hold, becomes ``?``."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+async def follow(record: Record, since: int | None, heartbeat: float) -> AsyncIterator[bytes]:
+    """Yield server-sent events; every ``heartbeat`` seconds of silence, a heartbeat."""
+    changed = asyncio.Event()
+    record.followers.add(changed.set)
+    try:
+        position, reported = record.position(since), None
+        while True:
+            changed.clear()
+            is_ended = record.is_ended
+            events = []
+            if position < record.dropped:
+                missing = record.dropped - position
+                position = record.dropped
+                events.append(_log(time.time_ns(), f"[{missing} older lines of this log were dropped]"))
+            lines = record.lines(position, _BATCH)
+            position += len(lines)
+            events += [_log(moment, message) for moment, message in lines]
+            if len(lines) < _BATCH and record.status != reported:
+                reported = record.status
+                events.append(_event("invocation_state", invocation=record.as_json(with_reason=False)))
+            elif is_ended and not lines:
+                return
+            if events:
+                yield b"".join(events)
+                continue
+            try:
+                await asyncio.wait_for(changed.wait(), heartbeat)
+            except TimeoutError:
+                yield _event("sse_heartbeat")
+    finally:
+        record.followers.discard(changed.set)
+
+
+def _log(moment: int, message: str) -> bytes:
+    return _event("log", moment, message=message)
+
+
+def _event(kind: str, moment: int | None = None, **fields: Any) -> bytes:
+    timestamp = format_moment(time.time_ns() if moment is None else moment)
+    return b"data: " + encode_json({"event": kind, "timestamp": timestamp, **fields}) + b"\n\n"
