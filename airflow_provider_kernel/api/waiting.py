@@ -42,6 +42,8 @@ STREAM_SILENCE = 75.0
 SHORT_LIFE = 10.0
 #: Longest life of a stream, in seconds: even one that seems well is left now and then, to look.
 MAX_STREAM_LIFE = 300.0
+#: Seconds over which waits spread their looks when their streams broke: many may have at the same moment.
+RECONNECT_SPREAD = 1.0
 #: Longest pause before a broken stream is tried again, in seconds.
 MAX_STREAM_PAUSE = 300.0
 
@@ -144,8 +146,9 @@ class Wait:
             self._stream_failures = self._looks = 0
             self._stream_after = now
         self._look_due = True
-        # Many waits may have lost their streams at the same moment.
-        self._wake = now if error is None else now + max(self._jitter(), _retry_after(error))
+        self._wake = now
+        if error is not None:
+            self._wake += max(self._jitter() * RECONNECT_SPREAD, _retry_after(error))
 
     def saw_invocation(self, invocation: Invocation, now: float) -> None:
         """Take the answer to a look."""

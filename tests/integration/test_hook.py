@@ -1,0 +1,425 @@
+"""Both hooks over real HTTP, against a server that misbehaves by a script."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from tenacity import wait_none
+
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelConfigurationError,
+    KernelLostReplyError,
+    KernelTransportError,
+)
+from airflow_provider_kernel.hooks import kernel_async, transport
+from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+from tests.integration.scripted import Reply, error, html, invocation, serving
+
+TOKEN = "sk_canary_0123456789"
+GET = "GET /invocations/inv1"
+POST = "POST /invocations"
+PATCH = "PATCH /invocations/inv1"
+DELETE = "DELETE /invocations/inv1/browsers"
+
+
+@pytest.fixture
+def server():
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def no_backoff(monkeypatch):
+    """Retry-After is still waited for."""
+    monkeypatch.setattr(transport, "_backoff", wait_none())
+
+
+def connect(monkeypatch, conn_id="kernel_default", **fields):
+    monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": "kernel", **fields}))
+
+
+@pytest.fixture
+def hook(server, monkeypatch):
+    connect(monkeypatch, host=server.url, password=TOKEN)
+    with KernelHook() as hook:
+        yield hook
+
+
+@pytest.fixture(params=["requests", "aiohttp"])
+def ask(request, hook):
+    """``ask("get_invocation", …)`` calls a method that both hooks have."""
+    if request.param == "requests":
+        return lambda method, *args: getattr(hook, method)(*args)
+
+    def ask(method, *args):
+        async def ask():
+            async with KernelAsyncHook() as hook:
+                return await getattr(hook, method)(*args)
+
+        return asyncio.run(ask())
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [error(500), error(503), error(529), error(429), error(408), html(502), html(200), Reply(drop=True)],
+    ids=lambda reply: (
+        f"{reply.status}{' dropped' if reply.drop else ''} {reply.headers.get('Content-Type', '')}"
+    ),
+)
+def test_a_get_is_sent_again_after_trouble_that_may_pass(server, ask, trouble):
+    server.on(GET, trouble, trouble, invocation("running"))
+    assert ask("get_invocation", "inv1").status == "running"
+    assert len(server.seen(GET)) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_a_refused_get_is_not_sent_again_and_says_what_kernel_said(server, ask, status):
+    server.on(GET, error(status, "a_code", X_Request_Id="req_7"))
+    with pytest.raises(
+        KernelApiError, match=rf"answered {status} a_code: Kernel's sentence \(request req_7\)"
+    ) as e:
+        ask("get_invocation", "inv1")
+    assert (e.value.status_code, e.value.code, e.value.request_id) == (status, "a_code", "req_7")
+    assert len(server.seen(GET)) == 1
+
+
+def test_trouble_that_does_not_pass_is_reported_in_the_end(server, ask):
+    server.on(GET, html(503))
+    with pytest.raises(KernelApiError, match="answered 503: the body is text/html and not Kernel's"):
+        ask("get_invocation", "inv1")
+    assert len(server.seen(GET)) == transport.ATTEMPTS
+
+
+def test_retry_after_is_waited_for(server, ask, mocker):
+    sleep = mocker.patch("time.sleep"), mocker.patch("asyncio.sleep")
+    server.on(GET, error(429, Retry_After="7"), invocation("running"))
+    ask("get_invocation", "inv1")
+    waited = [call.args[0] for patched in sleep for call in patched.call_args_list if call.args[0] > 1]
+    assert waited == [7.0]
+
+
+def test_a_retry_after_beyond_reason_is_left_to_the_caller(server, ask):
+    server.on(GET, error(429, Retry_After="3000"))
+    with pytest.raises(KernelApiError) as refused:
+        ask("get_invocation", "inv1")
+    assert refused.value.retry_after == 3000
+    assert len(server.seen(GET)) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        error(500),
+        error(502),
+        error(503),
+        error(504),
+        html(502),
+        html(200),
+        Reply(drop=True),
+        Reply(200, {"id": 7}),
+    ],
+    ids=lambda reply: (
+        f"{reply.status}{' dropped' if reply.drop else ''} {reply.headers.get('Content-Type', '')}"
+    ),
+)
+def test_an_invocation_that_may_have_been_accepted_is_never_requested_again(server, hook, trouble):
+    server.on(POST, trouble)
+    with pytest.raises(KernelLostReplyError, match="of shop/price is unknown, so it may be running"):
+        hook.invoke("shop", "price", {"sku": 1})
+    assert len(server.seen(POST)) == 1
+
+
+@pytest.mark.parametrize("status", [429, 529])
+def test_an_invocation_that_was_certainly_not_accepted_is_requested_again(server, hook, status):
+    server.on(
+        POST,
+        error(status),
+        error(status),
+        Reply(202, {"id": "inv1", "action_name": "price", "status": "queued"}),
+    )
+    assert hook.invoke("shop", "price").id == "inv1"
+    assert len(server.seen(POST)) == 3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_refused_invocation_is_kernels_error_and_not_a_lost_reply(server, hook, status):
+    server.on(POST, error(status))
+    with pytest.raises(KernelApiError):
+        hook.invoke("shop", "price")
+    assert len(server.seen(POST)) == 1
+
+
+def test_a_reply_that_takes_too_long_is_a_lost_one(server, monkeypatch):
+    connect(monkeypatch, host=server.url, password=TOKEN, extra={"timeout": 0.2})
+    server.on(POST, lambda request: (server.over.wait(5) and Reply()) or Reply())
+    with KernelHook() as hook, pytest.raises(KernelLostReplyError, match="did not reply in time"):
+        hook.invoke("shop", "price")
+    assert len(server.seen(POST)) == 1
+
+
+def test_a_synchronous_invocation_is_waited_for_longer_than_kernel_takes_to_cut_it(server, hook, mocker):
+    server.on(POST, Reply(200, {"id": "inv1", "action_name": "price", "status": "succeeded", "output": "1"}))
+    request = mocker.spy(hook.get_conn(), "request")
+    assert hook.invoke("shop", "price", async_=False).output == 1
+    assert request.call_args.kwargs["timeout"][1] > 100
+
+
+def test_nothing_listening_is_said_with_the_address_and_the_reason(ask, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    connect(monkeypatch, host=url, password=TOKEN)
+    with pytest.raises(
+        KernelTransportError, match=rf"{url} could not be reached \(Connection refused\)"
+    ) as lost:
+        ask("get_invocation", "inv1")
+    assert not lost.value.sent
+
+
+def test_an_invocation_that_could_not_be_sent_is_not_a_lost_one(monkeypatch):
+    connect(monkeypatch, host="http://127.0.0.1:1", password=TOKEN)
+    with KernelHook() as hook, pytest.raises(KernelTransportError) as unsent:
+        hook.invoke("shop", "price")
+    assert not unsent.value.sent
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_the_token_does_not_follow_a_redirect(server, ask, status):
+    with serving() as other:
+        server.on(GET, Reply(status, b"", {"Location": f"{other.url}/invocations/inv1?q=secret"}))
+        other.on(GET, invocation("succeeded"))
+        with pytest.raises(
+            KernelApiError, match=f"a redirect to {other.url.removeprefix('http://')}, which is not"
+        ):
+            ask("get_invocation", "inv1")
+        assert other.requests == []
+
+
+def test_a_netrc_file_does_not_replace_the_token(server, ask, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    server.on(GET, invocation("running"))
+    ask("get_invocation", "inv1")
+    assert server.seen(GET)[0].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+def test_project_and_agent_are_sent(server, ask, monkeypatch):
+    connect(monkeypatch, host=server.url, password=TOKEN, extra={"project": "reports"})
+    server.on(GET, invocation("running"))
+    ask("get_invocation", "inv1")
+    headers = server.seen(GET)[0].headers
+    assert headers["X-Kernel-Project"] == "reports"
+    assert headers["User-Agent"].startswith("airflow-provider-kernel/")
+
+
+@pytest.mark.parametrize("found", ["running", "queued", "paused"])
+def test_cancelling_ends_what_has_not_ended_and_closes_its_browsers(server, ask, found):
+    server.on(GET, invocation(found))
+    server.on(PATCH, invocation("failed"))
+    server.on(DELETE, Reply(204))
+    assert ask("cancel_invocation", "inv1", "why").cancelled
+    assert [r.method for r in server.requests] == ["GET", "PATCH", "DELETE"]
+    assert server.seen(PATCH)[0].json == {"status": "failed", "output": '{"cancelled": "why"}'}
+
+
+def test_cancelling_leaves_a_succeeded_invocation_and_its_browsers_alone(server, ask):
+    server.on(GET, invocation("succeeded", output="1"))
+    cancellation = ask("cancel_invocation", "inv1")
+    assert not cancellation.cancelled
+    assert cancellation.invocation.output == 1
+    assert [r.method for r in server.requests] == ["GET"]
+
+
+def test_cancelling_what_ends_in_between_reports_that_end(server, ask):
+    server.on(GET, invocation("running"), invocation("succeeded"))
+    server.on(PATCH, error(400))
+    assert not ask("cancel_invocation", "inv1").cancelled
+
+
+def test_all_pages_of_a_list_are_read(server, hook):
+    def page(request):
+        offset = int(request.path.partition("offset=")[2] or 0)
+        items = [{**invocation("running").body, "id": f"inv{offset + i}"} for i in range(2)]
+        more = offset < 4
+        headers = {"X-Has-More": str(more).lower(), "X-Next-Offset": str(offset + 2 if more else 0)}
+        return Reply(200, items, headers)
+
+    server.on("GET /invocations", page)
+    found = hook.list_invocations(app_name="shop", status="running", limit=2)
+    assert [i.id for i in found] == [f"inv{i}" for i in range(6)]
+    assert server.requests[0].path == "/invocations?app_name=shop&status=running&limit=2"
+
+
+@pytest.mark.parametrize(
+    ("reply", "good", "says"),
+    [
+        (
+            Reply(
+                200,
+                {
+                    "organization": {"id": "org_1"},
+                    "authorization": {"effective_scope": {"project_id": "p_1"}},
+                },
+            ),
+            True,
+            "organization org_1, project p_1",
+        ),
+        (error(401, "unauthorized"), False, "answered 401 unauthorized: Kernel's sentence"),
+        (html(200), False, "text/html that is not Kernel's"),
+        (Reply(200, {"hello": "world"}), False, "not as Kernel does"),
+    ],
+)
+def test_the_test_button_tells_what_is_the_matter(server, hook, reply, good, says):
+    server.on("GET /auth/context", reply)
+    tested, sentence = hook.test_connection()
+    assert tested is good
+    assert says in sentence
+
+
+def test_the_test_button_tells_of_a_missing_token(monkeypatch):
+    connect(monkeypatch)
+    tested, sentence = KernelHook().test_connection()
+    assert not tested
+    assert "has no token. Make one at https://dashboard.onkernel.com/api-keys" in sentence
+
+
+def test_the_environment_serves_where_the_default_connection_does_not_exist(server, monkeypatch):
+    monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
+    monkeypatch.setenv("KERNEL_BASE_URL", server.url)
+    server.on(GET, invocation("running"))
+    with KernelHook() as hook:
+        hook.get_invocation("inv1")
+
+    async def ask():
+        async with KernelAsyncHook() as hook:
+            await hook.get_invocation("inv1")
+
+    asyncio.run(ask())
+    assert [r.headers["Authorization"] for r in server.requests] == [f"Bearer {TOKEN}"] * 2
+
+
+def test_the_environment_does_not_serve_in_place_of_a_named_connection(monkeypatch):
+    monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
+    with pytest.raises(AirflowNotFoundException, match=r"no Airflow connection 'reports'.*type 'kernel'"):
+        _ = KernelHook("reports").settings
+
+
+def test_a_plain_http_address_is_refused_before_anything_is_sent(ask, monkeypatch):
+    connect(monkeypatch, host="http://kernel.example.com", password=TOKEN)
+    with pytest.raises(KernelConfigurationError, match=r"unencrypted to kernel\.example\.com"):
+        ask("get_invocation", "inv1")
+
+
+def test_the_token_is_in_no_representation_and_no_log(server, hook, caplog):
+    caplog.set_level(logging.DEBUG)
+    server.on(GET, error(503), error(401))
+    with pytest.raises(KernelApiError) as refused:
+        hook.get_invocation("inv1")
+    told = [
+        repr(hook),
+        repr(vars(hook)),
+        repr(hook.settings),
+        repr(refused.value),
+        str(refused.value),
+        caplog.text,
+    ]
+    assert TOKEN not in "".join(told)
+    assert server.seen(GET)[0].headers["Authorization"].endswith(TOKEN)
+
+
+class TestWhatTheAsynchronousHooksShare:
+    """A thousand triggers in one event loop."""
+
+    @pytest.fixture
+    def reads(self, mocker):
+        return mocker.spy(kernel_async, "get_async_connection")
+
+    def test_one_session_which_closes_with_the_last_hook(self, server, hook):
+        server.on(GET, invocation("running"))
+
+        async def many():
+            async with KernelAsyncHook() as first, KernelAsyncHook() as second:
+                assert first._in_use().session is second._in_use().session
+                await asyncio.gather(
+                    *(hook.get_invocation("inv1") for hook in (first, second) for _ in range(20))
+                )
+                session = first._in_use().session
+                assert not session.closed
+            assert session.closed
+            assert not kernel_async._shared[asyncio.get_running_loop()]
+
+        asyncio.run(many())
+
+    def test_one_reading_of_the_connection_for_all_at_once(self, server, hook, reads):
+        server.on(GET, invocation("running"))
+
+        async def one():
+            async with KernelAsyncHook() as hook:
+                await hook.get_invocation("inv1")
+
+        async def many():
+            await asyncio.gather(*(one() for _ in range(50)))
+
+        asyncio.run(many())
+        assert reads.call_count == 1
+
+    def test_a_401_makes_the_connection_be_read_again(self, server, hook, reads, monkeypatch):
+        server.on(GET, error(401), invocation("running"))
+
+        async def rotate():
+            async with KernelAsyncHook() as hook:
+                with pytest.raises(KernelApiError):
+                    await hook.get_invocation("inv1")
+                connect(monkeypatch, host=server.url, password="sk_new_token")
+                await hook.get_invocation("inv1")
+
+        asyncio.run(rotate())
+        assert reads.call_count == 2
+        assert server.seen(GET)[1].headers["Authorization"] == "Bearer sk_new_token"
+
+    def test_the_connection_is_read_again_after_a_minute(self, server, hook, reads, mocker):
+        server.on(GET, invocation("running"))
+
+        async def later():
+            async with KernelAsyncHook() as hook:
+                await hook.get_invocation("inv1")
+                hook._in_use().read_at -= kernel_async.SETTINGS_LIFE + 1
+                await hook.get_invocation("inv1")
+
+        asyncio.run(later())
+        assert reads.call_count == 2
+
+    def test_a_cancelled_reader_leaves_the_reading_to_the_next(self, server, hook, mocker):
+        server.on(GET, invocation("running"))
+        started = asyncio.Event()
+        real = kernel_async.get_async_connection
+
+        async def slow(conn_id):
+            if not started.is_set():
+                started.set()
+                await asyncio.Event().wait()
+            return await real(conn_id)
+
+        mocker.patch.object(kernel_async, "get_async_connection", slow)
+
+        async def one():
+            async with KernelAsyncHook() as hook:
+                return await hook.get_invocation("inv1")
+
+        async def both():
+            first = asyncio.create_task(one())
+            await started.wait()
+            second = asyncio.create_task(one())
+            first.cancel()
+            assert (await asyncio.wait_for(second, 10)).status == "running"
+
+        asyncio.run(both())
