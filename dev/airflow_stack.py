@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,16 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-import psutil
 import requests
 
 from dev.airflow_api import AirflowApi
-from dev.processes import MARK, kill_marked, marked, start_watchdog
+from dev.processes import MARK, REPOSITORY, kill_marked
 from dev.wait import wait_until
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 HEALTH = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
 
 
@@ -47,7 +43,7 @@ class Component:
         self.name = name
         self.arguments = arguments
         self.home = home
-        self.mark = f"{home}#{name}#"
+        self.mark = f"{home.parent}#{name}#"
         self.env = {**env, MARK: self.mark}
         self.log = home / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -97,9 +93,9 @@ class Component:
 
 class AirflowStack:
     """
-    Starts Airflow on enter, ends it on exit, leaving nothing behind but ``home``, its AIRFLOW_HOME.
+    Starts Airflow on enter, ends it on exit. Use it within a :class:`~dev.processes.RunFolder`.
 
-    :param home: a folder that belongs to the stack: it is emptied at the start.
+    :param home: its AIRFLOW_HOME, which must not exist yet.
     :param dags: folders with Dags.
     :param env: more environment for every component, such as ``AIRFLOW_CONN_…``.
     :param port: the preferred port of the api-server.
@@ -116,12 +112,11 @@ class AirflowStack:
         self.env = self._environment(dags, env or {})
         self.components: dict[str, Component] = {}
         self.api: AirflowApi
-        self._lock: IO[str] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         try:
-            self._take_home()
+            (self.home / "tmp").mkdir(parents=True)
+            (self.home / "passwords.json").write_text(json.dumps({self.username: self.password}))
             self._run("db", "migrate")
             for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
                 self.start(name)
@@ -151,29 +146,6 @@ class AirflowStack:
         """Kill every process of the stack: nothing of its state is needed any more, and it takes no time."""
         for component in self.components.values():
             component.kill()
-        self.components.clear()
-        if self._watchdog and self._watchdog.stdin:
-            self._watchdog.stdin.close()
-            self._watchdog.wait()
-        if self._lock:
-            self._lock.close()
-
-    def leftovers(self) -> list[psutil.Process]:
-        """Return the living processes of this stack."""
-        return marked(f"{self.home}#")
-
-    def _take_home(self) -> None:
-        self.home.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self.home.with_name(f"{self.home.name}.lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RuntimeError(f"another Airflow is running in {self.home}") from None
-        kill_marked(f"{self.home}#")
-        shutil.rmtree(self.home, ignore_errors=True)
-        (self.home / "tmp").mkdir(parents=True)
-        (self.home / "passwords.json").write_text(json.dumps({self.username: self.password}))
-        self._watchdog = start_watchdog(f"{self.home}#")
 
     def _run(self, *arguments: str) -> None:
         """Run an ``airflow`` command to its end."""
@@ -213,7 +185,7 @@ class AirflowStack:
         env = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
         bundles = [
             {
-                "name": path.name,
+                "name": f"kernel-{path.name}",  # "example_dags" is reserved
                 "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
                 "kwargs": {"path": str(path.resolve())},
             }

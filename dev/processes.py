@@ -9,15 +9,68 @@ ends what is left when the program that started it is gone, however it went.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from types import TracebackType
 
 import psutil
 
+from airflow_provider_kernel.emulator.system import adopt_orphans
 from dev.wait import wait_until
 
-MARK = "KERNEL_DEV_STACK"
+MARK = "KERNEL_DEV_RUN"
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class RunFolder(AbstractContextManager["RunFolder"]):
+    """
+    A folder for one run at a time, empty at its start, and all processes that are started during it.
+
+    Whatever this process starts until the exit is ended then; if this process is killed, at that moment.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.mark = f"{self.path}#"
+
+    def __enter__(self) -> RunFolder:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self.path.with_name(f"{self.path.name}.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"Another run is using {self.path}. End it first.") from None
+        adopt_orphans()  # so that kill_marked() leaves no zombies, either
+        kill_marked(self.mark)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir()
+        self._watchdog = subprocess.Popen(
+            [sys.executable, "-m", "dev.processes", self.mark],
+            stdin=subprocess.PIPE,
+            cwd=REPOSITORY,
+            start_new_session=True,  # A Ctrl-C in the terminal is not for the watchdog.
+        )
+        self._previous_mark = os.environ.get(MARK)
+        os.environ[MARK] = self.mark
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        kill_marked(self.mark)
+        self._watchdog.communicate()
+        os.environ.pop(MARK)
+        if self._previous_mark is not None:
+            os.environ[MARK] = self._previous_mark
+        self._lock.close()
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -38,29 +91,20 @@ def marked(mark: str) -> list[psutil.Process]:
 
 def kill_marked(mark: str) -> None:
     """Kill every process with this mark, again until none is left: they may be forking just now."""
+    killed: set[int] = set()
 
     def none_left() -> bool:
         processes = marked(mark)
         for process in processes:
-            try:
+            killed.add(process.pid)
+            with suppress(psutil.Error):
                 process.kill()
-            except psutil.Error:
-                continue
         return not processes
 
-    wait_until(none_left, 15, f"processes marked {mark} are gone", interval=0.05)
-
-
-def start_watchdog(mark: str) -> subprocess.Popen[bytes]:
-    """Start a process that kills whatever carries ``mark`` once its standard input closes: with us, or before."""
-    env = {name: value for name, value in os.environ.items() if name != MARK}
-    return subprocess.Popen(
-        [sys.executable, "-m", "dev.processes", mark],
-        stdin=subprocess.PIPE,
-        env=env,
-        cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        start_new_session=True,  # A Ctrl-C in the terminal is not for the watchdog.
-    )
+    wait_until(none_left, 15, f"the processes of {mark} are gone", interval=0.05)
+    for pid in killed:
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

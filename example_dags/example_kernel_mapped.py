@@ -20,9 +20,9 @@ with DAG("example_kernel_mapped", schedule=None, tags=["kernel"], doc_md=__doc__
     @task
     def cheapest_genre(reports):
         """Return the genre whose books cost least on average."""
-        averages = {
-            genre: summary["average"] for report in reports for genre, summary in report["genres"].items()
-        }
+        averages = {}
+        for report in reports:
+            averages |= report["average_prices"]
         return min(averages, key=averages.get)
 
     cheapest_genre(reports.output)

@@ -55,37 +55,27 @@ def price_report(ctx: kernel.KernelContext, payload: dict[str, Any]) -> dict[str
     ``pause_seconds`` (default: 1), as a polite visitor of a website does.
     """
     books = read_catalogue()
-    shelves: dict[str, list[dict[str, str]]] = defaultdict(list)
+    shelves: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for book in books:
         shelves[book["genre"]].append(book)
     print(f"read {CATALOGUE.stat().st_size // 1024} KB: {len(books)} books in {len(shelves)} genres")
 
-    report: dict[str, Any] = {}
     genres = payload.get("genres") or sorted(shelves)
+    averages: dict[str, float] = {}
+    cheapest: list[dict[str, Any]] = []
     for number, genre in enumerate(genres, start=1):
         if genre not in shelves:
             raise ValueError(f"there is no genre {genre!r}; the genres are {', '.join(sorted(shelves))}")
-        report[genre] = summarize(shelves[genre])
-        print(
-            f"{number}/{len(genres)} {genre}: {report[genre]['books']} books, on average {report[genre]['average']:.2f}"
-        )
+        shelf = shelves[genre]
+        averages[genre] = round(sum(book["price"] for book in shelf) / len(shelf), 2)
+        cheapest.append(min(shelf, key=lambda book: book["price"]))
+        print(f"{number}/{len(genres)} {genre}: {len(shelf)} books, on average {averages[genre]:.2f}")
         time.sleep(payload.get("pause_seconds", 1))
-    return {"books": sum(genre["books"] for genre in report.values()), "genres": report}
+    return {"average_prices": averages, "cheapest": min(cheapest, key=lambda book: book["price"])}
 
 
-def read_catalogue() -> list[dict[str, str]]:
+def read_catalogue() -> list[dict[str, Any]]:
     """Parse the page."""
     parser = CatalogueParser()
     parser.feed(CATALOGUE.read_text(encoding="utf-8"))
-    return parser.books
-
-
-def summarize(books: list[dict[str, str]]) -> dict[str, Any]:
-    """Return how many books there are, what they cost on average, and the cheapest one."""
-    prices = [float(book["price"].removeprefix("£")) for book in books]
-    cheapest = books[prices.index(min(prices))]
-    return {
-        "books": len(books),
-        "average": round(sum(prices) / len(prices), 2),
-        "cheapest": {"title": cheapest["title"], "price": min(prices)},
-    }
+    return [{**book, "price": float(book["price"].removeprefix("£"))} for book in parser.books]
