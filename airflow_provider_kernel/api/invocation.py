@@ -118,25 +118,27 @@ class Invocation:
         except ValueError:
             return self.raw_output
 
-    def result(self) -> Any:
+    def result(self, hint: str = "") -> Any:
         """
         Return the output of a succeeded invocation.
 
+        :param hint: added to the sentence of a failure: what the caller will do.
         :raises KernelInvocationFailed: it failed; with Kernel's reason and the shortened output.
         :raises KernelInvocationUnsettled: it has not ended, or its status is unknown.
         """
         if self.status == InvocationStatus.SUCCEEDED:
             return self.output
         if self.status == InvocationStatus.FAILED:
-            raise self.failure()
+            raise self.failure(hint)
         raise KernelInvocationUnsettled(
             f"Kernel invocation {self.id} has the status {self.status!r}, which is no end.",
             invocation_id=self.id,
         )
 
-    def failure(self) -> KernelInvocationFailed:
-        """Return the exception that tells why this invocation failed."""
-        message = f"Kernel invocation {self.id} failed: {self.status_reason or 'Kernel gave no reason'}"
+    def failure(self, hint: str = "") -> KernelInvocationFailed:
+        """Return the exception that tells why this invocation failed, with ``hint`` in its first line."""
+        reason = (self.status_reason or "Kernel gave no reason").rstrip(".")
+        message = f"Kernel invocation {self.id} failed: {reason}. {hint}".rstrip()
         if self.raw_output:
             message += f"\nIts output: {shorten(self.raw_output)}"
         return KernelInvocationFailed(message, invocation_id=self.id)

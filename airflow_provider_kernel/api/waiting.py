@@ -266,8 +266,8 @@ class Outcome:
         """Return what the trigger's event carries."""
         return {key: value for key, value in asdict(self).items() if value not in ("", False)}
 
-    def error(self) -> KernelInvocationError:
-        """Return the exception for an outcome that Kernel's own words do not explain."""
+    def error(self, hint: str = "") -> KernelInvocationError:
+        """Return the exception for an outcome that Kernel's own words do not explain, with ``hint`` at its end."""
         kind = KernelInvocationTimeout if self.status == "timeout" else KernelInvocationUnsettled
         message = self.message or f"The wait for it ended with the status {self.status!r}."
-        return kind(message, invocation_id=self.invocation_id)
+        return kind(f"{message} {hint}".rstrip(), invocation_id=self.invocation_id)

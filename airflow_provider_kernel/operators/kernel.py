@@ -18,6 +18,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
     KernelInvocationFailed,
     KernelLostReplyError,
+    is_certainly_not_accepted,
 )
 from airflow_provider_kernel.api.invocation import (
     DEFAULT_ASYNC_TIMEOUT_SECONDS,
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 600
 #: Seconds by which Airflow's own limit on the deferral lies behind our deadline: it is only the backstop.
 DEFERRAL_PADDING_SECONDS = 300
+
+RETRY = "A retry of the task runs the action anew."
+NO_RETRY_UNCERTAIN = "The task is not retried, which might run the action a second time."
+NO_RETRY_REFUSED = "The task is not retried, for Kernel would refuse again."
 
 
 class KernelInvokeOperator(BaseOperator):
@@ -146,14 +151,7 @@ class KernelInvokeOperator(BaseOperator):
         :return: the decoded output; the invocation's id with ``wait_for_completion=False``.
         """
         with _errors_for_airflow(), self.hook:
-            invocation = self.hook.invoke(
-                self.app_name,
-                self.action_name,
-                self.payload,
-                version=self.version,
-                async_=self.async_,
-                async_timeout_seconds=self.async_timeout_seconds,
-            )
+            invocation = self._submit()
             deadline = time.time() + self._timeout_seconds
             self._invocation_id = invocation.id
             if self._killed:  # on_kill came during the request, and had no id to cancel
@@ -210,6 +208,21 @@ class KernelInvokeOperator(BaseOperator):
             return self.timeout
         return (self.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS) + GRACE_SECONDS
 
+    def _submit(self) -> Invocation:
+        try:
+            return self.hook.invoke(
+                self.app_name,
+                self.action_name,
+                self.payload,
+                version=self.version,
+                async_=self.async_,
+                async_timeout_seconds=self.async_timeout_seconds,
+            )
+        except KernelError as error:
+            if is_certainly_not_accepted(error):
+                self.log.error("No invocation was started. A retry of the task submits it again.")
+            raise
+
     def _announce(self, invocation: Invocation, context: Context) -> None:
         """Make the id known, in the log and in XCom, before anything else happens."""
         self.log.info(
@@ -263,7 +276,7 @@ class KernelInvokeOperator(BaseOperator):
             invocation = self.hook.get_invocation(outcome.invocation_id)
         if self._killed:
             raise _killed_error(invocation.id)
-        result = invocation.result()
+        result = invocation.result(RETRY)
         self.log.info("Kernel invocation %s succeeded.", invocation.id)
         return result
 
@@ -291,11 +304,13 @@ def _errors_for_airflow() -> Iterator[None]:
     """Fail without a retry where a retry cannot help, or might run the action a second time."""
     try:
         yield
-    except (KernelConfigurationError, KernelLostReplyError) as error:
+    except KernelLostReplyError as error:
+        raise AirflowFailException(f"{error} {NO_RETRY_UNCERTAIN}") from error
+    except KernelConfigurationError as error:
         raise AirflowFailException(str(error)) from error
     except KernelApiError as error:
         if error.is_refusal:
-            raise AirflowFailException(str(error)) from error
+            raise AirflowFailException(f"{error} {NO_RETRY_REFUSED}") from error
         raise
 
 
