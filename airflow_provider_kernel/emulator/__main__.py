@@ -124,10 +124,13 @@ def _listen(host: str, port: int) -> socket.socket:
     """Return a listening socket, so that no one else can take the port while the apps are imported."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=128)
+        listener = socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise OSError(f"cannot listen on {host} port {port}: {reason}") from None
+    # asyncio would do it for each connection, but not for those of a socket that it did not make.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _url(host: str, port: int) -> str:

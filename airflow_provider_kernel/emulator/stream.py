@@ -1,7 +1,7 @@
 """
 The event stream of one invocation.
 
-It begins with the log so far (from ``since`` on), goes on live, and ends after the terminal state. A consumer
+It begins with the state and the log so far (from ``since`` on), goes on live, and ends with the terminal state. A consumer
 holds no queue: it reads the invocation's own log at its own pace, so a slow one costs nothing; if lines are
 dropped before it comes to them, a line of the log says how many. The stricter side of what is unknown: a state
 that did not last may go unreported, and the terminal state has no ``status_reason`` here; ``GET`` has it.
@@ -35,8 +35,11 @@ async def follow(record: Record, since: int | None, heartbeat: float) -> AsyncIt
         position, reported = record.position(since), None
         while True:
             changed.clear()
-            is_ended = record.is_ended
+            is_ended, status = record.is_ended, record.status
             events = []
+            if not is_ended and status != reported:
+                reported = status
+                events.append(_state(record))
             if position < record.dropped:
                 missing = record.dropped - position
                 position = record.dropped
@@ -44,10 +47,8 @@ async def follow(record: Record, since: int | None, heartbeat: float) -> AsyncIt
             lines = record.lines(position, _BATCH)
             position += len(lines)
             events += [_log(moment, message) for moment, message in lines]
-            if len(lines) < _BATCH and record.status != reported:
-                reported = record.status
-                events.append(_event("invocation_state", invocation=record.as_json(with_reason=False)))
-            elif is_ended and not lines:
+            if is_ended and len(lines) < _BATCH:
+                yield b"".join([*events, _state(record)])
                 return
             if events:
                 yield b"".join(events)
@@ -62,6 +63,10 @@ async def follow(record: Record, since: int | None, heartbeat: float) -> AsyncIt
 
 def _log(moment: int, message: str) -> bytes:
     return _event("log", moment, message=message)
+
+
+def _state(record: Record) -> bytes:
+    return _event("invocation_state", invocation=record.as_json(with_reason=False))
 
 
 def _event(kind: str, moment: int | None = None, **fields: Any) -> bytes:

@@ -19,7 +19,6 @@ import socket
 import sys
 import traceback
 from collections.abc import Awaitable
-from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_kernel.emulator.system import die_first_when_memory_is_short, signal_on_parent_death
@@ -54,9 +53,6 @@ def _prepare(output: int) -> None:
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.close(output)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # or the app put something else there
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     faulthandler.enable(2)
     if not logging.root.handlers:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import traceback
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ def main(control_fd: int, path: Path) -> None:
     # While importing, nobody listens for the end of the control socket.
     signal_on_parent_death(signal.SIGKILL)
     adopt_orphans()
+    for stream in (sys.stdout, sys.stderr):
+        # What is printed in an invocation becomes a log event at the end of each line, whatever it holds.
+        assert isinstance(stream, TextIOWrapper)  # noqa: S101 - nobody has replaced it yet
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     try:
         apps = load_apps(path)
     except AppFileError as error:
