@@ -138,3 +138,10 @@ def unjson(ctx: kernel.KernelContext, payload: str) -> Any:
     itself: list[Any] = []
     itself.append(itself)
     return {"set": {1}, "nan": float("nan"), "itself": itself}[payload]
+
+
+@app.action("orphan")
+def orphan(ctx: kernel.KernelContext) -> None:
+    """Kill the process above this one, and go on."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)

@@ -1,0 +1,103 @@
+"""Fixtures for the tests that talk to an emulator over real HTTP."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import kernel
+import psutil
+import pytest
+
+from airflow_provider_kernel.testing import KernelEmulator
+
+#: Defines the app ``tests``.
+APP = Path(__file__).parent / "apps" / "app.py"
+
+
+@pytest.fixture(scope="session")
+def emulator() -> Iterator[KernelEmulator]:
+    """An emulator that serves the app ``tests``, for the whole session; it sends heartbeats twice a second."""
+    with KernelEmulator([APP], heartbeat=0.5) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator_env(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> KernelEmulator:
+    """The session's emulator, set in the environment for the SDK and as the connection ``kernel_default``."""
+    for name, value in emulator.env().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", emulator.connection_json)
+    return emulator
+
+
+@pytest.fixture
+def start_emulator() -> Iterator[Callable[..., KernelEmulator]]:
+    """Start a further emulator, of the app ``tests`` unless told; takes what ``KernelEmulator`` takes."""
+    started = []
+
+    def start(app_files: Any = (APP,), **options: Any) -> KernelEmulator:
+        emulator = KernelEmulator(app_files, **options).start()
+        started.append(emulator)
+        return emulator
+
+    yield start
+    for emulator in started:
+        emulator.stop()
+
+
+@pytest.fixture
+def client(emulator: KernelEmulator) -> Iterator[kernel.Kernel]:
+    """The official SDK's client of the session's emulator; it repeats nothing."""
+    with kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def http(emulator: KernelEmulator) -> Iterator[httpx.Client]:
+    """A plain HTTP client of the session's emulator."""
+    headers = {"Authorization": f"Bearer {emulator.api_key}"}
+    with httpx.Client(base_url=emulator.base_url, headers=headers, timeout=20) as http:
+        yield http
+
+
+@pytest.fixture
+def submit(client: kernel.Kernel) -> Callable[..., str]:
+    """Start an action of the app ``tests``, asynchronously; return the invocation's id."""
+
+    def submit(action: str, payload: Any = None, **options: Any) -> str:
+        if payload is not None:
+            options["payload"] = json.dumps(payload)
+        options = {"app_name": "tests", "version": "latest", "async_": True} | options
+        return client.invocations.create(action_name=action, **options).id
+
+    return submit
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], Any]], Any]:
+    """Wait until ``condition()`` is true, at most ``seconds`` (10), and return what it returned."""
+
+    def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            assert time.monotonic() < deadline, "the condition did not come true in time"
+            time.sleep(0.005)
+        return value
+
+    return until
+
+
+@pytest.fixture
+def alive() -> Callable[[Any], list[int]]:
+    """Return those of the given pids that are of living processes."""
+
+    def is_alive(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return lambda pids: [pid for pid in pids if is_alive(pid)]

@@ -1,0 +1,214 @@
+"""The official SDK, unmodified, against the emulator: what it may be used for works, with its own error classes."""
+
+import asyncio
+import json
+from datetime import UTC, datetime
+
+import kernel
+import pytest
+
+LATEST = {"app_name": "tests", "version": "latest"}
+
+
+def async_client(emulator, **options):
+    return kernel.AsyncKernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0, **options)
+
+
+def test_a_synchronous_invocation_returns_the_output(client):
+    reply = client.invocations.create(**LATEST, action_name="echo", payload='{"sku": "ü", "n": [1, null]}')
+
+    assert (reply.status, reply.action_name, reply.status_reason) == ("succeeded", "echo", None)
+    assert json.loads(reply.output) == {"sku": "ü", "n": [1, None]}
+
+
+@pytest.mark.parametrize("payload", ['"text"', "0", "null", "[]", "false"])
+@pytest.mark.parametrize("action", ["echo", "async_echo"])
+def test_any_json_value_is_a_payload_and_an_output(client, action, payload):
+    assert client.invocations.create(**LATEST, action_name=action, payload=payload).output == payload
+
+
+def test_an_asynchronous_invocation_is_queued_and_then_ends(client, submit, until):
+    reply = client.invocations.create(**LATEST, action_name="echo", payload="1", async_=True)
+
+    assert (reply.status, reply.output, reply.status_reason) == ("queued", None, None)
+    ended = until(lambda: (i := client.invocations.retrieve(reply.id)).status == "succeeded" and i)
+    assert (ended.output, ended.payload, ended.app_name, ended.version) == ("1", "1", "tests", "emulator")
+    assert ended.started_at <= ended.finished_at <= datetime.now(UTC)
+
+
+def test_a_failed_invocation_has_a_reason_and_the_error_as_its_output(client):
+    reply = client.invocations.create(**LATEST, action_name="fail", payload='{"message": "no stock"}')
+
+    assert (reply.status, reply.output) == ("failed", "ValueError: no stock")
+    assert reply.status_reason
+    assert client.invocations.retrieve(reply.id).status_reason == reply.status_reason
+
+
+def test_following_yields_state_logs_and_the_end(client, submit):
+    invocation_id = submit("logs", {"n": 3})
+
+    events = list(client.invocations.follow(invocation_id))
+
+    assert [event.message for event in events if event.event == "log"] == ["line 0", "line 1", "line 2"]
+    assert events[-1].event == "invocation_state"
+    assert (events[-1].invocation.status, events[-1].invocation.output) == ("succeeded", "3")
+
+
+def test_following_an_ended_invocation_replays_it(client, submit):
+    invocation_id = submit("logs", {"n": 2})
+    first = list(client.invocations.follow(invocation_id))
+
+    again = list(client.invocations.follow(invocation_id))
+
+    assert [event.event for event in again] == ["log", "log", "invocation_state"]
+    assert again[:2] == [event for event in first if event.event == "log"]
+
+
+def test_following_since_the_time_of_a_line_begins_with_that_line(client, submit):
+    invocation_id = submit("logs", {"n": 20, "delay": 0.001})
+    lines = [event for event in client.invocations.follow(invocation_id) if event.event == "log"]
+
+    since = lines[15].timestamp.isoformat().replace("+00:00", "Z")
+    again = [
+        event.message
+        for event in client.invocations.follow(invocation_id, since=since)
+        if event.event == "log"
+    ]
+
+    assert again == [line.message for line in lines[15:]]
+
+
+def test_a_failure_has_its_reason_in_retrieve_but_not_in_the_stream(client, submit):
+    invocation_id = submit("fail", {"message": "no"})
+
+    *_, last = client.invocations.follow(invocation_id)
+
+    assert (last.invocation.status, last.invocation.status_reason) == ("failed", None)
+    assert client.invocations.retrieve(invocation_id).status_reason
+
+
+def test_the_list_is_walked_over_its_pages_newest_first(client, submit):
+    ids = [submit("no_payload", version="emulator") for _ in range(5)]
+
+    since = client.invocations.retrieve(ids[0]).started_at.isoformat().replace("+00:00", "Z")
+    listed = client.invocations.list(limit=2, app_name="tests", action_name="no_payload", since=since)
+
+    assert len(listed.items) == 2
+    assert [invocation.id for invocation in listed] == ids[::-1]
+
+
+def test_updating_to_failed_cancels(client, submit):
+    invocation_id = submit("sleep", {"seconds": 600})
+
+    cancelled = client.invocations.update(invocation_id, status="failed", output='{"by": "a test"}')
+
+    assert (cancelled.status, cancelled.output) == ("failed", '{"by": "a test"}')
+    assert cancelled.status_reason
+    assert cancelled.finished_at
+
+
+def test_updating_to_succeeded_ends_the_invocation_without_a_reason(client, submit):
+    updated = client.invocations.update(submit("sleep", {"seconds": 600}), status="succeeded")
+
+    assert (updated.status, updated.output, updated.status_reason) == ("succeeded", None, None)
+
+
+def test_browsers_of_an_invocation_are_listed_and_deleted(client, submit):
+    invocation_id = submit("no_payload")
+
+    assert client.invocations.list_browsers(invocation_id).browsers == []
+    assert client.invocations.delete_browsers(invocation_id) is None
+
+
+def test_apps_and_actions_are_listed(client):
+    (app,) = client.apps.list(app_name="tests")
+
+    assert (app.app_name, app.version, app.region, app.env_vars) == (
+        "tests",
+        "emulator",
+        "aws.us-east-1a",
+        {},
+    )
+    assert {"echo", "async_echo", "sleep"} <= {action.name for action in app.actions}
+    assert list(client.apps.list(version="1.0.0")) == []
+
+
+def test_the_context_tells_of_the_key_and_the_project_but_not_the_key(client, emulator):
+    context = client.with_options(default_headers={"X-Kernel-Project": "shop"}).auth.context.retrieve()
+
+    assert context.authorization.effective_scope.project_id == "shop"
+    assert context.principal.type == "api_key"
+    assert emulator.api_key not in context.to_json()
+
+
+def test_an_action_finds_the_emulator_through_the_sdk(client, emulator):
+    output = client.invocations.create(**LATEST, action_name="env").output
+
+    assert json.loads(output) == {**emulator.env(), "status": "running"}
+
+
+def test_the_asynchronous_client_does_all_of_it(emulator):
+    async def use():
+        async with async_client(emulator) as client:
+            invocations = client.invocations
+            reply = await invocations.create(**LATEST, action_name="echo", payload="7")
+            assert reply.output == "7"
+            queued = await invocations.create(**LATEST, action_name="logs", payload='{"n": 2}', async_=True)
+            assert queued.status == "queued"
+            events = [event async for event in await invocations.follow(queued.id)]
+            assert [event.message for event in events if event.event == "log"] == ["line 0", "line 1"]
+            assert (await invocations.retrieve(queued.id)).status == "succeeded"
+            listed = [invocation.id async for invocation in invocations.list(limit=1, action_name="logs")]
+            assert listed[0] == queued.id
+            assert len(listed) == len(set(listed))
+            active = await invocations.create(
+                **LATEST, action_name="sleep", payload='{"seconds": 600}', async_=True
+            )
+            assert (await invocations.update(active.id, status="failed")).status == "failed"
+            with pytest.raises(kernel.NotFoundError):
+                await invocations.retrieve("unknown")
+
+    asyncio.run(use())
+
+
+def test_a_wrong_request_is_a_bad_request_error(client):
+    with pytest.raises(kernel.BadRequestError) as caught:
+        client.invocations.create(**LATEST, action_name="echo", payload="{not json")
+    assert caught.value.body == {"code": "bad_request", "message": "payload is not JSON"}
+
+
+def test_a_wrong_key_is_an_authentication_error(start_emulator):
+    emulator = start_emulator(api_key="sk_right")
+    client = kernel.Kernel(base_url=emulator.base_url, api_key="sk_wrong", max_retries=0)
+
+    with pytest.raises(kernel.AuthenticationError):
+        client.auth.context.retrieve()
+    assert client.with_options(api_key="sk_right").auth.context.retrieve()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"app_name": "nobody", "version": "latest", "action_name": "echo"},
+        {"app_name": "tests", "version": "1.0.0", "action_name": "echo"},
+        {"app_name": "tests", "version": "latest", "action_name": "nothing"},
+    ],
+)
+def test_an_unknown_app_version_or_action_is_a_not_found_error(client, names):
+    with pytest.raises(kernel.NotFoundError):
+        client.invocations.create(**names)
+
+
+def test_over_the_limit_is_a_rate_limit_error_until_one_has_ended(start_emulator):
+    emulator = start_emulator(max_concurrency=2)
+    client = kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
+    sleeping = {**LATEST, "action_name": "sleep", "payload": '{"seconds": 600}', "async_": True}
+    first, _ = client.invocations.create(**sleeping), client.invocations.create(**sleeping)
+
+    with pytest.raises(kernel.RateLimitError) as caught:
+        client.invocations.create(**sleeping)
+
+    assert caught.value.response.headers["Retry-After"].isdigit()
+    assert set(caught.value.body) == {"code", "message"}
+    client.invocations.update(first.id, status="failed")
+    assert client.invocations.create(**LATEST, action_name="echo", payload="1").status == "succeeded"
