@@ -49,6 +49,7 @@ class DagRun:
     def __init__(self, api: AirflowApi, dag_id: str, run_id: str) -> None:
         self.api = api
         self.dag_id = dag_id
+        self.run_id = run_id
         self.path = f"dags/{dag_id}/dagRuns/{run_id}"
 
     def state(self) -> str:
@@ -100,7 +101,15 @@ class TaskInstance:
             raise
         return entry["value"]
 
-    def log(self, try_number: int = 1) -> list[str]:
-        """Return the messages of the task's log up to now, wherever it runs at this moment."""
-        reply = self.api.call("GET", f"{self.base}/logs/{try_number}", map_index=self.map_index)
-        return [entry["event"] if isinstance(entry, dict) else entry for entry in reply["content"]]
+    def log(self) -> list[str]:
+        """Return the messages of the log of the first try up to now, wherever it runs at this moment."""
+        return [entry["event"] if isinstance(entry, dict) else str(entry) for entry in self._log_entries()]
+
+    def error(self) -> str:
+        """Return the exceptions in the log: their names and messages."""
+        details = [detail for entry in self._log_entries() for detail in entry.get("error_detail") or []]
+        return "\n".join(f"{detail['exc_type']}: {detail['exc_value']}" for detail in details)
+
+    def _log_entries(self) -> list[Any]:
+        entries: list[Any] = self.api.call("GET", f"{self.base}/logs/1", map_index=self.map_index)["content"]
+        return entries

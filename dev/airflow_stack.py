@@ -28,6 +28,7 @@ HEALTH = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
 def free_port(preferred: int = 0) -> int:
     """Return the preferred port of localhost if nobody has it, else one that the system picks."""
     with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", preferred))
         except OSError:

@@ -67,6 +67,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     ) -> None:
         kill_marked(self.mark)
         self._watchdog.communicate()
+        for child in psutil.Process().children():
+            if child.status() == psutil.STATUS_ZOMBIE:
+                reap(child.pid)
         os.environ.pop(MARK)
         if self._previous_mark is not None:
             os.environ[MARK] = self._previous_mark
@@ -103,8 +106,13 @@ def kill_marked(mark: str) -> None:
 
     wait_until(none_left, 15, f"the processes of {mark} are gone", interval=0.05)
     for pid in killed:
-        with suppress(ChildProcessError):
-            os.waitpid(pid, 0)
+        reap(pid)
+
+
+def reap(pid: int) -> None:
+    """Wait for the end of a process, if it is our child."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":

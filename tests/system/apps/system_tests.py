@@ -1,0 +1,23 @@
+"""The app that the system tests invoke."""
+
+import time
+
+import kernel
+
+app = kernel.App("system-tests")
+
+
+@app.action("talk")
+def talk(ctx, payload):
+    """Print lines, one each second, and return what it was given."""
+    for number in range(1, payload["lines"] + 1):
+        print(f"line {number}")
+        time.sleep(1)
+    return payload
+
+
+@app.action("fail")
+def fail(ctx, payload):
+    """Raise."""
+    print("about to fail")
+    raise ValueError("the shelf is empty")

@@ -1,0 +1,54 @@
+"""One Airflow and one emulator for all system tests, and one run of every Dag, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_kernel.testing import KernelEmulator
+from dev.airflow_api import DagRun
+from dev.airflow_stack import AirflowStack
+from dev.processes import REPOSITORY, RunFolder
+from dev.wait import wait_until
+
+HERE = Path(__file__).parent
+APPS = [HERE / "apps/system_tests.py", REPOSITORY / "example_dags/apps/bookshop/main.py"]
+TOKEN = "sk_never_to_be_seen_in_any_file"
+WRONG_TOKEN = "sk_refused_and_still_a_secret"
+
+
+@pytest.fixture(scope="session")
+def run_folder() -> Iterator[RunFolder]:
+    """Where the Airflow of the system tests lives."""
+    with RunFolder(REPOSITORY / ".run" / "system") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def emulator(run_folder: RunFolder) -> Iterator[KernelEmulator]:
+    """The Kernel that the Dags reach through ``kernel_default``."""
+    with KernelEmulator(APPS, api_key=TOKEN) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="session")
+def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[AirflowStack]:
+    """A running Airflow."""
+    env = {
+        "AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json,
+        "AIRFLOW_CONN_KERNEL_WRONG_TOKEN": emulator.connection_json.replace(TOKEN, WRONG_TOKEN),
+    }
+    dags = [HERE / "dags", REPOSITORY / "example_dags"]
+    with AirflowStack(run_folder.path / "airflow", dags, env) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def runs(airflow: AirflowStack) -> dict[str, DagRun]:
+    """One run of every Dag, started together: the tests wait for what is running already."""
+    # A Dag file is there with all of its Dags, or not yet.
+    last_of_each_file = {"wrong_token", "example_kernel_invoke", "example_kernel_mapped"}
+    wait_until(lambda: last_of_each_file <= airflow.api.dag_ids(), 90, "the Dags are read")
+    return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in sorted(airflow.api.dag_ids())}

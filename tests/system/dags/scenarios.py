@@ -1,0 +1,36 @@
+"""The Dags of the system tests: one task each, named for what it shows."""
+
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+
+TALK = {"lines": 3, "greeting": "grüezi", "nested": [1, None, {"a": 2.5}]}
+FOR_EVER = {"lines": 600}
+
+
+def scenario(dag_id: str, action_name: str = "talk", payload: Any = None, **arguments: Any) -> None:
+    """Make a Dag whose one task, ``invoke``, has these arguments."""
+    with DAG(dag_id, schedule=None):
+        KernelInvokeOperator(
+            task_id="invoke",
+            app_name="system-tests",
+            action_name=action_name,
+            payload=payload or TALK,
+            **arguments,
+        )
+
+
+scenario("success_deferrable")
+scenario("success_on_worker", deferrable=False)
+scenario("success_in_one_call", async_=False)
+scenario("templated", payload={"lines": 1, "run": "{{ run_id }}", "sku": "{{ dag_run.conf['sku'] }}"})
+scenario("fire_and_forget", wait_for_completion=False)
+scenario("failure_deferrable", "fail")
+scenario("failure_on_worker", "fail", deferrable=False)
+scenario("timeout_deferrable", payload=FOR_EVER, timeout=8)
+scenario("timeout_on_worker", payload=FOR_EVER, timeout=8, deferrable=False)
+scenario("long", payload={"lines": 20})
+scenario("killed_by_user", payload=FOR_EVER)
+scenario("wrong_token", kernel_conn_id="kernel_wrong_token", retries=2)

@@ -1,0 +1,126 @@
+"""The demo: it works, twice in a row and with ports taken, and leaves nothing behind, however it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from dev.airflow_api import AirflowApi
+from dev.processes import REPOSITORY, marked
+from dev.wait import wait_until
+
+pytestmark = pytest.mark.system
+
+#: The ports of the api-server, the two log servers and the emulator, if nobody chooses others.
+USUAL_PORTS = (8080, 8793, 8794, 8484)
+
+
+class Demo:
+    """A run of the demo, with a home, a temporary folder and a working directory of its own."""
+
+    def __init__(self, tmp_path: Path, *arguments: str) -> None:
+        self.outside = [tmp_path / name for name in ("home", "tmp", "cwd")]
+        for folder in self.outside:
+            folder.mkdir()
+        home, tmp, cwd = map(str, self.outside)
+        env = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+        self.output = tmp_path / "output"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dev.demo", *arguments],
+                env={**env, "HOME": home, "TMPDIR": tmp, "PYTHONPATH": str(REPOSITORY)},
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def text(self) -> str:
+        """Return what it has printed."""
+        return self.output.read_text()
+
+    def wait_for(self, line: str) -> re.Match[str]:
+        """Wait until it has printed what matches ``line``."""
+
+        def found() -> re.Match[str] | None:
+            assert self.process.poll() is None, self.text()
+            return re.search(line, self.text())
+
+        match = wait_until(found, 120, f"the demo prints {line!r}")
+        assert match
+        return match
+
+    def end(self) -> int:
+        """Wait for its end; check that it has left nothing behind; return its exit status."""
+        status = self.process.wait(120)
+        assert left_processes() == []
+        assert [path for folder in self.outside for path in folder.rglob("*")] == []
+        return status
+
+
+def left_processes() -> list[str]:
+    """Return the command lines of what a demo has started and is still there."""
+    return [" ".join(process.cmdline()) for process in marked(f"{REPOSITORY}/.run/demo#")]
+
+
+@pytest.fixture
+def usual_ports_taken() -> Iterator[None]:
+    """Somebody else has the ports."""
+    taken = []
+    for port in USUAL_PORTS:
+        listener = socket.socket()
+        taken.append(listener)
+        try:
+            listener.bind(("0.0.0.0", port))
+            listener.listen()
+        except OSError:
+            continue  # Somebody else has it indeed.
+    yield
+    for listener in taken:
+        listener.close()
+
+
+@pytest.mark.usefixtures("usual_ports_taken")
+def test_demo(tmp_path: Path) -> None:
+    demo = Demo(tmp_path)
+
+    status = demo.end()
+
+    assert status == 0, demo.text()
+    states = re.findall(r"price_report: (\w+)", demo.text())
+    assert (states[-1], "deferred" in states) == ("success", True)
+    assert demo.text().index("deferred") < demo.text().index("[app] 1/10") < demo.text().index("success")
+    assert '"average_prices"' in demo.text()
+
+
+@pytest.mark.usefixtures("usual_ports_taken")
+def test_ui_stays_open_until_ctrl_c(tmp_path: Path) -> None:
+    demo = Demo(tmp_path, "--ui")
+
+    url, username, password = demo.wait_for(r"UI: (\S+)\nlog in as (\S+) with (\S+)").groups()
+    assert "Airflow" in requests.get(url, timeout=10).text
+    assert "example_kernel_mapped" in AirflowApi(url, username, password).dag_ids()
+    demo.process.send_signal(signal.SIGINT)
+
+    assert demo.end() == 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    demo = Demo(tmp_path)
+    demo.wait_for("starting Airflow")
+    wait_until(lambda: any("scheduler" in line for line in left_processes()), 60, "the scheduler starts")
+
+    demo.process.send_signal(number)
+
+    assert demo.process.wait(30) == status
+    wait_until(lambda: not left_processes(), 15, "all processes are gone")
