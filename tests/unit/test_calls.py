@@ -1,0 +1,373 @@
+"""What is sent to Kernel, and how each reply is read; cancelling, step by step."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from requests.structures import CaseInsensitiveDict
+
+from airflow_provider_kernel.api import calls
+from airflow_provider_kernel.api.calls import MAX_RETRY_AFTER, Cancellation, Page, read_reply
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
+
+SECRET = "hunter2"
+GET = calls.get_invocation("i1")
+HTML = {"Content-Type": "text/html; charset=utf-8"}
+
+
+def reply(call, status=200, body=b"", **headers):
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return read_reply(call, status, CaseInsensitiveDict(named), body)
+
+
+def error_of(call, status, body=b"", **headers) -> KernelError:
+    with pytest.raises(KernelError) as caught:
+        reply(call, status, body, **headers)
+    assert caught.value.__cause__ is None
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("invocation_id", "path"),
+    [
+        ("rr33xuugxj9h0bkf1rdt2bet", "/invocations/rr33xuugxj9h0bkf1rdt2bet"),
+        ("a/../b", "/invocations/a%2F..%2Fb"),
+        ("a?b=c#d", "/invocations/a%3Fb%3Dc%23d"),
+        ("a%2fb", "/invocations/a%252fb"),
+        ("a b\n", "/invocations/a%20b%0A"),
+        ("é", "/invocations/%C3%A9"),
+    ],
+)
+def test_an_id_is_one_segment_of_the_path(invocation_id, path):
+    assert calls.get_invocation(invocation_id).path == path
+    assert calls.end_invocation(invocation_id).path == path
+    assert calls.delete_browsers(invocation_id).path == f"{path}/browsers"
+    assert calls.follow_events(invocation_id).path == f"{path}/events"
+
+
+@pytest.mark.parametrize("invocation_id", ["", " ", "\n", None, 7, b"i1", ["i1"]])
+@pytest.mark.parametrize(
+    "call", [calls.get_invocation, calls.end_invocation, calls.delete_browsers, calls.follow_events]
+)
+def test_what_is_no_id_is_refused_before_it_becomes_another_path(call, invocation_id):
+    with pytest.raises(ValueError, match="An invocation id is a text such as"):
+        call(invocation_id)
+
+
+def test_only_the_start_of_an_invocation_is_not_repeatable():
+    request = InvocationRequest("shop", "price", {"password": SECRET})
+    invoke = calls.invoke(request)
+    assert (invoke.method, invoke.path, invoke.repeatable, invoke.body) == (
+        "POST",
+        "/invocations",
+        False,
+        request.body(),
+    )
+    others = [GET, calls.end_invocation("i"), calls.delete_browsers("i"), calls.follow_events("i")]
+    others += [calls.list_invocations(), calls.list_apps(), calls.auth_context()]
+    assert all(call.repeatable for call in others)
+    assert SECRET not in repr(invoke) + repr(calls.end_invocation("i", f'"{SECRET}"'))
+
+
+def test_a_synchronous_call_is_waited_for_longer_than_kernel_lets_it_run():
+    assert calls.invoke(InvocationRequest("a", "b", async_=False)).min_timeout > 100
+    assert calls.invoke(InvocationRequest("a", "b")).min_timeout == 0
+
+
+def test_cancelling_sends_failed_and_the_output_if_there_is_one():
+    assert calls.end_invocation("i").body == {"status": "failed"}
+    assert calls.end_invocation("i", '{"by": "us"}').body == {"status": "failed", "output": '{"by": "us"}'}
+
+
+def test_parameters_that_are_not_set_are_not_sent():
+    assert calls.list_invocations(app_name="shop", limit=100, offset=0, since=None).params == {
+        "app_name": "shop",
+        "limit": "100",
+        "offset": "0",
+    }
+    assert calls.follow_events("i", None).params == {}
+    assert calls.follow_events("i", "5m").params == {"since": "5m"}
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+def test_a_success_is_read_whatever_its_number(status):
+    assert reply(GET, status, {"id": "i1", "status": "queued"}) == Invocation("i1", "queued")
+
+
+def test_a_reply_without_a_body_is_read_where_none_is_needed():
+    assert reply(calls.delete_browsers("i1"), 204) is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>",
+        b"{",
+        b'{"id": "i1", "stat',
+        b'{"id": "i1"}',
+        b"[]",
+        b"null",
+        b"7",
+        b"\xff\xfe",
+        b"[" * 200000,
+        b'{"id": NaN}',
+        b'{"id": "i1", "status": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_a_success_that_is_not_kernels_is_an_error_of_the_way_there(body):
+    assert isinstance(error_of(GET, 200, body), KernelTransportError)
+
+
+def test_html_in_place_of_a_reply_is_named():
+    error = error_of(GET, 200, f"<h1>{SECRET}</h1>".encode(), **{"content_type": "text/html; charset=x"})
+    assert str(error) == (
+        "GET /invocations/i1 was answered 200 with text/html that is not Kernel's reply; "
+        "a proxy on the way may have answered."
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "next_offset"),
+    [
+        ({}, None),
+        ({"X_Has_More": "true", "X_Next_Offset": "100"}, 100),
+        ({"x_next_offset": "100"}, 100),
+        ({"X_Has_More": "false", "X_Next_Offset": "0"}, None),
+        ({"X_Has_More": "False", "X_Next_Offset": "100"}, None),
+        ({"X_Has_More": "true", "X_Next_Offset": "0"}, None),
+        ({"X_Has_More": "true", "X_Next_Offset": ""}, None),
+        ({"X_Has_More": "true"}, None),
+    ],
+)
+def test_the_next_page_is_where_the_headers_say(headers, next_offset):
+    items = [{"id": "i1", "status": "failed"}]
+    assert reply(calls.list_invocations(), 200, items, **headers) == Page(
+        [Invocation("i1", "failed")], next_offset
+    )
+
+
+def test_an_empty_page_is_the_last_whatever_its_headers_say():
+    assert reply(calls.list_apps(), 200, [], X_Has_More="true", X_Next_Offset="100") == Page([], None)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ([{"id": "i1", "status": "failed"}], {"X_Next_Offset": "soon"}),
+        ({"items": []}, {}),
+        ("text", {}),
+        (None, {}),
+        ([None], {}),
+        (["text"], {}),
+        ([{"id": "i1"}], {}),
+    ],
+)
+def test_a_page_that_is_none_is_an_error_of_the_way_there(body, headers):
+    assert isinstance(error_of(calls.list_invocations(), 200, body, **headers), KernelTransportError)
+
+
+@pytest.mark.parametrize("body", [None, 7, "text", [7]])
+def test_a_context_that_is_none_is_an_error_of_the_way_there(body):
+    assert isinstance(error_of(calls.auth_context(), 200, body), KernelTransportError)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "message"),
+    [
+        ({"code": "bad_request", "message": "No such app"}, "bad_request", "No such app"),
+        ({"message": "No such app"}, None, "No such app"),
+        ({"code": 7, "message": "No such app"}, None, "No such app"),
+        (
+            {
+                "code": "c",
+                "message": "Invalid",
+                "details": [{"code": "d", "message": "app_name"}, {"code": "x"}, "text", {"message": 7}],
+                "inner_error": {"code": "e", "message": "too long"},
+            },
+            "c",
+            "Invalid; app_name; too long",
+        ),
+        ({"code": "c", "message": "Invalid", "details": None, "inner_error": None}, "c", "Invalid"),
+    ],
+)
+def test_kernels_error_is_told_with_its_details(body, code, message):
+    error = error_of(GET, 400, body)
+    assert isinstance(error, KernelApiError)
+    assert (error.status_code, error.code, error.message) == (400, code, message)
+    assert error.is_refusal
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html><h1>hunter2</h1>",
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"message"',
+        b'{"code": "c"}',
+        b"\xff",
+        b'{"message": 7}',
+        b'{"message": null}',
+        b"[" * 200000,
+        b"7",
+    ],
+)
+@pytest.mark.parametrize("status", [401, 502, 529, 600, 101])
+def test_an_error_that_is_not_kernels_is_told_by_its_kind(status, body):
+    error = error_of(GET, status, body, Content_Type="text/html; charset=utf-8")
+    assert isinstance(error, KernelApiError)
+    assert (error.status_code, error.code) == (status, None)
+    assert "the body is text/html and not Kernel's" in str(error)
+    assert SECRET not in str(error)
+
+
+def test_a_long_message_is_shortened():
+    assert len(str(error_of(GET, 500, {"code": "c", "message": "x" * 100_000}))) < 1_200
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308, 300, 304])
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        (f"https://user:{SECRET}@login.example:8443/path?next={SECRET}#{SECRET}", "login.example:8443"),
+        (f"//login.example/{SECRET}", "login.example"),
+        (f"/login?token={SECRET}", "another address"),
+        ("", "another address"),
+        (None, "another address"),
+    ],
+)
+def test_a_redirect_is_not_followed_and_names_only_its_host(status, location, target):
+    error = error_of(GET, status, b"<html>", **({} if location is None else {"Location": location}))
+    assert isinstance(error, KernelApiError)
+    assert error.is_refusal
+    assert f"a redirect to {target}, which is not followed" in str(error)
+    assert SECRET not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("headers", "request_id"),
+    [
+        ({"X_Request_Id": "r1"}, "r1"),
+        ({"x_kernel_request_id": "r2"}, "r2"),
+        ({"CF_Ray": "r3"}, "r3"),
+        ({"X_Request_Id": "", "CF_Ray": "r3"}, "r3"),
+        ({}, None),
+    ],
+)
+def test_the_request_id_is_kept_for_whoever_asks_kernel(headers, request_id):
+    assert error_of(GET, 500, **headers).request_id == request_id
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("0.5", 0.5),
+        ("0", 0.0),
+        ("-1", None),
+        ("99999999", MAX_RETRY_AFTER),
+        ("1e999", MAX_RETRY_AFTER),
+        ("inf", MAX_RETRY_AFTER),
+        ("nan", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_retry_after_is_read_if_it_is_seconds(value, seconds):
+    headers = {} if value is None else {"Retry_After": value}
+    assert error_of(GET, 429, **headers).retry_after == seconds
+
+
+REFUSED = KernelApiError("already ended", status_code=409)
+BROKEN = KernelTransportError("reset")
+
+
+def invocation(status: str) -> Invocation:
+    return Invocation("i1", status)
+
+
+def run(script: list) -> tuple[list[str], Cancellation | KernelError]:
+    """Feed the cancellation with a script of replies; return what it asked, and what came of it."""
+    steps, asked = calls.cancel("i1", '"us"'), []
+    try:
+        call = next(steps)
+        for answer in script:
+            asked.append(f"{call.method} {call.path.removeprefix('/invocations/i1')}".strip())
+            call = steps.throw(answer) if isinstance(answer, Exception) else steps.send(answer)
+    except StopIteration as stop:
+        assert len(asked) == len(script)
+        return asked, stop.value
+    except KernelError as error:
+        return asked, error
+    raise AssertionError(f"The script is too short: {call} is asked.")
+
+
+@pytest.mark.parametrize(
+    ("script", "asked", "outcome"),
+    [
+        pytest.param(
+            [invocation("running"), invocation("failed"), None],
+            ["GET", "PATCH", "DELETE /browsers"],
+            Cancellation(invocation("failed"), True),
+            id="cancelled",
+        ),
+        pytest.param(
+            [invocation("new status"), invocation("failed"), None],
+            ["GET", "PATCH", "DELETE /browsers"],
+            Cancellation(invocation("failed"), True),
+            id="an unknown status is no end",
+        ),
+        pytest.param(
+            [invocation("succeeded")],
+            ["GET"],
+            Cancellation(invocation("succeeded"), False),
+            id="had succeeded and keeps its browsers",
+        ),
+        pytest.param(
+            [invocation("failed"), None],
+            ["GET", "DELETE /browsers"],
+            Cancellation(invocation("failed"), False),
+            id="had failed and may have left browsers",
+        ),
+        pytest.param(
+            [invocation("running"), REFUSED, invocation("succeeded")],
+            ["GET", "PATCH", "GET"],
+            Cancellation(invocation("succeeded"), False),
+            id="succeeded in between",
+        ),
+        pytest.param(
+            [invocation("running"), REFUSED, invocation("failed"), None],
+            ["GET", "PATCH", "GET", "DELETE /browsers"],
+            Cancellation(invocation("failed"), False),
+            id="failed in between",
+        ),
+        pytest.param(
+            [invocation("running"), REFUSED, invocation("running")],
+            ["GET", "PATCH", "GET"],
+            REFUSED,
+            id="refused though it runs",
+        ),
+        pytest.param(
+            [invocation("running"), REFUSED, invocation("new status")],
+            ["GET", "PATCH", "GET"],
+            REFUSED,
+            id="refused and unknown",
+        ),
+        pytest.param(
+            [invocation("running"), REFUSED, BROKEN], ["GET", "PATCH", "GET"], BROKEN, id="cannot look again"
+        ),
+        pytest.param([invocation("running"), BROKEN], ["GET", "PATCH"], BROKEN, id="the request broke"),
+        pytest.param([BROKEN], ["GET"], BROKEN, id="cannot look"),
+    ],
+)
+def test_cancelling_looks_first_and_never_claims_more_than_kernel_said(script, asked, outcome):
+    assert run(script) == (asked, outcome)

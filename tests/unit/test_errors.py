@@ -1,0 +1,88 @@
+"""Which requests may be sent again, after which replies; how an error reads."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_kernel.api import errors
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelConfigurationError,
+    KernelError,
+    KernelInvocationFailed,
+    KernelLostReplyError,
+    KernelTransportError,
+    is_certainly_not_accepted,
+    is_worth_repeating,
+    shorten,
+)
+
+ALL_STATUSES = range(100, 600)
+NOT_ACCEPTED = {429, 529}
+#: The only 4xx that the same request may survive later.
+PASSING_4XX = {408, 425, 429}
+
+
+def answered(status: int) -> KernelApiError:
+    return KernelApiError("so", status_code=status)
+
+
+def test_a_post_is_repeated_after_429_and_529_and_no_other_reply():
+    assert {status for status in ALL_STATUSES if is_certainly_not_accepted(answered(status))} == NOT_ACCEPTED
+
+
+def test_a_refusal_is_a_redirect_or_a_4xx_that_does_not_pass():
+    refused = {status for status in ALL_STATUSES if answered(status).is_refusal}
+    assert refused == set(range(300, 500)) - PASSING_4XX
+
+
+def test_a_safe_request_is_repeated_unless_it_was_refused():
+    repeated = {status for status in range(300, 600) if is_worth_repeating(answered(status))}
+    assert repeated == set(range(500, 600)) | PASSING_4XX
+
+
+@pytest.mark.parametrize(
+    ("error", "not_accepted", "repeat"),
+    [
+        (KernelTransportError("refused", sent=False), True, True),
+        (KernelTransportError("reset", sent=True), False, True),
+        (KernelTransportError("unsaid"), False, True),
+        (KernelConfigurationError("no token"), False, False),
+        (KernelLostReplyError("lost"), False, False),
+        (KernelInvocationFailed("failed", invocation_id="i"), False, False),
+        (KernelError("any"), False, False),
+    ],
+)
+def test_what_is_not_a_reply_is_repeated_only_if_it_is_of_the_transport(error, not_accepted, repeat):
+    assert (is_certainly_not_accepted(error), is_worth_repeating(error)) == (not_accepted, repeat)
+
+
+def test_every_exception_is_a_kernel_error():
+    exceptions = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
+    assert len(exceptions) >= 9
+    assert all(issubclass(e, KernelError) for e in exceptions)
+
+
+@pytest.mark.parametrize(
+    ("code", "request_id", "text"),
+    [
+        (None, None, "Kernel answered 400: so"),
+        ("bad", None, "Kernel answered 400 bad: so"),
+        ("bad", "r1", "Kernel answered 400 bad: so (request r1)"),
+    ],
+)
+def test_an_api_error_reads_with_what_is_known(code, request_id, text):
+    assert str(KernelApiError("so", status_code=400, code=code, request_id=request_id)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("", ""),
+        ("abcd", "abcd"),
+        ("abcde", "abcd… (1 more characters)"),
+        ("x" * 14, "xxxx… (10 more characters)"),
+    ],
+)
+def test_a_long_text_is_cut_and_says_how_much_is_left_out(text, short):
+    assert shorten(text, 4) == short

@@ -1,0 +1,205 @@
+"""A connection or the environment becomes a checked way to Kernel, or a sentence that says what to write."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from airflow_provider_kernel.api.errors import KernelConfigurationError
+from airflow_provider_kernel.api.settings import API_KEYS_URL, DEFAULT_BASE_URL, KernelSettings
+
+TOKEN = "sk_live_0123456789"
+
+
+def settings(**fields) -> KernelSettings:
+    return KernelSettings.from_connection("kernel_default", **{"password": TOKEN, **fields})
+
+
+def refusal(**fields) -> str:
+    with pytest.raises(KernelConfigurationError) as caught:
+        settings(**fields)
+    message = str(caught.value)
+    assert TOKEN not in message + repr(caught.value)
+    assert caught.value.__cause__ is None
+    return message
+
+
+@pytest.mark.parametrize(
+    ("host", "schema", "port", "base_url"),
+    [
+        (None, None, None, DEFAULT_BASE_URL),
+        ("", "", None, DEFAULT_BASE_URL),
+        ("  ", None, None, DEFAULT_BASE_URL),
+        ("api.onkernel.com", None, None, "https://api.onkernel.com"),
+        (" API.onkernel.com ", None, None, "https://api.onkernel.com"),
+        ("kernel.example", None, 8443, "https://kernel.example:8443"),
+        ("kernel.example:8443", None, None, "https://kernel.example:8443"),
+        ("kernel.example:8443", None, 1, "https://kernel.example:8443"),
+        ("kernel.example", "https", 8443, "https://kernel.example:8443"),
+        ("kernel_1.my-net", None, None, "https://kernel_1.my-net"),
+        ("https://kernel.example", None, None, "https://kernel.example"),
+        ("HTTPS://kernel.example/", "ignored", None, "https://kernel.example"),
+        ("https://kernel.example/v1//", None, None, "https://kernel.example/v1"),
+        ("kernel.example/v1", None, None, "https://kernel.example/v1"),
+        ("https://kernel.example:444/a/b/", None, None, "https://kernel.example:444/a/b"),
+        ("https://kernel.example", None, 444, "https://kernel.example:444"),
+        ("https://93.184.216.34", None, None, "https://93.184.216.34"),
+        ("http://127.0.0.1:8484", None, None, "http://127.0.0.1:8484"),
+        ("http://127.8.8.8", None, None, "http://127.8.8.8"),
+        ("http://localhost:8484/", None, None, "http://localhost:8484"),
+        ("localhost", None, None, "http://localhost"),
+        ("localhost:8484", None, None, "http://localhost:8484"),
+        ("LOCALHOST", None, 8484, "http://localhost:8484"),
+        ("localhost", "https", 8484, "https://localhost:8484"),
+        ("127.0.0.1", "http", 8484, "http://127.0.0.1:8484"),
+        ("127.0.0.1", "HTTP", 8484, "http://127.0.0.1:8484"),
+        ("::1", None, None, "http://[::1]"),
+        ("::1", "http", 8484, "http://[::1]:8484"),
+        ("[::1]:8484", None, None, "http://[::1]:8484"),
+        ("http://[::1]:8484", None, None, "http://[::1]:8484"),
+        ("2001:db8::1", None, None, "https://[2001:db8::1]"),
+        ("https://[2001:db8::1]:8443/v1", None, None, "https://[2001:db8::1]:8443/v1"),
+    ],
+)
+def test_the_address_in_every_form_that_a_connection_takes(host, schema, port, base_url):
+    assert settings(host=host, schema=schema, port=port).base_url == base_url
+
+
+@pytest.mark.parametrize(
+    ("host", "schema"),
+    [
+        ("http://api.onkernel.com", None),
+        ("api.onkernel.com", "http"),
+        ("http://127.0.0.1.example.com", None),
+        ("http://localhost.example.com", None),
+        ("http://10.0.0.1", None),
+        ("http://0.0.0.0", None),
+        ("http://[2001:db8::1]", None),
+        ("http://127.1", None),
+        ("2001:db8::1", "http"),
+    ],
+)
+def test_a_token_is_never_sent_unencrypted_off_this_machine(host, schema):
+    message = refusal(host=host, schema=schema)
+    assert "unencrypted" in message
+    assert "Use https://." in message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        f"https://user:{TOKEN}@kernel.example",
+        f"https://{TOKEN}@kernel.example",
+        f"user:{TOKEN}@kernel.example",
+        f"http://evil.example\\@{TOKEN}@127.0.0.1",
+        "https://@kernel.example",
+        f"https://kernel.example/?key={TOKEN}",
+        f"kernel.example?key={TOKEN}",
+        f"https://kernel.example/#{TOKEN}",
+    ],
+)
+def test_a_user_or_parameters_in_the_host_are_refused_and_not_repeated(host):
+    assert "http://127.0.0.1:8484" in refusal(host=host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "https://",
+        "http:///path",
+        "ftp://kernel.example",
+        "://x",
+        "[::1",
+        "a:b:c",
+        "https://[x]/",
+        "https://kernel.example:port",
+        "https://kernel.example:70000",
+        "file:///etc/passwd",
+        "https://:443",
+    ],
+)
+def test_a_host_that_is_no_address_is_refused_with_an_example(host):
+    assert "write an address such as http://127.0.0.1:8484" in refusal(host=host)
+
+
+@pytest.mark.parametrize("schema", ["ftp", "kernel", "v1/api", "http s"])
+def test_a_schema_that_is_no_scheme_is_refused(schema):
+    assert "no http(s) address" in refusal(host="kernel.example", schema=schema)
+
+
+@pytest.mark.parametrize("password", [None, "", " ", "\n"])
+def test_a_missing_token_says_where_to_make_one_and_where_to_put_it(password):
+    message = refusal(password=password)
+    assert "'kernel_default' has no token" in message
+    assert API_KEYS_URL in message
+    assert "password field" in message
+
+
+@pytest.mark.parametrize("key", [None, "", " "])
+def test_without_a_connection_and_without_a_key_both_ways_are_named(key):
+    environ = {} if key is None else {"KERNEL_API_KEY": key}
+    with pytest.raises(KernelConfigurationError) as caught:
+        KernelSettings.from_environment("kernel_default", environ)
+    for words in ("'kernel_default'", "KERNEL_API_KEY", API_KEYS_URL, "type 'kernel'"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("stain", ["{}\nX-Evil: 1", "{} x", "{}\t1", "{}é", "{}\x00", "{}\x7f", "“{}”"])
+def test_a_token_that_cannot_be_a_header_is_refused_unquoted(stain):
+    message = refusal(password=stain.format(TOKEN))
+    assert API_KEYS_URL in message
+    assert "Evil" not in message
+
+
+def test_white_space_around_a_token_is_taken_off():
+    assert settings(password=f" {TOKEN}\r\n").api_key == TOKEN
+
+
+def test_the_environment_is_read_as_kernels_own_clients_do():
+    found = KernelSettings.from_environment(
+        "kernel_default", {"KERNEL_API_KEY": TOKEN, "KERNEL_BASE_URL": "http://localhost:8484/"}
+    )
+    assert found == KernelSettings(TOKEN, "http://localhost:8484")
+    assert KernelSettings.from_environment("x", {"KERNEL_API_KEY": TOKEN}).base_url == DEFAULT_BASE_URL
+    with pytest.raises(KernelConfigurationError, match=r"^KERNEL_BASE_URL would send the token unencrypted"):
+        KernelSettings.from_environment(
+            "x", {"KERNEL_API_KEY": TOKEN, "KERNEL_BASE_URL": "http://kernel.example"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("value", "project"),
+    [(None, None), ("", None), ("  ", None), (" my project ", "my project"), ("p-1", "p-1")],
+)
+def test_the_project_is_sent_as_a_header_if_there_is_one(value, project):
+    found = settings(extra={"project": value})
+    assert found.project == project
+    assert found.headers().get("X-Kernel-Project") == project
+
+
+@pytest.mark.parametrize("value", [7, True, ["p"], {}, "a\nb: c", "projé"])
+def test_a_project_that_cannot_be_a_header_is_refused(value):
+    assert "the extra 'project' must be the name or id" in refusal(extra={"project": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [(None, 30.0), ("", 30.0), ("30", 30.0), (" 2.5 ", 2.5), (1, 1.0), (3600, 3600.0), (0.1, 0.1)],
+)
+def test_the_timeout_is_read_as_number_or_text(value, seconds):
+    assert settings(extra={"timeout": value}).timeout == seconds
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, "0", "-1", math.nan, "nan", math.inf, "inf", "x", True, False, [30], {}, 3600.1, "1e999"]
+)
+def test_a_timeout_that_is_no_number_of_seconds_is_refused(value):
+    assert "the extra 'timeout' must be seconds, more than 0 and 3600 at most" in refusal(
+        extra={"timeout": value}
+    )
+
+
+def test_nothing_secret_is_in_the_repr_or_the_plain_headers():
+    found = settings(extra={"project": "p"})
+    assert TOKEN not in repr(found) + str(found) + repr(found.headers())

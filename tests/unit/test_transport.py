@@ -1,0 +1,177 @@
+"""When a request is sent again, how one without a reply reads, and how a connection of Airflow is read."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from types import SimpleNamespace
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from tenacity import Future, RetryCallState
+
+from airflow_provider_kernel.api import calls
+from airflow_provider_kernel.api.errors import KernelApiError, KernelConfigurationError, KernelTransportError
+from airflow_provider_kernel.api.invocation import InvocationRequest
+from airflow_provider_kernel.hooks.connection import settings_of, settings_without_connection
+from airflow_provider_kernel.hooks.transport import (
+    ATTEMPTS,
+    MAX_WAIT,
+    retrying,
+    root_causes,
+    transport_error,
+)
+
+TOKEN = "sk_live_0123456789"
+GET = calls.get_invocation("i1")
+POST = calls.invoke(InvocationRequest("shop", "price"))
+
+
+def after(error: BaseException, attempt: int = 1) -> RetryCallState:
+    state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+    state.attempt_number = attempt
+    state.outcome = Future.construct(attempt, error, has_exception=True)
+    return state
+
+
+def answered(status: int, retry_after: float | None = None) -> KernelApiError:
+    return KernelApiError("so", status_code=status, retry_after=retry_after)
+
+
+@pytest.mark.parametrize(
+    ("error", "get", "post"),
+    [
+        (KernelTransportError("refused", sent=False), True, True),
+        (KernelTransportError("lost"), True, False),
+        (answered(429), True, True),
+        (answered(529), True, True),
+        (answered(429, retry_after=MAX_WAIT), True, True),
+        (answered(429, retry_after=MAX_WAIT + 1), False, False),
+        (answered(500), True, False),
+        (answered(503, retry_after=1), True, False),
+        (answered(408), True, False),
+        (answered(400), False, False),
+        (answered(401), False, False),
+        (answered(404), False, False),
+        (answered(302), False, False),
+        (KernelConfigurationError("no token"), False, False),
+        (ValueError("ours"), False, False),
+        (KeyboardInterrupt(), False, False),
+    ],
+)
+def test_a_request_is_sent_again_only_where_that_is_safe(error, get, post):
+    assert (retrying(GET)["retry"](after(error)), retrying(POST)["retry"](after(error))) == (get, post)
+
+
+@pytest.mark.parametrize("attempt", range(1, ATTEMPTS + 1))
+def test_the_pauses_grow_within_bounds_and_attempts_are_few(attempt):
+    pause = retrying(GET)["wait"](after(answered(500), attempt))
+    assert 0.5 <= pause <= 21
+    assert retrying(GET)["stop"](after(answered(500), attempt)) is (attempt == ATTEMPTS)
+
+
+def test_retry_after_is_waited_for():
+    assert retrying(POST)["wait"](after(answered(429, retry_after=42))) >= 42
+
+
+def chained(error: BaseException, **attributes) -> BaseException:
+    for name, value in attributes.items():
+        setattr(error, name, value)
+    return error
+
+
+def test_the_causes_are_those_that_libraries_wrap():
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+    for wrapping in (
+        OSError(refused),
+        chained(Exception("retries"), reason=refused),
+        chained(Exception("so"), __cause__=refused),
+        OSError(chained(Exception("retries"), reason=chained(Exception("new"), __cause__=refused))),
+    ):
+        assert next(iter(root_causes(wrapping))) is wrapping
+        assert refused in list(root_causes(wrapping))
+
+
+def test_what_was_merely_handled_meanwhile_is_no_cause():
+    earlier = ConnectionRefusedError("an earlier attempt: nothing was sent")
+    assert list(root_causes(chained(TimeoutError("lost"), __context__=earlier))) != [earlier]
+    assert earlier not in list(root_causes(chained(TimeoutError("lost"), __context__=earlier)))
+    inner = chained(Exception("inner"), __context__=earlier)
+    assert earlier not in list(root_causes(chained(OSError(inner), __cause__=inner)))
+
+
+@pytest.mark.parametrize(
+    ("cause", "sent", "timed_out", "message"),
+    [
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('10.0.0.1', 443)"),
+            False,
+            False,
+            "https://k.example could not be reached (Connection refused).",
+        ),
+        (
+            socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+            False,
+            False,
+            "https://k.example could not be reached (Name or service not known).",
+        ),
+        (TimeoutError(), False, True, "https://k.example could not be reached in time."),
+        (TimeoutError("timed out"), True, True, "https://k.example did not reply in time."),
+        (
+            ConnectionResetError(errno.ECONNRESET, "x"),
+            True,
+            False,
+            "The connection to https://k.example broke (Connection reset by peer).",
+        ),
+        (
+            Exception(f"http://user:{TOKEN}@proxy refused"),
+            True,
+            False,
+            "The connection to https://k.example broke.",
+        ),
+        (OSError(f"http://user:{TOKEN}@proxy"), False, False, "https://k.example could not be reached."),
+    ],
+)
+def test_a_request_without_a_reply_is_told_in_our_words(cause, sent, timed_out, message):
+    error = transport_error("https://k.example", root_causes(cause), sent=sent, timed_out=timed_out)
+    assert str(error) == message
+    assert error.sent is sent
+
+
+def connection(**fields) -> SimpleNamespace:
+    empty = dict.fromkeys(("password", "host", "schema", "port", "extra"))
+    return SimpleNamespace(**{**empty, "conn_id": "kernel_default", "password": TOKEN, **fields})
+
+
+def test_a_connection_is_read_with_its_extra():
+    found = settings_of(connection(host="localhost", port=8484, extra='{"project": "p", "timeout": "5"}'))
+    assert (found.api_key, found.base_url, found.project, found.timeout) == (
+        TOKEN,
+        "http://localhost:8484",
+        "p",
+        5.0,
+    )
+
+
+@pytest.mark.parametrize("extra", [None, "", "{}"])
+def test_a_connection_needs_no_extra(extra):
+    assert settings_of(connection(extra=extra)).timeout == 30
+
+
+@pytest.mark.parametrize("extra", ["[]", "null", '"text"', "7", "{", "timeout=5"])
+def test_an_extra_that_is_no_object_is_refused(extra):
+    with pytest.raises(
+        KernelConfigurationError, match="The extra of the Airflow connection 'kernel_default'"
+    ):
+        settings_of(connection(extra=extra))
+
+
+def test_the_environment_serves_only_in_place_of_the_default_connection(monkeypatch):
+    monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
+    monkeypatch.delenv("KERNEL_BASE_URL", raising=False)
+    assert settings_without_connection("kernel_default").api_key == TOKEN
+    with pytest.raises(AirflowNotFoundException, match="AIRFLOW_CONN_OTHER"):
+        settings_without_connection("other")
+    monkeypatch.delenv("KERNEL_API_KEY")
+    with pytest.raises(KernelConfigurationError, match="KERNEL_API_KEY"):
+        settings_without_connection("kernel_default")
