@@ -15,8 +15,6 @@ from dev.wait import wait_until
 
 HERE = Path(__file__).parent
 APPS = [HERE / "apps/system_tests.py", REPOSITORY / "example_dags/apps/bookshop/main.py"]
-TOKEN = "sk_never_to_be_seen_in_any_file"
-WRONG_TOKEN = "sk_refused_and_still_a_secret"
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +27,7 @@ def run_folder() -> Iterator[RunFolder]:
 @pytest.fixture(scope="session")
 def emulator(run_folder: RunFolder) -> Iterator[KernelEmulator]:
     """The Kernel that the Dags reach through ``kernel_default``."""
-    with KernelEmulator(APPS, api_key=TOKEN) as emulator:
+    with KernelEmulator(APPS, api_key="sk_to_be_seen_in_no_file") as emulator:
         yield emulator
 
 
@@ -38,7 +36,7 @@ def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[Airflow
     """A running Airflow."""
     env = {
         "AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json,
-        "AIRFLOW_CONN_KERNEL_WRONG_TOKEN": emulator.connection_json.replace(TOKEN, WRONG_TOKEN),
+        "AIRFLOW_CONN_KERNEL_WRONG_TOKEN": emulator.connection_json.replace("sk_", "sk_wrong_"),
     }
     dags = [HERE / "dags", REPOSITORY / "example_dags"]
     with AirflowStack(run_folder.path / "airflow", dags, env) as stack:
