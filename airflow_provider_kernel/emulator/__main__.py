@@ -126,7 +126,7 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+        reason = str(error.strerror if isinstance(error, OSError) else error).partition(" (")[0]
         raise OSError(f"cannot listen on {host} port {port}: {reason}") from None
     # asyncio would do it for each connection, but not for those of a socket that it did not make.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

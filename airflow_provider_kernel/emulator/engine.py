@@ -133,11 +133,12 @@ class Engine:
         await self.ended(record)
 
     async def stop(self) -> None:
-        """End every active invocation."""
+        """End every active invocation; what takes more than a second is left to the end of the server."""
         runs = list(self._runs.values())
         for run in runs:
             run.end(failed("The emulator was stopped."))
-        await asyncio.gather(*(run.task for run in runs if run.task), return_exceptions=True)
+        if tasks := [run.task for run in runs if run.task]:
+            await asyncio.wait(tasks, timeout=1)
 
     async def _run(self, record: Record, run: _Run, zygote: Zygote, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(

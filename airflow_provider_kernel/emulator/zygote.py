@@ -59,6 +59,8 @@ def _serve(control: socket.socket, apps: dict[str, KernelApp]) -> None:
         order, descriptors, _, _ = socket.recv_fds(control, 1, 2)
         if not order:
             return
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)  # or programs that the action starts would hold the link
         try:
             if len(descriptors) == 2 and os.fork() == 0:
                 _become_warden(control, descriptors, apps)

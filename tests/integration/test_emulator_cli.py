@@ -1,0 +1,249 @@
+"""The emulator's command line: a start that works, starts that do not, and the apps it can serve."""
+
+import json
+import multiprocessing
+import socket
+import subprocess
+import sys
+import time
+
+import kernel
+import pytest
+
+from airflow_provider_kernel.emulator.loader import AppFileError, load_apps
+from airflow_provider_kernel.testing import KernelEmulator, KernelEmulatorError
+
+FORK = multiprocessing.get_context("fork")
+APP = """
+import kernel
+app = kernel.App({name!r})
+@app.action("act")
+def act(ctx):
+    return {result}
+"""
+
+
+def write(folder, name="app.py", text=None, *, app="shop", result="1"):
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(APP.format(name=app, result=result) if text is None else text)
+    return file
+
+
+def run(*arguments):
+    """Run the command line to its end; return exit status and standard error."""
+    command = [sys.executable, "-m", "airflow_provider_kernel.emulator", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def client_of(emulator):
+    return kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
+
+
+def invoke(emulator, app, action="act"):
+    reply = client_of(emulator).invocations.create(app_name=app, action_name=action, version="latest")
+    assert reply.status == "succeeded", reply
+    return json.loads(reply.output)
+
+
+def refusal(file):
+    """Load an app file as a zygote does, in a process of its own; return the sentence that refuses it."""
+    receiving, sending = FORK.Pipe(duplex=False)
+    FORK.Process(target=_load, args=(file, sending)).start()
+    sending.close()
+    return receiving.recv()
+
+
+def _load(file, sending):
+    try:
+        sending.send(f"no refusal: {load_apps(file)}")
+    except AppFileError as error:
+        sending.send(str(error))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import kernel\n\nimport missing\n", ", line 3: ModuleNotFoundError: No module named 'missing'"),
+        ("import kernel\ndef broken(:\n", ", line 2: SyntaxError: invalid syntax"),
+        ("def f():\n    raise ValueError('two\\nlines')\nf()\n", ", line 2: ValueError: two lines"),
+        ("import sys\nsys.exit('enough')\n", ", line 2: SystemExit: enough"),
+        ("x = 1\n", ": defines no app."),
+        ("import kernel\nkernel.App('shop')\n", ": the app 'shop' has no action."),
+        ("import kernel\nkernel.App('a')\nkernel.App('a')\n", ", line 3: ValueError: two apps are named 'a'"),
+        (None, ": no such file"),
+    ],
+)
+def test_an_app_file_that_cannot_be_served_is_refused_with_a_sentence(tmp_path, text, said):
+    file = tmp_path / "app.py"
+    if text is not None:
+        file.write_text(text)
+
+    assert refusal(file).startswith(f"{file}{said}")
+
+
+def test_a_folder_is_no_app_file(tmp_path):
+    assert refusal(tmp_path) == f"{tmp_path}: a folder, not an app file"
+
+
+def test_an_error_in_a_module_that_the_file_imports_is_said_with_both_places(tmp_path):
+    helper = write(tmp_path, "helper.py", "\n\n1 / 0\n")
+    file = write(tmp_path, text="import kernel\nimport helper\n")
+
+    assert refusal(file) == f"{file}, line 2: ZeroDivisionError: division by zero ({helper}, line 3)"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import kernel\n1 / 0\n", ", line 2: ZeroDivisionError: division by zero"),
+        ("import os\nos._exit(7)\n", ": importing it ended the process, with exit status 7"),
+    ],
+)
+def test_a_start_that_fails_says_one_line_and_exits_with_status_2(tmp_path, text, said):
+    file = write(tmp_path, text=text)
+
+    assert run(file, "--port=0") == (2, f"Kernel emulator: {file}{said}\n")
+
+
+def test_two_apps_of_one_name_are_refused(tmp_path):
+    one, two = write(tmp_path, "one.py"), write(tmp_path, "two.py")
+
+    status, error = run(one, two, "--port=0")
+
+    assert (status, error) == (2, f"Kernel emulator: both {one} and {two} define the app 'shop'\n")
+
+
+def test_a_port_that_is_taken_is_refused_with_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, error = run(write(tmp_path), f"--port={port}")
+
+    assert status == 2
+    assert error == f"Kernel emulator: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--max-concurrency=0", "--heartbeat=nan", "--sync-timeout=-1", "--port=x", "--host=no.such.host."],
+)
+def test_an_option_that_makes_no_sense_is_refused(tmp_path, option):
+    status, error = run(write(tmp_path), "--port=0", option)
+
+    assert status == 2
+    assert "Traceback" not in error
+
+
+def test_the_start_says_where_it_is_what_it_serves_and_how_to_reach_it(tmp_path):
+    files = [write(tmp_path, "one.py", app="one"), write(tmp_path, "two.py", app="two")]
+    command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", *map(str, files)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        lines = [process.stdout.readline() for _ in range(5)]
+        process.terminate()
+    url = lines[0].removeprefix("Kernel emulator on ").strip()
+
+    assert url.startswith("http://127.0.0.1:")
+    assert lines[1:4] == [
+        "one: act\n",
+        "two: act\n",
+        f"For the SDK: KERNEL_BASE_URL={url} KERNEL_API_KEY=sk_emulator\n",
+    ]
+    assert lines[4].startswith("For Airflow: AIRFLOW_CONN_KERNEL_DEFAULT='{")
+    assert process.returncode == 0
+
+
+def test_it_is_ready_in_a_second_and_a_half_beside_the_import_of_the_app(tmp_path):
+    file = write(tmp_path)
+    started = time.monotonic()
+    subprocess.run([sys.executable, str(file)], check=True)
+    imported = time.monotonic()
+
+    with KernelEmulator([file]):
+        ready = time.monotonic() - imported
+
+    assert ready < (imported - started) + 1.5
+
+
+def test_files_and_modules_of_one_name_do_not_collide(tmp_path, start_emulator):
+    files = []
+    for name in ("one", "two"):
+        write(tmp_path / name, "helper.py", f"NAME = {name!r}")
+        text = "import helper\n" + APP.format(name=name, result="[helper.NAME, __name__]")
+        files.append(write(tmp_path / name, "main.py", text))
+
+    emulator = start_emulator(files)
+
+    assert invoke(emulator, "one") == ["one", "main"]
+    assert invoke(emulator, "two") == ["two", "main"]
+
+
+def test_a_client_made_while_the_file_is_imported_reaches_the_emulator(tmp_path, start_emulator):
+    text = "import kernel\nclient = kernel.Kernel()\n" + APP.format(
+        name="shop", result="[app.app_name for app in client.apps.list()]"
+    )
+
+    assert invoke(start_emulator([write(tmp_path, text=text)]), "shop") == ["shop"]
+
+
+def test_what_a_file_prints_while_it_is_imported_is_in_no_log(tmp_path, start_emulator):
+    text = "import sys\nsys.stdout.write('imported')\n" + APP.format(name="shop", result="1")
+    client = client_of(start_emulator([write(tmp_path, text=text)]))
+
+    reply = client.invocations.create(app_name="shop", action_name="act", version="latest", async_=True)
+
+    assert {event.event for event in client.invocations.follow(reply.id)} == {"invocation_state"}
+
+
+def test_invocations_share_no_state(tmp_path, start_emulator):
+    text = "import itertools, random\ncount = itertools.count()\n" + APP.format(
+        name="shop", result="[next(count), random.random()]"
+    )
+    emulator = start_emulator([write(tmp_path, text=text)])
+
+    one, two = invoke(emulator, "shop"), invoke(emulator, "shop")
+
+    assert one[0] == two[0] == 0
+    assert one[1] != two[1]
+
+
+def test_a_failed_start_raises_what_the_emulator_said(tmp_path):
+    with pytest.raises(KernelEmulatorError, match="line 1: NameError: name 'nonsense' is not defined"):
+        KernelEmulator([write(tmp_path, text="nonsense")]).start()
+
+
+def test_the_fixtures_give_a_users_test_the_emulator_in_its_environment(tmp_path):
+    write(tmp_path, "shop.py")
+    write(
+        tmp_path,
+        "conftest.py",
+        """
+import pytest
+pytest_plugins = ["airflow_provider_kernel.testing"]
+@pytest.fixture(scope="session")
+def kernel_emulator_apps():
+    return ["shop.py"]
+""",
+    )
+    write(
+        tmp_path,
+        "test_shop.py",
+        """
+import json, os, sys, kernel
+def test_shop(kernel_emulator):
+    reply = kernel.Kernel().invocations.create(app_name="shop", action_name="act", version="latest")
+    assert reply.output == "1"
+    connection = json.loads(os.environ["AIRFLOW_CONN_KERNEL_DEFAULT"])
+    assert connection["conn_type"] == "kernel"
+    assert connection["host"] == kernel_emulator.base_url
+    assert "airflow" not in sys.modules
+def test_without():
+    assert "KERNEL_BASE_URL" not in os.environ
+""",
+    )
+
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+
+    assert "2 passed" in done.stdout, done.stdout

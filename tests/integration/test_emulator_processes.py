@@ -1,0 +1,206 @@
+"""The processes of an invocation: what ends them, and that nothing of them is left."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import kernel
+import psutil
+import pytest
+
+from airflow_provider_kernel.emulator.contract import InvokeRequest
+from airflow_provider_kernel.emulator.engine import App, Engine
+from airflow_provider_kernel.emulator.process import Zygote
+from airflow_provider_kernel.testing import KernelEmulator
+
+APP = Path(__file__).parent / "apps" / "app.py"
+LATEST = {"app_name": "tests", "version": "latest"}
+
+
+def client_of(emulator: KernelEmulator) -> kernel.Kernel:
+    return kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
+
+
+def spawn(client: kernel.Kernel) -> tuple[str, list[int]]:
+    """Start the action that starts processes; return the invocation's id and the pids, once they are known."""
+    reply = client.invocations.create(**LATEST, action_name="spawn", payload='{"seconds": 600}', async_=True)
+    with client.invocations.follow(reply.id) as stream:
+        line = next(event.message for event in stream if event.event == "log")
+    return reply.id, [int(pid) for pid in line.split()[1:]]
+
+
+def below(pid: int) -> list[int]:
+    return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+
+
+def test_cancelling_leaves_nothing_behind(client, alive):
+    invocation_id, pids = spawn(client)
+    assert alive(pids) == pids
+
+    client.invocations.update(invocation_id, status="failed")
+
+    assert alive(pids) == []
+
+
+def test_a_normal_end_leaves_nothing_behind(client, alive):
+    reply = client.invocations.create(**LATEST, action_name="spawn", payload='{"seconds": 0}')
+
+    assert reply.status == "succeeded"
+    assert len(json.loads(reply.output)) == 4
+    assert alive(json.loads(reply.output)) == []
+
+
+def test_the_end_of_a_synchronous_call_leaves_nothing_behind(start_emulator, alive):
+    client = client_of(start_emulator(sync_timeout=0.5))
+
+    started = time.monotonic()
+    reply = client.invocations.create(**LATEST, action_name="spawn", payload='{"seconds": 600}')
+
+    assert 0.5 <= time.monotonic() - started < 5
+    assert (reply.status, reply.output) == ("failed", None)
+    assert "0.5 seconds" in reply.status_reason
+    log = next(event.message for event in client.invocations.follow(reply.id) if event.event == "log")
+    assert alive(int(pid) for pid in log.split()[1:]) == []
+
+
+def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(alive):
+    zygote = Zygote(APP, {})
+    app = App("tests", tuple(zygote.apps()["tests"]), zygote, "id", "deployment")
+
+    async def run():
+        engine = Engine({"tests": app}, max_concurrency=None, sync_timeout=60)
+        # Below the API's least limit, which is ten seconds.
+        request = InvokeRequest("tests", "spawn", "latest", '{"seconds": 600}', True, async_timeout=1)
+        record = engine.submit(request)
+        await engine.ended(record)
+        return record
+
+    try:
+        record = asyncio.run(run())
+    finally:
+        zygote.close()
+    assert (record.status, record.reason) == (
+        "failed",
+        "The invocation exceeded its time limit of 1 seconds.",
+    )
+    assert 1.0 <= (record.finished - record.started) / 1e9 < 5
+    assert alive(int(pid) for pid in record.logs[0][1].split()[1:]) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "payload", "reason"),
+    [
+        ("exit", {"code": 0}, "exit status 0"),
+        ("exit", {"code": 3}, "exit status 3"),
+        ("exit", {"signal": signal.SIGKILL}, "signal SIGKILL"),  # as it is when memory runs out
+        ("segfault", None, "signal SIGSEGV"),
+        ("orphan", None, "lost"),
+        ("unjson", "set", "not JSON"),
+        ("unjson", "nan", "not JSON"),
+        ("unjson", "itself", "not JSON"),
+        ("big", {"n": 17 * 2**20}, "more than 16 MiB"),
+        ("echo", None, "exception"),
+    ],
+)
+def test_a_crash_is_a_failed_invocation_and_no_more(client, action, payload, reason):
+    given = {} if payload is None else {"payload": json.dumps(payload)}
+
+    reply = client.invocations.create(**LATEST, action_name=action, **given)
+
+    assert reply.status == "failed"
+    assert reason in reply.status_reason
+    assert client.invocations.create(**LATEST, action_name="echo", payload="1").status == "succeeded"
+
+
+def test_megabytes_of_output_arrive_whole(client):
+    reply = client.invocations.create(**LATEST, action_name="big", payload='{"n": 8000000}')
+
+    assert json.loads(reply.output) == "x" * 8_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills when memory runs out")
+def test_when_memory_runs_out_the_action_is_the_first_to_go(client, emulator):
+    invocation_id, pids = spawn(client)
+
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    assert {score(pid) for pid in pids} == {1000}
+    assert score(emulator.pid) < 1000
+    assert score(psutil.Process(pids[0]).ppid()) < 1000
+    client.invocations.update(invocation_id, status="failed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_everything_soon_and_streams_see_the_end(start_emulator, alive, number):
+    emulator = start_emulator()
+    client = client_of(emulator)
+    invocation_id, pids = spawn(client)
+    pids += below(emulator.pid)
+    with client.invocations.follow(invocation_id) as stream:
+        assert next(stream).event == "invocation_state"
+        server = psutil.Process(emulator.pid)
+
+        started = time.monotonic()
+        server.send_signal(number)
+        *_, last = stream
+
+        assert (last.event, last.invocation.status) == ("invocation_state", "failed")
+    assert emulator.stop() == 0
+    assert time.monotonic() - started < 2
+    assert alive(pids) == []
+
+
+def test_with_the_server_killed_nothing_is_left(start_emulator, alive, until):
+    emulator = start_emulator()
+    _, pids = spawn(client_of(emulator))
+    pids += below(emulator.pid)
+
+    psutil.Process(emulator.pid).kill()
+
+    until(lambda: alive(pids) == [])
+
+
+def test_with_the_zygote_killed_the_server_ends_and_nothing_is_left(start_emulator, alive, until):
+    emulator = start_emulator()
+    _, pids = spawn(client_of(emulator))
+    pids += below(emulator.pid)
+
+    psutil.Process(emulator.pid).children()[0].kill()
+
+    until(lambda: alive([*pids, emulator.pid]) == [])
+    assert emulator.stop() == 1
+
+
+def test_the_orphans_of_a_killed_supervisor_end_with_the_emulator(start_emulator, alive, until):
+    emulator = start_emulator()
+    client = client_of(emulator)
+    invocation_id, pids = spawn(client)
+
+    psutil.Process(pids[0]).parent().kill()
+    until(lambda: client.invocations.retrieve(invocation_id).status == "failed")
+    emulator.stop()
+
+    assert alive(pids) == []
+
+
+def test_the_emulator_ends_with_the_process_that_started_it(alive, until):
+    script = """
+        import sys
+        from airflow_provider_kernel.testing import KernelEmulator
+        with KernelEmulator(sys.argv[1:]) as emulator:
+            print(emulator.pid, flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(APP)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        pid = int(process.stdout.readline())
+        pids = [pid, *below(pid)]
+        process.kill()
+
+    until(lambda: alive(pids) == [])
