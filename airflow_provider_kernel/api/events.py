@@ -105,8 +105,8 @@ class EventDecoder:
         field, _, value = line.partition(b":")
         if field == b"data":
             value = value.removeprefix(b" ")
-            self._size += len(value)
-            self._too_long = self._too_long or self._size > self._max
+            self._size += len(value) + 1  # with the line end that joins it to the next
+            self._too_long = self._too_long or self._size > self._max + 1
             if self._too_long:
                 self._data.clear()
             else:

@@ -300,3 +300,23 @@ def test_utc_has_many_names(zone):
 )
 def test_what_is_no_time_is_none(garbage):
     assert parse_timestamp(garbage) is None
+
+
+@pytest.mark.parametrize("line", [b"data\n", b"data:\n", b"data: \r\n"])
+def test_endless_empty_data_lines_are_bounded_in_memory_too(line):
+    decoder = EventDecoder(max_event_bytes=10_000)
+    for _ in range(20):
+        decoder.feed(line * 5_000)
+    assert memory(decoder) < 1_000_000
+    assert decoder.feed(b"\n" + one(log("next"))) == [LogEvent(AT, "next")]
+    assert decoder.skipped == 1
+
+
+def test_the_line_ends_between_data_lines_count_towards_the_limit():
+    assert decode(b"data: 1\ndata: 2\n\n" + one({}), max_event_bytes=2) == ([], 2)
+    decoder = EventDecoder(max_event_bytes=100)
+    assert decoder.feed(b'data: {"event": "sse_heartbeat"\n' + b"data\n" * 73 + b"data: }\n\n") == [
+        Heartbeat("")
+    ]
+    assert decoder.feed(b'data: {"event": "sse_heartbeat"\n' + b"data\n" * 74 + b"data: }\n\n") == []
+    assert decoder.skipped == 1
