@@ -54,7 +54,7 @@ class Heartbeat:
 
 
 Event = LogEvent | StateEvent | ErrorEvent | Heartbeat
-_LINE_END = re.compile(rb"\r\n|\r|\n")
+_LINE_END = re.compile(rb"\r\n?|\n")
 
 
 class EventDecoder:
@@ -67,7 +67,8 @@ class EventDecoder:
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.skipped = 0
         self._max = max_event_bytes
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._scanned = 0
         self._data: list[bytes] = []
         self._size = 0
         self._too_long = False
@@ -80,24 +81,26 @@ class EventDecoder:
     def _events(self, chunk: bytes) -> Iterator[Event]:
         self._buffer += chunk
         if not self._started:
-            if self._buffer in (b"", b"\xef", b"\xef\xbb"):
+            if bytes(self._buffer) in (b"", b"\xef", b"\xef\xbb"):
                 return
             self._buffer = self._buffer.removeprefix(b"\xef\xbb\xbf")
             self._started = True
         start = 0
-        for match in _LINE_END.finditer(self._buffer):
+        # A long line comes in many pieces: none is searched twice.
+        for match in _LINE_END.finditer(self._buffer, self._scanned):
             if match.group() == b"\r" and match.end() == len(self._buffer):
                 break  # the other half of a CRLF may come with the next chunk
-            event = self._line(self._buffer[start : match.start()])
+            event = self._line(bytes(self._buffer[start : match.start()]))
             start = match.end()
             if event is not None:
                 yield event
-        self._buffer = self._buffer[start:]
+        del self._buffer[:start]
         # "data: " and a pending CR may stand around a value that is still within bounds.
         if len(self._buffer) + self._size > self._max + 8:
             self._too_long = self._too_long or self._buffer.startswith(b"data:")
             # What tells the field, and whether a line end is pending; the rest of the line is let go.
             self._buffer = self._buffer[:5] + self._buffer[5:][-1:]
+        self._scanned = len(self._buffer) - self._buffer.endswith(b"\r")
 
     def _line(self, line: bytes) -> Event | None:
         if not line:

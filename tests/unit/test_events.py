@@ -320,3 +320,12 @@ def test_the_line_ends_between_data_lines_count_towards_the_limit():
     ]
     assert decoder.feed(b'data: {"event": "sse_heartbeat"\n' + b"data\n" * 74 + b"data: }\n\n") == []
     assert decoder.skipped == 1
+
+
+def test_a_long_line_in_small_pieces_costs_time_in_proportion_to_its_length():
+    data = one(log("x" * 900_000))
+    decoder, start = EventDecoder(), time.process_time()
+    for place in range(0, len(data) - 1, 50):
+        assert decoder.feed(data[place : place + 50]) == [] or place > 900_000
+    assert decoder.feed(data[-1:]) + decoder.feed(one(log("next")))
+    assert time.process_time() - start < 2
