@@ -21,6 +21,14 @@ app = kernel.App({name!r})
 def act(ctx):
     return {result}
 """
+#: What a file may do while it is imported.
+PREPARED = """
+import itertools, kernel, sys
+from random import random
+count = itertools.count()
+client = kernel.Kernel()
+sys.stdout.write("imported, and no newline")
+"""
 
 
 def write(folder, name="app.py", text=None, *, app="shop", result="1"):
@@ -166,43 +174,43 @@ def test_it_is_ready_in_a_second_and_a_half_beside_the_import_of_the_app(tmp_pat
     assert ready < (imported - started) + 1.5
 
 
-def test_files_and_modules_of_one_name_do_not_collide(tmp_path, start_emulator):
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory):
+    """An emulator that serves several files."""
+    folder = tmp_path_factory.mktemp("apps")
     files = []
     for name in ("one", "two"):
-        write(tmp_path / name, "helper.py", f"NAME = {name!r}")
+        write(folder / name, "helper.py", f"NAME = {name!r}")
         text = "import helper\n" + APP.format(name=name, result="[helper.NAME, __name__]")
-        files.append(write(tmp_path / name, "main.py", text))
+        files.append(write(folder / name, "main.py", text))
+    for name, result in {
+        "state": "[next(count), random()]",
+        "client": "len(list(client.apps.list()))",
+    }.items():
+        files.append(write(folder, f"{name}.py", PREPARED + APP.format(name=name, result=result)))
+    with KernelEmulator(files) as emulator:
+        yield emulator
 
-    emulator = start_emulator(files)
 
+def test_files_and_modules_of_one_name_do_not_collide(emulator):
     assert invoke(emulator, "one") == ["one", "main"]
     assert invoke(emulator, "two") == ["two", "main"]
 
 
-def test_a_client_made_while_the_file_is_imported_reaches_the_emulator(tmp_path, start_emulator):
-    text = "import kernel\nclient = kernel.Kernel()\n" + APP.format(
-        name="shop", result="[app.app_name for app in client.apps.list()]"
-    )
-
-    assert invoke(start_emulator([write(tmp_path, text=text)]), "shop") == ["shop"]
+def test_a_client_made_while_the_file_is_imported_reaches_the_emulator(emulator):
+    assert invoke(emulator, "client") == 4
 
 
-def test_what_a_file_prints_while_it_is_imported_is_in_no_log(tmp_path, start_emulator):
-    text = "import sys\nsys.stdout.write('imported')\n" + APP.format(name="shop", result="1")
-    client = client_of(start_emulator([write(tmp_path, text=text)]))
+def test_what_a_file_prints_while_it_is_imported_is_in_no_log(emulator):
+    invocations = client_of(emulator).invocations
 
-    reply = client.invocations.create(app_name="shop", action_name="act", version="latest", async_=True)
+    reply = invocations.create(app_name="state", action_name="act", version="latest", async_=True)
 
-    assert {event.event for event in client.invocations.follow(reply.id)} == {"invocation_state"}
+    assert {event.event for event in invocations.follow(reply.id)} == {"invocation_state"}
 
 
-def test_invocations_share_no_state(tmp_path, start_emulator):
-    text = "import itertools, random\ncount = itertools.count()\n" + APP.format(
-        name="shop", result="[next(count), random.random()]"
-    )
-    emulator = start_emulator([write(tmp_path, text=text)])
-
-    one, two = invoke(emulator, "shop"), invoke(emulator, "shop")
+def test_invocations_share_no_state(emulator):
+    one, two = invoke(emulator, "state"), invoke(emulator, "state")
 
     assert one[0] == two[0] == 0
     assert one[1] != two[1]

@@ -1,0 +1,45 @@
+"""Output cut into lines, whatever the pieces it comes in."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_provider_kernel.emulator.lines import MAX_LINE, LineCutter
+
+
+def cut(*pieces):
+    cutter = LineCutter()
+    lines = [line for piece in pieces for line in cutter.feed(piece)]
+    return lines + cutter.close()
+
+
+@given(
+    st.lists(st.binary(max_size=20) | st.sampled_from([b"\n", b"\r\n", b"\r", "é".encode(), b"x" * 70_000]))
+)
+@example([b"x" * MAX_LINE, b"\r", b"y\n"])
+def test_the_pieces_do_not_matter(pieces):
+    assert cut(*pieces) == cut(b"".join(pieces))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), max_size=50)))
+def test_every_line_comes_out_as_it_went_in(lines):
+    assert cut("".join(line + "\n" for line in lines).encode()) == lines
+
+
+def test_a_line_is_cut_at_64_kib_and_the_next_one_is_whole():
+    assert cut(b"x" * (MAX_LINE + 5), b"more\nnext\n") == ["x" * MAX_LINE, "next"]
+
+
+def test_the_last_line_needs_no_end_and_an_empty_one_counts():
+    assert cut(b"one\n\ntwo") == ["one", "", "two"]
+
+
+def test_what_is_no_utf8_is_replaced():
+    assert cut(b"caf\xe9\n") == ["caf\ufffd"]
+
+
+def test_what_is_kept_of_an_endless_line_is_bounded():
+    cutter = LineCutter()
+    for _ in range(100):
+        assert cutter.feed(b"x" * 65_536) == []
+
+    assert len(cutter._begun) <= MAX_LINE + 1

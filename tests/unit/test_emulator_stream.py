@@ -1,0 +1,106 @@
+"""The event stream of an invocation, without HTTP."""
+
+import asyncio
+import json
+
+from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.emulator import store
+from airflow_provider_kernel.emulator.store import Outcome, Record, failed
+from airflow_provider_kernel.emulator.stream import follow
+
+SUCCEEDED = Outcome(InvocationStatus.SUCCEEDED, "1", None)
+
+
+def record():
+    return Record("id", "app", "action", "emulator", "d", None, started=0)
+
+
+def decode(data):
+    """Return (event, what it says) for each event."""
+    found = []
+    for piece in data.decode().removesuffix("\n\n").split("\n\n"):
+        event = json.loads(piece.removeprefix("data: "))
+        says = event.get("message") or event.get("invocation", {}).get("status")
+        found.append((event["event"], says))
+    return found
+
+
+async def read_all(kept, since=None):
+    return [event async for data in follow(kept, since, heartbeat=60) for event in decode(data)]
+
+
+def test_an_ended_invocation_is_its_log_and_then_its_end():
+    kept = record()
+    kept.log("one", 1)
+    kept.log("two", 2)
+    kept.end(SUCCEEDED, 3)
+
+    assert asyncio.run(read_all(kept)) == [("log", "one"), ("log", "two"), ("invocation_state", "succeeded")]
+    assert asyncio.run(read_all(kept, since=2)) == [("log", "two"), ("invocation_state", "succeeded")]
+    assert asyncio.run(read_all(kept, since=9)) == [("invocation_state", "succeeded")]
+
+
+def test_the_state_comes_first_then_what_happens_and_a_heartbeat_in_silence():
+    async def watch():
+        kept = record()
+        stream = follow(kept, None, heartbeat=0.01)
+        seen = decode(await anext(stream)) + decode(await anext(stream))
+        kept.run()
+        kept.log("one", 1)
+        seen += decode(await anext(stream))
+        kept.log("two", 2)
+        kept.end(failed("why"), 3)
+        seen += [event async for data in stream for event in decode(data)]
+        assert kept.followers == set()
+        return seen
+
+    assert asyncio.run(watch()) == [
+        ("invocation_state", "queued"),
+        ("sse_heartbeat", None),
+        ("invocation_state", "running"),
+        ("log", "one"),
+        ("log", "two"),
+        ("invocation_state", "failed"),
+    ]
+
+
+def test_a_consumer_that_leaves_is_forgotten():
+    async def leave():
+        kept = record()
+        stream = follow(kept, None, heartbeat=60)
+        await anext(stream)
+        assert len(kept.followers) == 1
+        await stream.aclose()
+        return kept.followers
+
+    assert asyncio.run(leave()) == set()
+
+
+def test_a_long_log_comes_whole_and_the_end_comes_once():
+    for count in (255, 256, 257, 512, 1000):
+        kept = record()
+        for number in range(count):
+            kept.log(str(number), number)
+        kept.end(SUCCEEDED, count)
+
+        *lines, end = asyncio.run(read_all(kept))
+
+        assert lines == [("log", str(number)) for number in range(count)]
+        assert end == ("invocation_state", "succeeded")
+
+
+def test_a_consumer_that_is_too_slow_is_told_how_much_it_missed(monkeypatch):
+    monkeypatch.setattr(store, "MAX_LOG", 1000)
+
+    async def watch():
+        kept = record()
+        stream = follow(kept, None, heartbeat=60)
+        await anext(stream)
+        for number in range(100):
+            kept.log(str(number), number)
+        kept.end(SUCCEEDED, 100)
+        return kept.dropped, [event async for data in stream for event in decode(data)]
+
+    dropped, seen = asyncio.run(watch())
+    assert seen[0] == ("log", f"[{dropped} older lines of this log were dropped]")
+    assert seen[1:-1] == [("log", str(number)) for number in range(dropped, 100)]
