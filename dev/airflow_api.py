@@ -10,21 +10,38 @@ FINAL_STATES = {"success", "failed"}
 
 
 class AirflowApi:
-    """A client that is logged in to the api-server of an :class:`~dev.airflow_stack.AirflowStack`."""
+    """A client for the api-server of an :class:`~dev.airflow_stack.AirflowStack`."""
 
-    def __init__(self, url: str, username: str, password: str) -> None:
-        self.url = f"{url}/api/v2"
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.session = requests.Session()
         self.session.trust_env = False  # No proxy between us and localhost.
+
+    def log_in(self, username: str, password: str) -> None:
+        """Get a token; everything but :meth:`unhealthy` needs one."""
         reply = self.session.post(
-            f"{url}/auth/token", json={"username": username, "password": password}, timeout=30
+            f"{self.url}/auth/token", json={"username": username, "password": password}, timeout=30
         )
         reply.raise_for_status()
         self.session.headers["Authorization"] = f"Bearer {reply.json()['access_token']}"
 
+    def unhealthy(self) -> list[str]:
+        """Return the components that do not run, or not yet."""
+        try:
+            health = self.call("GET", "monitor/health")
+        except requests.RequestException:
+            return ["api-server"]
+        return [
+            part.replace("_", "-")
+            for part in ("scheduler", "dag_processor", "triggerer")
+            if health[part]["status"] != "healthy"
+        ]
+
     def call(self, method: str, path: str, json: Any = None, **params: Any) -> Any:
         """Return the decoded answer of one request; requests.HTTPError if it is refused."""
-        reply = self.session.request(method, f"{self.url}/{path}", json=json, params=params, timeout=30)
+        reply = self.session.request(
+            method, f"{self.url}/api/v2/{path}", json=json, params=params, timeout=30
+        )
         reply.raise_for_status()
         return reply.json()
 
@@ -103,7 +120,7 @@ class TaskInstance:
 
     def log(self) -> list[str]:
         """Return the messages of the log of the first try up to now, wherever it runs at this moment."""
-        return [entry["event"] if isinstance(entry, dict) else str(entry) for entry in self._log_entries()]
+        return [entry["event"] for entry in self._log_entries()]
 
     def error(self) -> str:
         """Return the exceptions in the log: their names and messages."""

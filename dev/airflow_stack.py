@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -16,13 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import requests
-
 from dev.airflow_api import AirflowApi
 from dev.processes import MARK, REPOSITORY, kill_marked
 from dev.wait import wait_until
-
-HEALTH = {"metadatabase", "scheduler", "triggerer", "dag_processor"}
 
 
 def free_port(preferred: int = 0) -> int:
@@ -44,7 +39,7 @@ class Component:
         self.name = name
         self.arguments = arguments
         self.home = home
-        self.mark = f"{home.parent}#{name}#"
+        self.mark = f"{env[MARK]}{name}#"
         self.env = {**env, MARK: self.mark}
         self.log = home / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -62,16 +57,11 @@ class Component:
                 start_new_session=True,  # A Ctrl-C in the terminal ends it by way of stop().
             )
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the component itself, not to its descendants."""
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(number)
-
     def stop(self, timeout: float = 30) -> None:
         """End it as a service manager does: SIGTERM, and SIGKILL for what is left of it after ``timeout``."""
-        self.signal(signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            if self.process:
+        if self.process:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout)
         self.kill()
 
@@ -112,7 +102,7 @@ class AirflowStack:
         self.password = secrets.token_urlsafe(9)
         self.env = self._environment(dags, env or {})
         self.components: dict[str, Component] = {}
-        self.api: AirflowApi
+        self.api = AirflowApi(self.url)
 
     def __enter__(self) -> Self:
         try:
@@ -122,7 +112,7 @@ class AirflowStack:
             for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
                 self.start(name)
             self._wait_until_healthy()
-            self.api = AirflowApi(self.url, self.username, self.password)
+            self.api.log_in(self.username, self.password)
         except BaseException:
             self.stop()
             raise
@@ -160,24 +150,12 @@ class AirflowStack:
         def healthy() -> bool:
             for component in self.components.values():
                 component.check()
-            try:
-                reply = requests.get(f"{self.url}/api/v2/monitor/health", timeout=5)
-                report = reply.json()
-            except (requests.RequestException, ValueError):
-                return False
-            unhealthy.clear()
-            unhealthy.extend(name for name in HEALTH if report[name]["status"] != "healthy")
-            return not unhealthy
+            return not self.api.unhealthy()
 
-        unhealthy = ["api-server"]
         try:
             wait_until(healthy, 120, "Airflow is healthy")
         except TimeoutError as error:
-            tails = [
-                f"--- {name}\n{self.components[name].tail()}"
-                for name in (part.replace("_", "-") for part in unhealthy)
-                if name in self.components
-            ]
+            tails = [f"--- {name}\n{self.components[name].tail()}" for name in self.api.unhealthy()]
             raise TimeoutError("\n".join([str(error), *tails])) from None
 
     def _environment(self, dags: Sequence[Path], more: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.airflow_api import DagRun
@@ -57,7 +58,7 @@ def follow(run: DagRun) -> list[str]:
     wait_until(finished, 180, f"{DAG_ID} has ended", interval=0.3)
     problems = []
     if shown[-1] != "success":
-        problems.append(f"the task ended as {shown[-1]}; the end of its log:\n" + "\n".join(task.log()[-30:]))
+        problems.append(f"the task ended as {shown[-1]}: {task.error()}")
     elif not lines_while_deferred:
         problems.append("no line of the app arrived while the task was deferred")
     elif (output := task.xcom()) is None:
@@ -72,18 +73,21 @@ def main() -> int:
     """Run the demo; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ui", action="store_true", help="keep Airflow and its UI open until Ctrl-C")
-    keep_open = parser.parse_args().ui
+    parser.add_argument(
+        "--folder", type=Path, default=REPOSITORY / ".run" / "demo", help="where it all happens"
+    )
+    options = parser.parse_args()
     # The exits of the context managers end what was started, after a SIGTERM, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
-    with RunFolder(REPOSITORY / ".run" / "demo") as folder, KernelEmulator([APP]) as emulator:
+    with RunFolder(options.folder) as folder, KernelEmulator([APP]) as emulator:
         say(f"a Kernel on this machine, with the app bookshop, is at {emulator.base_url}")
         say("starting Airflow: api-server, scheduler, dag-processor, triggerer")
         stack = AirflowStack(
             folder.path / "airflow",
             dags=[REPOSITORY / "example_dags"],
             env={"AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json},
-            port=8080 if keep_open else 0,
+            port=8080 if options.ui else 0,
         )
         with stack:
             wait_until(lambda: DAG_ID in stack.api.dag_ids(), 60, f"Airflow has read {DAG_ID}")
@@ -91,7 +95,7 @@ def main() -> int:
             problems = follow(stack.api.trigger(DAG_ID))
             for problem in problems:
                 say(f"FAILED: {problem}")
-            if keep_open:
+            if options.ui:
                 print(
                     f"\nAirflow's UI: {stack.url}\nlog in as {stack.username} with {stack.password}\n"
                     "Ctrl-C ends it.",
@@ -116,3 +120,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except (RuntimeError, OSError) as error:
+        sys.exit(f"FAILED: {error}")

@@ -23,7 +23,7 @@ import psutil
 from airflow_provider_kernel.emulator.system import adopt_orphans
 from dev.wait import wait_until
 
-MARK = "KERNEL_DEV_RUN"
+MARK = "DEV_RUN_FOLDER"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

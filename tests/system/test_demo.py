@@ -20,6 +20,8 @@ from dev.wait import wait_until
 
 pytestmark = pytest.mark.system
 
+#: Not the folder of a demo that somebody may have open.
+FOLDER = REPOSITORY / ".run" / "test-demo"
 #: The ports of the api-server, the two log servers and the emulator, if nobody chooses others.
 USUAL_PORTS = (8080, 8793, 8794, 8484)
 
@@ -36,7 +38,7 @@ class Demo:
         self.output = tmp_path / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dev.demo", *arguments],
+                [sys.executable, "-m", "dev.demo", f"--folder={FOLDER}", *arguments],
                 env={**env, "HOME": home, "TMPDIR": tmp, "PYTHONPATH": str(REPOSITORY)},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
@@ -69,7 +71,7 @@ class Demo:
 
 def left_processes() -> list[str]:
     """Return the command lines of what a demo has started and is still there."""
-    return [" ".join(process.cmdline()) for process in marked(f"{REPOSITORY}/.run/demo#")]
+    return [" ".join(process.cmdline()) for process in marked(f"{FOLDER}#")]
 
 
 @pytest.fixture
@@ -108,7 +110,9 @@ def test_ui_stays_open_until_ctrl_c(tmp_path: Path) -> None:
 
     url, username, password = demo.wait_for(r"UI: (\S+)\nlog in as (\S+) with (\S+)").groups()
     assert "Airflow" in requests.get(url, timeout=10).text
-    assert "example_kernel_mapped" in AirflowApi(url, username, password).dag_ids()
+    api = AirflowApi(url)
+    api.log_in(username, password)
+    assert "example_kernel_mapped" in api.dag_ids()
     demo.process.send_signal(signal.SIGINT)
 
     assert demo.end() == 0
