@@ -21,6 +21,7 @@ from typing import Any
 from airflow_provider_kernel.api.calls import Cancellation
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
+    KernelConfigurationError,
     KernelError,
     KernelInvocationError,
     KernelInvocationTimeout,
@@ -189,6 +190,8 @@ class Wait:
         return self._deadline is not None and now >= self._deadline
 
     def _is_hopeless(self, error: KernelError, now: float) -> bool:
+        if isinstance(error, KernelConfigurationError):
+            return True
         if isinstance(error, KernelApiError) and error.is_refusal:
             early = error.status_code == 404 and now - self._start < NOT_FOUND_GRACE
             return self._errors > 1 and not early

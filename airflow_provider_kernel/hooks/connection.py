@@ -6,8 +6,6 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 from airflow_provider_kernel.api.settings import KernelSettings
 
@@ -46,11 +44,10 @@ def settings_without_connection(conn_id: str) -> KernelSettings:
     """
     Read the environment in place of the default connection; call it where that does not exist.
 
-    :raises AirflowNotFoundException: it is not the default connection.
-    :raises KernelConfigurationError: there is no ``KERNEL_API_KEY``.
+    :raises KernelConfigurationError: it is not the default connection, or there is no ``KERNEL_API_KEY``.
     """
     if conn_id != DEFAULT_CONN_ID:
-        raise AirflowNotFoundException(
+        raise KernelConfigurationError(
             f"There is no Airflow connection {conn_id!r}. Make one of type 'kernel', or set AIRFLOW_CONN_{conn_id.upper()}."
         )
     settings = KernelSettings.from_environment(conn_id, os.environ)

@@ -67,8 +67,7 @@ class KernelHook(BaseHook):
         """
         How Kernel is reached, read once.
 
-        :raises AirflowNotFoundException: the connection does not exist, and is not the default.
-        :raises KernelConfigurationError: it has no token, or cannot be used.
+        :raises KernelConfigurationError: the connection does not exist, has no token, or cannot be used.
         """
         try:
             return settings_of(self.get_connection(self.kernel_conn_id))
@@ -265,7 +264,7 @@ class KernelHook(BaseHook):
             project = who["authorization"]["effective_scope"]["project_id"]
         except (KeyError, TypeError):
             return False, "Something answered, but not as Kernel does. Look at the connection's host."
-        except (KernelError, AirflowNotFoundException) as error:
+        except KernelError as error:
             return False, str(error)
         return True, f"The token is good: organization {organization}, " + (
             f"project {project}." if project else "no particular project."

@@ -157,18 +157,32 @@ class KernelAsyncHook:
         """
         How Kernel is reached; read at most once a minute for all hooks of the connection.
 
-        :raises AirflowNotFoundException: the connection does not exist, and is not the default.
-        :raises KernelConfigurationError: it has no token, or cannot be used.
+        :raises KernelConfigurationError: the connection does not exist, has no token, or cannot be used.
+        :raises KernelTransportError: Airflow cannot be asked for it, and it was never read before.
         """
         shared = self._in_use()
         async with shared.reading:
             if shared.settings is None or time.monotonic() - shared.read_at > SETTINGS_LIFE:
-                try:
-                    shared.settings = settings_of(await get_async_connection(self.kernel_conn_id))
-                except AirflowNotFoundException:
-                    shared.settings = settings_without_connection(self.kernel_conn_id)
+                shared.settings = await self._read_settings(shared.settings)
                 shared.read_at = time.monotonic()
             return shared.settings
+
+    async def _read_settings(self, known: KernelSettings | None) -> KernelSettings:
+        try:
+            return settings_of(await get_async_connection(self.kernel_conn_id))
+        except AirflowNotFoundException:
+            return settings_without_connection(self.kernel_conn_id)
+        except KernelError:
+            raise
+        except Exception as error:
+            # Airflow's API server may be away for a while, which says nothing about the invocation. Not the
+            # error's text: it may hold the connection's.
+            log.warning("The connection %s could not be read: %s.", self.kernel_conn_id, type(error).__name__)
+            if known:
+                return known
+            raise KernelTransportError(
+                f"The Airflow connection {self.kernel_conn_id!r} could not be read.", sent=False
+            ) from None
 
     async def send(self, call: Call[T]) -> T:
         """Send ``call``, again where that is safe and may help."""

@@ -17,6 +17,7 @@ from airflow_provider_kernel.api.errors import (
     KernelError,
     KernelInvocationError,
     KernelInvocationFailed,
+    KernelInvocationUnsettled,
     KernelLostReplyError,
     is_certainly_not_accepted,
 )
@@ -268,12 +269,18 @@ class KernelInvokeOperator(BaseOperator):
         """Return the output, or raise what the outcome comes to."""
         if outcome.status not in (InvocationStatus.SUCCEEDED, InvocationStatus.FAILED):
             if outcome.may_run:
-                raise AirflowFailException(
-                    f"{outcome.error()} No retry: it might run the action a second time."
-                )
-            raise outcome.error()
+                raise AirflowFailException(str(outcome.error(NO_RETRY_UNCERTAIN)))
+            raise outcome.error(RETRY)
         if invocation is None or invocation.raw_output is None:
             invocation = self.hook.get_invocation(outcome.invocation_id)
+            if not invocation.is_ended:
+                doubt = KernelInvocationUnsettled(
+                    f"Kernel invocation {invocation.id} was reported as {outcome.status}, but is {invocation.status}.",
+                    invocation_id=invocation.id,
+                )
+                return self._conclude(
+                    Outcome.of_giving_up(doubt, self._cancel(self.hook, invocation.id, str(doubt)))
+                )
         if self._killed:
             raise _killed_error(invocation.id)
         result = invocation.result(RETRY)

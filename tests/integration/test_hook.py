@@ -8,7 +8,6 @@ import logging
 import socket
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from tenacity import wait_none
 
 from airflow_provider_kernel.api.errors import (
@@ -309,7 +308,7 @@ def test_the_environment_serves_where_the_default_connection_does_not_exist(serv
 
 def test_the_environment_does_not_serve_in_place_of_a_named_connection(monkeypatch):
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
-    with pytest.raises(AirflowNotFoundException, match=r"no Airflow connection 'reports'.*type 'kernel'"):
+    with pytest.raises(KernelConfigurationError, match=r"no Airflow connection 'reports'.*type 'kernel'"):
         _ = KernelHook("reports").settings
 
 
@@ -319,7 +318,7 @@ def test_a_plain_http_address_is_refused_before_anything_is_sent(ask, monkeypatc
         ask("get_invocation", "inv1")
 
 
-def test_the_token_is_in_no_representation_and_no_log(server, hook, caplog):
+def test_the_token_is_in_no_representation_and_no_log(server, hook, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     server.on(GET, error(503), error(401))
     with pytest.raises(KernelApiError) as refused:
@@ -397,6 +396,33 @@ class TestWhatTheAsynchronousHooksShare:
 
         asyncio.run(later())
         assert reads.call_count == 2
+
+    def test_a_connection_that_cannot_be_read_for_a_while_is_used_as_it_was(self, server, hook, mocker):
+        server.on(GET, invocation("running"))
+
+        async def later():
+            async with KernelAsyncHook() as hook:
+                await hook.get_invocation("inv1")
+                hook._in_use().read_at -= kernel_async.SETTINGS_LIFE + 1
+                mocker.patch.object(kernel_async, "get_async_connection", side_effect=OSError("sk_canary"))
+                assert (await hook.get_invocation("inv1")).status == "running"
+
+        asyncio.run(later())
+
+    def test_a_connection_that_cannot_be_read_at_first_is_trouble_that_may_pass(self, server, hook, mocker):
+        server.on(GET, invocation("running"))
+        connection = mocker.patch.object(
+            kernel_async, "get_async_connection", side_effect=OSError("sk_canary")
+        )
+
+        async def unread():
+            async with KernelAsyncHook() as hook:
+                with pytest.raises(KernelTransportError, match="'kernel_default' could not be read") as error:
+                    await hook.get_invocation("inv1")
+                assert "canary" not in str(error.value)
+
+        asyncio.run(unread())
+        assert connection.call_count == transport.ATTEMPTS
 
     def test_a_cancelled_reader_leaves_the_reading_to_the_next(self, server, hook, mocker):
         server.on(GET, invocation("running"))

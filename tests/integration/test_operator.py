@@ -1,0 +1,452 @@
+"""
+The operator and its trigger over real HTTP against the emulator, in this process.
+
+What Airflow does between the legs of a deferral is played here: the trigger is made anew from its serialized
+arguments, and its event is passed on as JSON. The real Airflow is in the system tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import signal
+import time
+from importlib import import_module
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import TaskDeferralTimeout
+from tenacity import wait_none
+
+from airflow_provider_kernel.api.errors import (
+    KernelError,
+    KernelInvocationFailed,
+    KernelInvocationTimeout,
+    KernelInvocationUnsettled,
+    KernelTransportError,
+)
+from airflow_provider_kernel.hooks import transport
+from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
+from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
+
+both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+
+
+@pytest.fixture(autouse=True)
+def connection(emulator_env, monkeypatch):
+    monkeypatch.setattr(transport, "_backoff", wait_none())
+    return emulator_env
+
+
+class Task:
+    """One task instance: runs the operator through all its legs, and keeps what it pushed to XCom."""
+
+    map_index = -1
+
+    def __init__(self, action_name="echo", payload=None, **kwargs):
+        arguments = {"task_id": "t", "app_name": "tests", **kwargs}
+        self.operator = KernelInvokeOperator(action_name=action_name, payload=payload, **arguments)
+        self.xcom = {}
+        self.context = {"ti": self}
+        self.event = None
+        self.deferred = False
+
+    def xcom_push(self, key, value):
+        self.xcom[key] = value
+
+    def xcom_pull(self, task_ids, key, map_indexes):
+        assert task_ids == "t"
+        assert map_indexes == self.map_index
+        return self.xcom.get(key)
+
+    @property
+    def invocation_id(self):
+        return self.xcom["invocation_id"]
+
+    @property
+    def found(self):
+        """The invocation, as Kernel has it."""
+        with KernelHook() as hook:
+            return hook.get_invocation(self.invocation_id)
+
+    def run(self):
+        try:
+            return self.operator.execute(self.context)
+        except TaskDeferred as deferral:
+            self.deferred = True
+            trigger = again(deferral.trigger)
+            self.event = json.loads(json.dumps(asyncio.run(first_event(trigger))))
+            return self.operator.resume_execution(deferral.method_name, {"event": self.event}, self.context)
+
+
+def again(trigger):
+    """Make the trigger anew, as another process does."""
+    path, arguments = trigger.serialize()
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
+
+
+async def first_event(trigger):
+    [event] = [event async for event in trigger.run()]
+    return event.payload
+
+
+@both_waits
+@pytest.mark.parametrize(
+    "payload",
+    [{}, [], "null", 0, 1.5, True, {"a": [1, {"b": None}]}, {"text": "čaj ☕ \u0000"}, "[1, 2]"],
+)
+def test_the_output_of_the_action_is_returned(payload, deferrable):
+    expected = json.loads(payload) if isinstance(payload, str) else payload
+    assert Task("echo", payload, deferrable=deferrable).run() == expected
+
+
+@both_waits
+def test_a_large_output_arrives_whole_and_stays_out_of_the_event(deferrable):
+    task = Task("big", {"n": 3_000_000}, deferrable=deferrable)
+    assert len(task.run()) == 3_000_000
+    if deferrable:
+        assert task.event == {"invocation_id": task.invocation_id, "status": "succeeded"}
+
+
+@both_waits
+def test_a_failed_action_fails_the_task_with_kernels_reason_and_its_own(deferrable):
+    task = Task("fail", {"message": "no such sku"}, deferrable=deferrable)
+    with pytest.raises(KernelInvocationFailed) as failed:
+        task.run()
+    message = str(failed.value)
+    assert message.startswith(
+        f"Kernel invocation {task.invocation_id} failed: {task.found.status_reason.rstrip('.')}."
+    )
+    assert "A retry of the task runs the action anew." in message
+    assert "no such sku" in message
+
+
+@both_waits
+def test_a_long_reason_is_shortened(deferrable):
+    with pytest.raises(KernelInvocationFailed) as failed:
+        Task("fail", {"message": "x" * 100_000}, deferrable=deferrable).run()
+    assert 1_000 < len(str(failed.value)) < 2_300
+
+
+@both_waits
+@pytest.mark.parametrize("action", ["exit", "segfault"])
+def test_a_crash_of_the_app_fails_the_task(action, deferrable):
+    with pytest.raises(KernelInvocationFailed):
+        Task(action, {"code": 3} if action == "exit" else None, deferrable=deferrable).run()
+
+
+@pytest.fixture
+def told(capfd, caplog):
+    """All that was logged so far, by Airflow's logger and by Python's."""
+    caplog.set_level(logging.DEBUG)
+
+    def told():
+        printed = capfd.readouterr()
+        return printed.out + printed.err + caplog.text
+
+    return told
+
+
+@both_waits
+def test_the_lines_of_the_app_are_in_the_tasks_log(deferrable, told):
+    Task("logs", {"n": 3}, deferrable=deferrable).run()
+    assert re.findall(r"\[app\] (line \d)", told()) == ["line 0", "line 1", "line 2"]
+
+
+@both_waits
+def test_the_lines_of_the_app_can_be_left_out(deferrable, told):
+    assert Task("logs", {"n": 3}, deferrable=deferrable, follow_logs=False).run() == 3
+    said = told()
+    assert "succeeded" in said
+    assert "line 0" not in said
+
+
+@both_waits
+def test_payload_and_output_are_in_no_log(deferrable, told):
+    assert Task("echo", {"who": "canary-person"}, deferrable=deferrable).run() == {"who": "canary-person"}
+    said = told()
+    assert "succeeded" in said
+    assert "canary-person" not in said
+
+
+@both_waits
+def test_the_deadline_cancels_the_invocation_and_fails_the_task(deferrable):
+    task = Task("sleep", {"seconds": 60}, deferrable=deferrable, timeout=0.5)
+    with pytest.raises(KernelInvocationTimeout) as late:
+        task.run()
+    assert str(late.value) == (
+        f"Kernel invocation {task.invocation_id} had not ended by its deadline. It was cancelled. "
+        "A retry of the task runs the action anew."
+    )
+    assert task.found.status == "failed"
+    assert "deadline" in task.found.raw_output
+
+
+def test_kernels_own_time_out_fails_the_task():
+    task = Task("sleep", {"seconds": 60}, async_timeout_seconds=10)
+    with pytest.raises(KernelInvocationFailed, match="time"):
+        task.run()
+
+
+def test_without_waiting_the_id_is_the_result_and_the_invocation_goes_on():
+    task = Task("sleep", {"seconds": 20}, wait_for_completion=False)
+    assert task.run() == task.invocation_id
+    assert task.found.is_active
+    with KernelHook() as hook:
+        hook.cancel_invocation(task.invocation_id)
+
+
+def test_a_synchronous_call_neither_defers_nor_waits():
+    task = Task("echo", {"a": 1}, async_=False)
+    assert task.run() == {"a": 1}
+    assert not task.deferred
+    with pytest.raises(KernelInvocationFailed, match="out of stock"):
+        Task("fail", {"message": "out of stock"}, async_=False).run()
+
+
+@pytest.mark.parametrize("missing", [{"app_name": "nope"}, {"action_name": "nope"}, {"version": "9.9"}])
+def test_what_is_not_deployed_fails_without_a_retry(missing):
+    with pytest.raises(
+        AirflowFailException, match=r"answered 404 .*not retried, for Kernel would refuse again"
+    ):
+        Task(**missing).run()
+
+
+def test_a_wrong_token_fails_without_a_retry_and_is_not_told(start_emulator, monkeypatch):
+    pinned = start_emulator(api_key="sk_the_right_one")
+    wrong = {"conn_type": "kernel", "host": pinned.base_url, "password": "sk_canary_wrong"}
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(wrong))
+    with pytest.raises(AirflowFailException, match="answered 401") as refused:
+        Task().run()
+    assert "canary" not in str(refused.value)
+
+
+def test_a_connection_without_a_token_fails_without_a_retry(monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", '{"conn_type": "kernel"}')
+    with pytest.raises(AirflowFailException, match="has no token"):
+        Task().run()
+
+
+def test_kernel_out_of_reach_may_be_retried(monkeypatch, told):
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_KERNEL_DEFAULT", '{"host": "http://127.0.0.1:1", "password": "sk_x_y_z"}'
+    )
+    with pytest.raises(KernelTransportError, match="Connection refused"):
+        Task().run()
+    assert "No invocation was started. A retry of the task submits it again." in told()
+
+
+def test_a_payload_that_turns_out_wrong_when_it_is_rendered_is_not_submitted():
+    task = Task("echo", "{{ params.json }}")
+    task.operator.payload = "not json"
+    with pytest.raises(ValueError, match="payload is a string that is not JSON text"):
+        task.run()
+    assert task.xcom == {}
+
+
+class TestAgainstAKernelThatMisbehaves:
+    """What the emulator, being well-behaved, never says."""
+
+    @pytest.fixture(autouse=True)
+    def server(self, monkeypatch):
+        with serving() as server:
+            connection = {"conn_type": "kernel", "host": server.url, "password": "sk_test_token"}
+            monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
+            server.on("POST /invocations", Reply(202, {"id": "inv1", "action_name": "a", "status": "queued"}))
+            server.on("GET /invocations/inv1/events", Stream(state("running"), end="silent"))
+            server.on("GET /invocations/inv1", invocation("running"))
+            server.on("PATCH /invocations/inv1", invocation("failed"))
+            server.on("DELETE /invocations/inv1/browsers", Reply(204))
+            yield server
+
+    @pytest.mark.parametrize("trouble", [error(500), html(502), Reply(drop=True)])
+    def test_a_lost_reply_fails_without_a_retry(self, server, trouble):
+        server.on("POST /invocations", trouble)
+        with pytest.raises(AirflowFailException, match=r"may be running.*not retried.*a second time"):
+            Task().run()
+        assert len(server.seen("POST /invocations")) == 1
+
+    def test_an_invocation_that_ended_with_the_reply_does_not_defer(self, server):
+        reply = {"id": "inv1", "action_name": "a", "status": "succeeded", "output": "[1]"}
+        server.on("POST /invocations", Reply(202, reply))
+        task = Task()
+        assert task.run() == [1]
+        assert not task.deferred
+        assert len(server.requests) == 1
+
+    @both_waits
+    def test_an_unknown_status_is_no_success(self, server, deferrable):
+        server.on("GET /invocations/inv1", invocation("completed", output="1"))
+        server.on("GET /invocations/inv1/events", Stream(state("completed")))
+        with pytest.raises(KernelInvocationTimeout):
+            Task(deferrable=deferrable, timeout=0.5).run()
+        assert len(server.seen("PATCH /invocations/inv1")) == 1
+
+    @both_waits
+    def test_a_deadline_without_a_cancellation_is_not_retried(self, server, deferrable):
+        server.on("PATCH /invocations/inv1", error(403))
+        with pytest.raises(
+            AirflowFailException, match=r"could not be cancelled and may still be running.*second time"
+        ):
+            Task(deferrable=deferrable, timeout=0.3).run()
+
+    @both_waits
+    def test_an_end_found_while_cancelling_counts(self, server, deferrable):
+        looks = [invocation("running"), invocation("running"), invocation("succeeded", output="7")]
+        server.on("GET /invocations/inv1", *looks)
+        server.on("PATCH /invocations/inv1", error(400))
+        assert Task(deferrable=deferrable, timeout=0.3).run() == 7
+
+    @both_waits
+    def test_a_token_revoked_meanwhile_ends_the_wait_with_the_reason(self, server, deferrable):
+        server.on("GET /invocations/inv1/events", error(401))
+        server.on("GET /invocations/inv1", error(401))
+        with pytest.raises(
+            AirflowFailException, match=r"could not be learned: Kernel answered 401.*may still be running"
+        ):
+            Task(deferrable=deferrable).run()
+
+    @pytest.mark.parametrize("event", [{}, "succeeded", {"status": "succeeded"}, {"id": 1}])
+    def test_a_foreign_event_concludes_nothing(self, event):
+        task = Task()
+        with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
+            task.operator.execute_complete(task.context, event)
+
+    def test_an_event_that_kernel_contradicts_is_no_success(self, server):
+        task = Task()
+        with pytest.raises(KernelInvocationUnsettled, match="was reported as succeeded, but is running"):
+            task.operator.execute_complete(task.context, {"invocation_id": "inv1", "status": "succeeded"})
+        assert server.seen("PATCH /invocations/inv1")
+
+    def test_an_xcom_that_cannot_be_pushed_does_not_lose_the_invocation(self, server):
+        server.on("GET /invocations/inv1", invocation("succeeded", output="1"))
+        server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
+        task = Task()
+        task.xcom_push = lambda key, value: 1 / 0
+        assert task.run() == 1
+
+
+class TestKill:
+    def test_a_kill_while_it_waits_on_the_worker_cancels_and_is_no_success(self):
+        task = Task("sleep", {"seconds": 60}, deferrable=False)
+
+        def kill_once_submitted(*_):
+            if task.xcom:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                task.operator.on_kill()
+
+        # Airflow calls on_kill in a signal handler, in the midst of the wait.
+        previous = signal.signal(signal.SIGALRM, kill_once_submitted)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+        try:
+            with pytest.raises(
+                KernelInvocationFailed, match=r"The task was killed, and Kernel invocation .* with it"
+            ):
+                task.run()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        assert task.found.status == "failed"
+        assert "the task was killed" in task.found.raw_output
+
+    def test_a_kill_in_the_midst_of_the_request_cancels_what_came_of_it(self, mocker):
+        task = Task("sleep", {"seconds": 60})
+        send = task.operator.hook.send
+
+        def killed_meanwhile(call):
+            task.operator.on_kill()
+            return send(call)
+
+        mocker.patch.object(task.operator.hook, "send", killed_meanwhile)
+        with pytest.raises(KernelInvocationFailed, match="The task was killed") as killed:
+            task.run()
+        with KernelHook() as hook:
+            assert hook.get_invocation(killed.value.invocation_id).status == "failed"
+
+    def test_a_kill_before_anything_was_submitted_does_nothing(self):
+        Task().operator.on_kill()
+
+    def test_a_deferral_that_airflow_timed_out_cancels_the_invocation(self):
+        task = Task("sleep", {"seconds": 60})
+        with pytest.raises(TaskDeferred):
+            task.operator.execute(task.context)
+        with pytest.raises(TaskDeferralTimeout):
+            task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+        assert task.found.status == "failed"
+
+
+class TestTrigger:
+    @pytest.fixture
+    def running(self, submit):
+        return submit("sleep", {"seconds": 60})
+
+    @pytest.fixture
+    def status(self, client):
+        return lambda invocation_id: client.invocations.retrieve(invocation_id).status
+
+    def test_its_arguments_are_identifiers_and_numbers(self, emulator):
+        task = Task("echo", {"secret": "canary"}, timeout=100, poll_interval=5, follow_logs=False)
+        before = time.time()
+        with pytest.raises(TaskDeferred) as deferral:
+            task.operator.execute(task.context)
+        path, arguments = deferral.value.trigger.serialize()
+        assert path == "airflow_provider_kernel.triggers.kernel.KernelInvocationTrigger"
+        assert before + 99 < arguments.pop("deadline") < time.time() + 101
+        assert arguments == {
+            "invocation_id": task.invocation_id,
+            "kernel_conn_id": "kernel_default",
+            "poll_interval": 5,
+            "follow_logs": False,
+        }
+        assert 100 < deferral.value.timeout.total_seconds() < 1_000
+
+    def test_the_invocations_id_is_argument_enough(self, submit):
+        event = asyncio.run(first_event(KernelInvocationTrigger(submit("echo", 1))))
+        assert event["status"] == "succeeded"
+
+    def test_a_stopping_triggerer_cancels_nothing(self, running, status):
+        async def start_and_stop():
+            trigger = KernelInvocationTrigger(running)
+            logged = asyncio.Event()
+            trigger._write = lambda record: logged.set()
+            run = asyncio.create_task(first_event(trigger))
+            await asyncio.wait_for(logged.wait(), 10)
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            await trigger.cleanup()
+
+        asyncio.run(start_and_stop())
+        assert status(running) == "running"
+
+    def test_a_users_kill_cancels_though_airflow_gives_it_hardly_any_time(self, running, status):
+        async def kill():
+            trigger = KernelInvocationTrigger(running)
+            killing = asyncio.create_task(trigger.on_kill())
+            await asyncio.sleep(0)
+            killing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await killing
+            await trigger._cancelling
+
+        asyncio.run(kill())
+        assert status(running) == "failed"
+
+    def test_a_users_kill_of_what_has_ended_changes_nothing(self, submit, status, until):
+        invocation_id = submit("echo", 1)
+        until(lambda: status(invocation_id) == "succeeded")
+        asyncio.run(KernelInvocationTrigger(invocation_id).on_kill())
+        assert status(invocation_id) == "succeeded"
+
+    def test_a_connection_that_is_gone_is_told_and_not_swallowed(self, monkeypatch):
+        monkeypatch.delenv("AIRFLOW_CONN_KERNEL_DEFAULT")
+        monkeypatch.delenv("KERNEL_API_KEY")
+        event = asyncio.run(first_event(KernelInvocationTrigger("inv1")))
+        assert event["status"] == "unsettled"
+        assert event["may_run"]
+        assert "no KERNEL_API_KEY" in event["message"]

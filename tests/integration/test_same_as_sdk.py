@@ -1,0 +1,148 @@
+"""What our hooks send equals, field for field, what the official SDK sends for the same call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import kernel
+import pytest
+
+from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+from tests.integration.scripted import Reply, Stream, invocation, serving, state
+
+TOKEN = "sk_same_for_both"
+PAYLOAD = {"sku": "čaj", "n": [1, 2.5, None]}
+SHOP = {"app_name": "shop", "action_name": "price"}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with serving() as server:
+        connection = {
+            "conn_type": "kernel",
+            "host": server.url,
+            "password": TOKEN,
+            "extra": {"project": "p1"},
+        }
+        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
+        server.on("POST /invocations", Reply(202, {"id": "inv1", "action_name": "price", "status": "queued"}))
+        server.on("GET /invocations", Reply(200, [invocation("running").body], {"X-Has-More": "false"}))
+        server.on("GET /invocations/inv1", invocation("running"))
+        server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
+        server.on("PATCH /invocations/inv1", invocation("failed"))
+        server.on("DELETE /invocations/inv1/browsers", Reply(204))
+        server.on("GET /apps", Reply(200, []))
+        server.on("GET /auth/context", Reply(200, {}))
+        yield server
+
+
+def fields(request):
+    """All of a request but what names the client itself."""
+    own = (
+        "user-agent",
+        "x-stainless",
+        "host",
+        "connection",
+        "accept-encoding",
+        "content-length",
+        "idempotency-key",
+    )
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return {
+        "method": request.method,
+        "path": request.path,
+        "headers": {name: value for name, value in headers.items() if not name.startswith(own)},
+        "body": request.json if request.body else None,
+    }
+
+
+CALLS = {
+    "invoke": (
+        lambda sdk: sdk.invocations.create(
+            **SHOP,
+            version="latest",
+            async_=True,
+            payload=json.dumps(PAYLOAD, ensure_ascii=False, separators=(",", ":")),
+        ),
+        lambda hook: hook.invoke(**SHOP, payload=PAYLOAD),
+    ),
+    "invoke, every field": (
+        lambda sdk: sdk.invocations.create(
+            **SHOP, version="1.2.0", async_=True, async_timeout_seconds=60, payload='{"a": 1}'
+        ),
+        lambda hook: hook.invoke(
+            **SHOP, version="1.2.0", async_=True, async_timeout_seconds=60, payload='{"a": 1}'
+        ),
+    ),
+    "invoke, synchronous, no payload": (
+        lambda sdk: sdk.invocations.create(**SHOP, version="latest", async_=False),
+        lambda hook: hook.invoke(**SHOP, async_=False),
+    ),
+    "get": (lambda sdk: sdk.invocations.retrieve("inv1"), lambda hook: hook.get_invocation("inv1")),
+    "list": (
+        lambda sdk: list(sdk.invocations.list(**SHOP, status="running", since="5m", version="1", limit=100)),
+        lambda hook: list(hook.list_invocations(**SHOP, status="running", since="5m", version="1")),
+    ),
+    "follow": (
+        lambda sdk: list(sdk.invocations.follow("inv1", since="5m")),
+        lambda hook: list(hook.follow_invocation("inv1", since="5m")),
+    ),
+    "cancel": (
+        lambda sdk: (
+            sdk.invocations.retrieve("inv1"),
+            sdk.invocations.update("inv1", status="failed", output='{"cancelled": "why"}'),
+            sdk.invocations.delete_browsers("inv1"),
+        ),
+        lambda hook: hook.cancel_invocation("inv1", "why"),
+    ),
+    "apps": (
+        lambda sdk: list(sdk.apps.list(app_name="shop", limit=100)),
+        lambda hook: hook.get_app_versions("shop"),
+    ),
+    "auth": (lambda sdk: sdk.auth.context.retrieve(), lambda hook: hook.test_connection()),
+}
+
+
+def compare(ours, theirs):
+    def canonical(request):
+        sent = fields(request)
+        path, _, query = sent["path"].partition("?")
+        if sent["method"] == "DELETE":
+            # It has no body, and its reply has none, so of what kind they are does not matter.
+            sent["headers"] = {
+                k: v for k, v in sent["headers"].items() if k not in ("accept", "content-type")
+            }
+        return {**sent, "path": path, "query": sorted(query.split("&"))}
+
+    assert [canonical(request) for request in ours] == [canonical(request) for request in theirs]
+    assert ours
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_the_synchronous_hook_sends_what_the_sdk_sends(server, call):
+    with_sdk, with_hook = CALLS[call]
+    with kernel.Kernel(api_key=TOKEN, base_url=server.url, project="p1", max_retries=0) as sdk:
+        with_sdk(sdk)
+    theirs = list(server.requests)
+    with KernelHook() as hook:
+        with_hook(hook)
+    compare(server.requests[len(theirs) :], theirs)
+
+
+@pytest.mark.parametrize("call", ["get", "cancel", "follow"])
+def test_the_asynchronous_hook_sends_what_the_sdk_sends(server, call):
+    with_sdk, with_hook = CALLS[call]
+    with kernel.Kernel(api_key=TOKEN, base_url=server.url, project="p1", max_retries=0) as sdk:
+        with_sdk(sdk)
+    theirs = list(server.requests)
+
+    async def ask():
+        async with KernelAsyncHook() as hook:
+            if call == "follow":
+                return [event async for event in hook.follow_invocation("inv1", since="5m")]
+            return await with_hook(hook)
+
+    asyncio.run(ask())
+    compare(server.requests[len(theirs) :], theirs)
