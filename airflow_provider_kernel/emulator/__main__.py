@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 #: What actions find as KERNEL_API_KEY, and users are told to set, where any key is taken.
 ANY_KEY = "sk_emulator"
 
+#: What the extra `emulator` installs.
+NEEDED = ("kernel", "psutil", "starlette", "uvicorn")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
@@ -31,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reason is one line on standard error.
     """
     options = _parser().parse_args(arguments)
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        install = "pip install 'airflow-provider-kernel[emulator]'"
+        print(f"Kernel emulator: not installed: {', '.join(missing)}. Run: {install}", file=sys.stderr)
+        return 2
     try:
         return _serve(options)
     except (AppFileError, OSError) as error:
@@ -103,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="silence after which an event stream sends a heartbeat (default: %(default)s)",
     )
-    parser.add_argument("--access-log", action="store_true", help="log each request on standard error")
+    parser.add_argument("--access-log", action="store_true", help="log each request")
     parser.add_argument(
         "--exit-with-stdin", action="store_true", help="stop when standard input ends: when the parent does"
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import traceback
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +27,8 @@ def load_apps(path: Path) -> dict[str, KernelApp]:
     """
     if not path.is_file():
         raise AppFileError(f"{path}: {'a folder, not an app file' if path.is_dir() else 'no such file'}")
-    try:
-        from kernel.app_framework import app_registry
-    except ImportError as error:
-        raise AppFileError(
-            f"the SDK `kernel` cannot be imported ({error}). "
-            "It comes with: pip install 'airflow-provider-kernel[emulator]'"
-        ) from None
+    from kernel.app_framework import app_registry
+
     register = app_registry.register_app
 
     def register_once(app: KernelApp) -> None:
@@ -48,10 +43,9 @@ def load_apps(path: Path) -> dict[str, KernelApp]:
     # The name of the file, as an import of it would have it; but never in the place of another module.
     name = file.stem if file.stem not in sys.modules else f"kernel_app_{file.stem}"
     loader = SourceFileLoader(name, str(file))
-    spec = importlib.util.spec_from_loader(name, loader)
-    if spec is None:
-        raise AppFileError(f"{path}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
+    spec = ModuleSpec(name, loader, origin=str(file))
+    spec.has_location = True
+    module = module_from_spec(spec)
     sys.modules[name] = module
     try:
         loader.exec_module(module)
@@ -68,7 +62,8 @@ def load_apps(path: Path) -> dict[str, KernelApp]:
 
 def _describe(error: BaseException, path: Path, file: str) -> str:
     """Return file, line and reason; where the app file only called what failed, that place too."""
-    reason = " ".join(traceback.format_exception_only(error)[-1].split())
+    said = error.msg if isinstance(error, SyntaxError) else error
+    reason = " ".join(f"{type(error).__name__}: {said}".split()).removesuffix(":")
     if isinstance(error, SyntaxError) and error.filename:
         shown = str(path) if error.filename == file else error.filename
         return f"{shown}, line {error.lineno}: {reason}"

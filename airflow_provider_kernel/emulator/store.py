@@ -170,10 +170,6 @@ class Store:
         """Return the record; None if there is none, or none any more."""
         return self._records.get(invocation_id)
 
-    def active(self) -> list[Record]:
-        """Return what is queued or running."""
-        return [record for record in self._records.values() if not record.is_ended]
-
     def list(self, wanted: Filter) -> list[Record]:
         """Return what the filter takes, newest first."""
         return [record for record in reversed(self._records.values()) if wanted.takes(record)]

@@ -48,14 +48,14 @@ def start_emulator() -> Iterator[Callable[..., KernelEmulator]]:
         emulator.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def client(emulator: KernelEmulator) -> Iterator[kernel.Kernel]:
     """The official SDK's client of the session's emulator; it repeats nothing."""
     with kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0) as client:
         yield client
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def http(emulator: KernelEmulator) -> Iterator[httpx.Client]:
     """A plain HTTP client of the session's emulator."""
     headers = {"Authorization": f"Bearer {emulator.api_key}"}

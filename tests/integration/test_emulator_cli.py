@@ -10,6 +10,7 @@ import time
 import kernel
 import pytest
 
+import airflow_provider_kernel.emulator.__main__ as command_line
 from airflow_provider_kernel.emulator.loader import AppFileError, load_apps
 from airflow_provider_kernel.testing import KernelEmulator, KernelEmulatorError
 
@@ -114,6 +115,15 @@ def test_a_start_that_fails_says_one_line_and_exits_with_status_2(tmp_path, text
     file = write(tmp_path, text=text)
 
     assert run(file, "--port=0") == (2, f"Kernel emulator: {file}{said}\n")
+
+
+def test_what_is_not_installed_is_said_with_the_command_that_installs_it(monkeypatch, capsys):
+    monkeypatch.setattr(command_line, "NEEDED", ("json", "no_such_module"))
+
+    assert command_line.main(["app.py"]) == 2
+    assert capsys.readouterr().err == (
+        "Kernel emulator: not installed: no_such_module. Run: pip install 'airflow-provider-kernel[emulator]'\n"
+    )
 
 
 def test_two_apps_of_one_name_are_refused(tmp_path):

@@ -3,9 +3,12 @@
 import asyncio
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import kernel
 import pytest
+
+from airflow_provider_kernel.testing import KernelEmulator
 
 LATEST = {"app_name": "tests", "version": "latest"}
 
@@ -177,13 +180,19 @@ def test_a_wrong_request_is_a_bad_request_error(client):
     assert caught.value.body == {"code": "bad_request", "message": "payload is not JSON"}
 
 
-def test_a_wrong_key_is_an_authentication_error(start_emulator):
-    emulator = start_emulator(api_key="sk_right")
-    client = kernel.Kernel(base_url=emulator.base_url, api_key="sk_wrong", max_retries=0)
+@pytest.fixture(scope="module")
+def strict():
+    """A client of an emulator that takes one key, and two invocations at a time."""
+    with KernelEmulator(
+        [Path(__file__).parent / "apps" / "app.py"], api_key="sk_right", max_concurrency=2
+    ) as emulator:
+        yield kernel.Kernel(base_url=emulator.base_url, api_key="sk_right", max_retries=0)
 
+
+def test_a_wrong_key_is_an_authentication_error(strict):
     with pytest.raises(kernel.AuthenticationError):
-        client.auth.context.retrieve()
-    assert client.with_options(api_key="sk_right").auth.context.retrieve()
+        strict.with_options(api_key="sk_wrong").auth.context.retrieve()
+    assert strict.auth.context.retrieve()
 
 
 @pytest.mark.parametrize(
@@ -199,16 +208,14 @@ def test_an_unknown_app_version_or_action_is_a_not_found_error(client, names):
         client.invocations.create(**names)
 
 
-def test_over_the_limit_is_a_rate_limit_error_until_one_has_ended(start_emulator):
-    emulator = start_emulator(max_concurrency=2)
-    client = kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
+def test_over_the_limit_is_a_rate_limit_error_until_one_has_ended(strict):
     sleeping = {**LATEST, "action_name": "sleep", "payload": '{"seconds": 600}', "async_": True}
-    first, _ = client.invocations.create(**sleeping), client.invocations.create(**sleeping)
+    first, _ = strict.invocations.create(**sleeping), strict.invocations.create(**sleeping)
 
     with pytest.raises(kernel.RateLimitError) as caught:
-        client.invocations.create(**sleeping)
+        strict.invocations.create(**sleeping)
 
     assert caught.value.response.headers["Retry-After"].isdigit()
     assert set(caught.value.body) == {"code", "message"}
-    client.invocations.update(first.id, status="failed")
-    assert client.invocations.create(**LATEST, action_name="echo", payload="1").status == "succeeded"
+    strict.invocations.update(first.id, status="failed")
+    assert strict.invocations.create(**LATEST, action_name="echo", payload="1").status == "succeeded"
