@@ -30,8 +30,8 @@ integration: .venv/ready ## Tests over HTTP, against the emulator
 system: .venv/ready ## Tests with a real scheduler and triggerer: minutes
 	.venv/bin/pytest tests/system
 
-test: .venv/ready ## All tests
-	.venv/bin/pytest
+test: .venv/ready ## All tests, the fastest first
+	.venv/bin/pytest tests/unit tests/integration tests/system
 
 .venv/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and none was found. Name one: make PYTHON=/path/to/python"; exit 1; }
