@@ -1,0 +1,143 @@
+"""No line of an invocation's log is lost or doubled over reconnects, and no flood reaches Airflow."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_kernel.api.events import (
+    ErrorEvent,
+    Heartbeat,
+    LogEvent,
+    format_timestamp,
+    parse_timestamp,
+)
+from airflow_provider_kernel.api.logs import (
+    BURST_RECORDS,
+    MAX_RECORD,
+    OVERLAP_NANOSECONDS,
+    RECORDS_PER_SECOND,
+    RemoteLog,
+)
+
+START = 1_800_000_000 * 10**9
+SECOND = 10**9
+
+
+def line(message: str, nanoseconds: int = START) -> LogEvent:
+    return LogEvent(format_timestamp(nanoseconds), message)
+
+
+def stream(log: list[LogEvent], since: str | None, *, inclusive: bool) -> list[LogEvent]:
+    """Return what the server sends to one who asks for the log since then."""
+    if since is None:
+        return log
+    border = parse_timestamp(since)
+    assert border is not None
+    times = [parse_timestamp(event.timestamp) or 0 for event in log]
+    return [e for e, at in zip(log, times, strict=True) if at > border or (inclusive and at == border)]
+
+
+def follow(log: list[LogEvent], cuts: list[int], *, inclusive: bool) -> list[str]:
+    """Follow the log over streams that are cut when so many of its lines are there; return what is written."""
+    remote, written = RemoteLog(), []
+    for there in [*sorted(cut % (len(log) + 1) for cut in cuts), len(log)]:
+        for event in stream(log[:there], remote.open_stream(), inclusive=inclusive):
+            written += remote.add(event, 0.0)
+    return "\n".join(written + remote.flush()).split("\n") if log else written + remote.flush()
+
+
+steps = st.sampled_from([0, 0, 1, 1_000, SECOND // 2, SECOND, SECOND + 1, 60 * SECOND])
+lines = st.lists(st.tuples(steps, st.sampled_from(["tick", "tock", "ré", ""])), max_size=40)
+
+
+def log_of(parts: list[tuple[int, str]]) -> list[LogEvent]:
+    at, log = START, []
+    for step, message in parts:
+        at += step
+        log.append(line(message, at))
+    return log
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines, st.lists(st.integers(0, 40), max_size=8), st.booleans())
+def test_no_line_is_lost_or_doubled_over_reconnects(parts, cuts, inclusive):
+    log = log_of(parts)
+    assert follow(log, cuts, inclusive=inclusive) == [event.message for event in log]
+
+
+def test_the_whole_log_is_asked_for_until_a_line_was_seen():
+    remote = RemoteLog()
+    assert remote.open_stream() is None
+    remote.add(Heartbeat(format_timestamp(START)), 0)
+    assert remote.open_stream() is None
+    remote.add(line("a"), 0)
+    assert remote.open_stream() == format_timestamp(START - OVERLAP_NANOSECONDS)
+
+
+def test_lines_without_a_readable_time_are_written_once():
+    log = [LogEvent("", "a"), LogEvent("soon", "b"), LogEvent("", "a")]
+    remote = RemoteLog()
+    assert [r for e in log for r in remote.add(e, 0)] == ["a", "b", "a"]
+    assert remote.open_stream() is None
+    assert [r for e in [*log, LogEvent("", "c")] for r in remote.add(e, 0)] == ["c"]
+
+
+def test_only_lines_are_written_without_their_line_ends():
+    remote = RemoteLog()
+    assert remote.add(Heartbeat("t"), 0) + remote.add(ErrorEvent("t", "c", "m"), 0) == []
+    assert remote.add(line("a \r\n"), 0) == ["a "]
+    assert remote.add(line(""), 0) == [""]
+
+
+@pytest.mark.parametrize("lines_per_second", [10, 19, 100, 10_000])
+def test_records_stay_within_the_rate_and_slow_lines_are_written_at_once(lines_per_second):
+    remote, seconds, records, times = RemoteLog(), 10_000 // lines_per_second + 2, [], []
+    for number in range(seconds * lines_per_second):
+        now = number / lines_per_second
+        new = remote.add(line(f"{number}", START + number), now)
+        records += new
+        times += [now] * len(new)
+        assert lines_per_second > RECORDS_PER_SECOND or new == [f"{number}"]
+    assert len(records) <= BURST_RECORDS + RECORDS_PER_SECOND * seconds + 1
+    written = "\n".join(records + remote.flush()).split("\n")
+    assert written == [f"{number}" for number in range(seconds * lines_per_second)]
+
+
+def test_a_flood_is_bounded_in_memory_and_every_line_is_counted():
+    remote, records, count, dropped = RemoteLog(), [], 20_000, 0
+    for number in range(count):
+        records += remote.add(line("x" * 1_000, START + number), number / 50_000)
+        assert remote._held_size <= MAX_RECORD + 1_001
+    records += remote.flush()
+    shown = 0
+    for record in records:
+        assert len(record) <= MAX_RECORD + 2_000
+        for text in record.split("\n"):
+            if text.startswith("… "):
+                dropped += int(text.split()[1])
+                assert text.endswith("more lines are not shown: the app logs faster than Airflow can take")
+            else:
+                shown += 1
+    assert shown + dropped == count
+    assert dropped > 0
+
+
+def test_what_is_held_back_is_written_when_the_stream_is_merely_alive():
+    remote = RemoteLog()
+    for number in range(BURST_RECORDS + 3):
+        remote.add(line(f"{number}", START + number), 0)
+    assert remote.add(Heartbeat("t"), 1) == [f"{BURST_RECORDS}\n{BURST_RECORDS + 1}\n{BURST_RECORDS + 2}"]
+    assert remote.flush() == []
+
+
+def test_a_clock_that_goes_back_neither_breaks_nor_blocks_it():
+    remote = RemoteLog()
+    assert remote.add(line("a", START), 1000) == ["a"]
+    assert remote.add(line("b", START + 1), 0) == ["b"]
+
+
+def test_one_line_may_be_longer_than_a_record():
+    remote = RemoteLog()
+    assert remote.add(line("x" * (2 * MAX_RECORD)), 0) == ["x" * (2 * MAX_RECORD)]

@@ -1,0 +1,380 @@
+"""The decisions of waiting, against a simulated Kernel that fails in every way, on a simulated clock."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_kernel.api.calls import Cancellation
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelError,
+    KernelInvocationTimeout,
+    KernelInvocationUnsettled,
+    KernelTransportError,
+)
+from airflow_provider_kernel.api.events import ErrorEvent, Heartbeat, LogEvent, StateEvent
+from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.waiting import (
+    MAX_STREAM_LIFE,
+    NOT_FOUND_GRACE,
+    PATIENCE,
+    STREAM_SILENCE,
+    Ended,
+    Follow,
+    GaveUp,
+    Look,
+    Outcome,
+    Sleep,
+    Wait,
+    gave_up,
+)
+
+START = 1_800_000_000.0
+RUNNING, SUCCEEDED, FAILED = (Invocation("i1", status) for status in ("running", "succeeded", "failed"))
+
+
+def answered(status: int, retry_after: float | None = None) -> KernelApiError:
+    return KernelApiError("so", status_code=status, retry_after=retry_after)
+
+
+LOST = KernelTransportError("reset")
+HTML = KernelTransportError("GET was answered 200 with text/html")
+
+
+@dataclass
+class World:
+    """
+    A Kernel and a clock. ``weather`` says from when on Kernel behaves how: (second, how looks go, how streams go).
+
+    Looks: "ok", an error, or a status. Streams: an error (refused), "closes" (at once), "cuts" (after 20 s),
+    "breaks" (an error after 20 s), "silent", "heartbeats", "lies" (says at once that it has ended).
+    """
+
+    ends_at: float = float("inf")
+    weather: list[tuple[float, object, object]] = field(default_factory=lambda: [(0.0, "ok", "heartbeats")])
+    latency: float = 0.05
+    now: float = START
+    looks: list[float] = field(default_factory=list)
+    streams: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    told_end: bool = False
+
+    def mood(self, at: float) -> tuple[object, object]:
+        return next((look, stream) for since, look, stream in reversed(self.weather) if at - START >= since)
+
+    def invocation(self) -> Invocation:
+        return SUCCEEDED if self.now - START >= self.ends_at else RUNNING
+
+    def run(self, wait: Wait, until: float = 20_000.0) -> Ended | GaveUp | None:
+        """Do what the wait asks until it is over (None: it is not by ``until``)."""
+        while self.now < START + until:
+            self.steps.append(self.now)
+            step = wait.next(self.now)
+            match step:
+                case Ended():
+                    assert self.told_end, "an end that no look has seen"
+                    return step
+                case GaveUp():
+                    return step
+                case Sleep(seconds):
+                    assert seconds > 0
+                    self.now += max(seconds, 0.001)
+                case Look():
+                    self.look(wait)
+                case Follow(silence, life):
+                    assert silence > 0
+                    assert 0 < life <= MAX_STREAM_LIFE
+                    self.follow(wait, silence, life)
+            assert len(self.steps) < 20_000
+        return None
+
+    def look(self, wait: Wait) -> None:
+        self.looks.append(self.now)
+        self.now += self.latency
+        how = self.mood(self.now)[0]
+        if isinstance(how, KernelError):
+            wait.saw_error(how, self.now)
+        elif how == "ok":
+            self.told_end = self.told_end or self.invocation().is_ended
+            wait.saw_invocation(self.invocation(), self.now)
+        else:
+            wait.saw_invocation(Invocation("i1", str(how)), self.now)
+
+    def follow(self, wait: Wait, silence: float, life: float) -> None:
+        self.streams.append(self.now)
+        opened = self.now
+        self.now += self.latency
+        how = self.mood(self.now)[1]
+        if isinstance(how, KernelError):
+            return wait.stream_ended(self.now, how)
+        if how == "closes":
+            return wait.stream_ended(self.now)
+        if how == "lies":
+            assert not wait.saw_event(StateEvent("", SUCCEEDED), self.now)
+            return wait.stream_ended(self.now)
+        if how == "silent":
+            self.now = opened + min(silence, life)
+            return wait.stream_ended(self.now, LOST if silence < life else None)
+        while True:
+            pause = min(15.0, self.ends_at - (self.now - START) if self.invocation().is_active else 15.0)
+            self.now += max(pause, 0.001)  # what is less would be lost in the clock's rounding
+            if self.now - opened >= life:
+                self.now = opened + life
+                return wait.stream_ended(self.now)
+            if how in ("cuts", "breaks") and self.now - opened >= 20:
+                return wait.stream_ended(self.now, LOST if how == "breaks" else None)
+            if not self.invocation().is_active:
+                assert not wait.saw_event(StateEvent("", self.invocation()), self.now)
+                return wait.stream_ended(self.now)
+            assert wait.saw_event(Heartbeat(""), self.now)
+
+    @property
+    def requests(self) -> list[float]:
+        return sorted(self.looks + self.streams)
+
+
+def waiting(**options) -> Wait:
+    return Wait(START, **{"jitter": random.Random(7).random, **options})
+
+
+errors = st.one_of(
+    st.sampled_from([LOST, HTML]),
+    st.builds(answered, st.sampled_from([500, 502, 503, 408, 529])),
+    st.builds(answered, st.just(429), st.none() | st.floats(0, 3600)),
+)
+refusals = st.builds(answered, st.sampled_from([400, 401, 403, 404, 302]))
+looks = st.just("ok") | errors | refusals | st.sampled_from(["paused", "Succeeded"])
+streams = errors | refusals | st.sampled_from(["closes", "cuts", "breaks", "silent", "heartbeats", "lies"])
+weather = st.lists(st.tuples(st.floats(0, 3000), looks, streams), max_size=6).map(
+    lambda spells: [(0.0, "ok", "heartbeats"), *sorted(spells, key=lambda spell: spell[0])]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    weather,
+    st.floats(0, 4000) | st.just(float("inf")),
+    st.floats(-10, 3000),
+    st.sampled_from([0.5, 5.0, 30.0, 600.0]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_every_wait_with_a_deadline_is_over_by_then_and_never_wrong(
+    sky, ends_at, deadline, poll_interval, jitter
+):
+    world = World(ends_at, sky)
+    wait = Wait(START, deadline=START + deadline, poll_interval=poll_interval, jitter=lambda: jitter)
+    end = world.run(wait)
+    assert end is not None
+    assert world.now - START <= max(deadline, 0) + 1
+    if end == GaveUp(None):
+        assert world.looks[-1] >= START + deadline - world.latency, "no last look at the deadline"
+        assert world.now >= START + deadline
+    if isinstance(end, GaveUp) and end.error and not getattr(end.error, "is_refusal", False):
+        assert world.now - START >= PATIENCE
+    # A tenth of a second can hold a look, the end of a stream, a sleep and the opening of a stream; no more.
+    assert len(world.steps) <= 30 * (world.now - START + 1)
+    assert len(world.requests) <= 20 + 6 * (world.now - START) / min(poll_interval, 10)
+    assert wait.next(world.now + 1e6) == end, "an outcome is final"
+
+
+@pytest.mark.parametrize("error", [LOST, HTML, answered(500), answered(429), answered(503, 20.0)])
+def test_without_a_deadline_errors_are_waited_out_and_then_it_is_given_up(error):
+    world = World(weather=[(0.0, error, error)])
+    end = world.run(waiting())
+    assert end == GaveUp(error)
+    assert PATIENCE <= world.now - START <= PATIENCE + 60
+    assert len(world.requests) < 60
+
+
+def test_errors_shorter_than_the_patience_lose_nothing():
+    world = World(3000.0, [(0.0, "ok", "heartbeats"), (400.0, LOST, LOST), (1200.0, "ok", "heartbeats")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    assert world.now - START < 3001
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 302])
+def test_a_refusal_is_asked_once_more_and_then_believed(status):
+    world = World(weather=[(0.0, "ok", "closes"), (60.0, answered(status), "closes")])
+    end = world.run(waiting())
+    assert isinstance(end, GaveUp)
+    assert end.error.status_code == status
+    assert len([at for at in world.looks if at - START + world.latency >= 60]) == 2
+
+
+def test_one_refusal_alone_is_forgiven():
+    for at in range(100, 130):
+        world = World(
+            300.0, [(0.0, "ok", "closes"), (at, answered(401), "closes"), (at + 0.4, "ok", "closes")]
+        )
+        assert world.run(waiting(poll_interval=1.0)) == Ended(SUCCEEDED)
+
+
+def test_an_invocation_that_is_not_listed_yet_is_waited_for():
+    late = World(100.0, [(0.0, answered(404), answered(404)), (NOT_FOUND_GRACE - 1, "ok", "heartbeats")])
+    assert late.run(waiting()) == Ended(SUCCEEDED)
+    never = World(weather=[(0.0, answered(404), answered(404))])
+    assert isinstance(never.run(waiting()), GaveUp)
+    assert NOT_FOUND_GRACE <= never.now - START <= NOT_FOUND_GRACE + 40
+
+
+@pytest.mark.parametrize("status", ["paused", "Succeeded", "cancelled"])
+def test_an_unknown_status_is_never_an_end(status):
+    world = World(weather=[(0.0, status, "closes")])
+    end = world.run(waiting())
+    assert isinstance(end, GaveUp)
+    assert f"status is {status!r}, which this provider does not know" in str(end.error)
+    assert world.now - START >= PATIENCE
+
+
+@pytest.mark.parametrize("how", [LOST, answered(404), answered(429), "closes", "lies"])
+@pytest.mark.parametrize("ends_at", [0.0, 3.0, 100.0, 1234.0])
+@pytest.mark.parametrize("poll_interval", [5.0, 30.0])
+def test_an_end_is_noticed_within_the_poll_interval_while_there_is_no_stream(how, ends_at, poll_interval):
+    world = World(ends_at, [(0.0, "ok", how)])
+    assert world.run(waiting(poll_interval=poll_interval)) == Ended(SUCCEEDED)
+    assert world.now - START - ends_at <= poll_interval + 2
+    assert len(world.requests) <= 25 + 2.5 * ends_at / poll_interval
+
+
+@pytest.mark.parametrize("ends_at", range(0, 2000, 97))
+def test_an_end_that_a_half_open_stream_hides_is_noticed_after_its_silence(ends_at):
+    world = World(ends_at, [(0.0, "ok", "silent")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    assert world.now - START - ends_at <= 30 + STREAM_SILENCE + 3
+
+
+def test_a_healthy_stream_costs_one_look_in_its_life():
+    world = World(3600.0)
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    assert len(world.looks) <= 3600 / MAX_STREAM_LIFE + 1
+    assert len(world.streams) <= 3600 / MAX_STREAM_LIFE + 1
+    assert world.now - START <= 3601
+
+
+def test_the_deadline_ends_a_healthy_stream_too():
+    world = World()
+    assert world.run(waiting(deadline=START + 450)) == GaveUp(None)
+    assert 450 <= world.now - START <= 451
+
+
+def test_what_ended_just_before_the_deadline_is_no_timeout():
+    world = World(449.99, [(0.0, LOST, LOST), (449.0, "ok", LOST)])
+    assert world.run(waiting(deadline=START + 450)) == Ended(SUCCEEDED)
+
+
+def test_a_deadline_in_the_past_still_takes_a_look():
+    world = World(0.0)
+    assert world.run(waiting(deadline=START - 1000)) == Ended(SUCCEEDED)
+    assert (len(world.looks), len(world.streams)) == (1, 0)
+
+
+@pytest.mark.parametrize("seconds", [2.0, 45.0, 600.0])
+def test_retry_after_is_honoured_by_looks(seconds):
+    world = World(5000.0, [(0.0, answered(429, seconds), "closes"), (700.0, "ok", "closes")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    refused = [at for at in world.looks if at - START < 700]
+    assert all(later - earlier >= seconds for earlier, later in itertools.pairwise(refused))
+
+
+def test_retry_after_of_a_stream_is_honoured_by_the_look_after_it_but_not_beyond_the_deadline():
+    world = World(weather=[(0.0, "ok", answered(429, 500.0))])
+    assert world.run(waiting(deadline=START + 200)) == GaveUp(None)
+    assert len(world.looks) == 1
+    assert 200 <= world.now - START <= 201
+
+
+def test_a_stream_that_is_refused_is_tried_ever_more_rarely_and_comes_back():
+    world = World(4000.0, [(0.0, "ok", answered(500)), (2000.0, "ok", "heartbeats")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    refused = [at for at in world.streams if at - START < 2000]
+    assert len(refused) <= 15
+    assert len([at for at in world.looks if at - START > 2400]) <= 8
+
+
+@pytest.mark.parametrize(
+    ("event", "stay"),
+    [
+        (LogEvent("", "m"), True),
+        (Heartbeat(""), True),
+        (ErrorEvent("", "c", "m"), True),
+        (StateEvent("", RUNNING), True),
+        (StateEvent("", Invocation("i1", "queued")), True),
+        (StateEvent("", SUCCEEDED), False),
+        (StateEvent("", FAILED), False),
+        (StateEvent("", Invocation("i1", "new")), False),
+    ],
+)
+def test_an_event_only_ever_makes_it_look(event, stay):
+    wait = waiting()
+    wait.next(START)
+    assert wait.saw_event(event, START + 20) is stay
+    wait.stream_ended(START + 20)
+    assert wait.next(START + 20) == Look()
+
+
+def test_of_a_series_of_errors_few_are_told():
+    wait = waiting()
+    told = [wait.saw_error(LOST, START + number) for number in range(64)]
+    assert sum(told) == 7
+    assert told[0]
+    wait.saw_invocation(RUNNING, START + 70)
+    assert wait.saw_error(LOST, START + 80), "a new series is told from its first"
+
+
+def test_giving_up_reads_as_what_it_was():
+    timeout, unsettled = gave_up("i1", None), gave_up("i1", answered(401))
+    assert isinstance(timeout, KernelInvocationTimeout)
+    assert isinstance(unsettled, KernelInvocationUnsettled)
+    assert (timeout.invocation_id, unsettled.invocation_id) == ("i1", "i1")
+    assert "Kernel answered 401: so" in str(unsettled)
+
+
+LONG = KernelApiError("x" * 5_000, status_code=500)
+OUTCOMES = {
+    "ended": Outcome.of(Invocation("i1", "succeeded", raw_output="x" * 9_999)),
+    "timeout, cancelled": Outcome.of_giving_up(gave_up("i1", None), Cancellation(FAILED, True)),
+    "timeout, not cancelled": Outcome.of_giving_up(gave_up("i1", None), LONG),
+    "timeout, had ended": Outcome.of_giving_up(gave_up("i1", None), Cancellation(SUCCEEDED, False)),
+    "unsettled, cancelled": Outcome.of_giving_up(gave_up("i1", LONG), Cancellation(FAILED, True)),
+    "unsettled, not cancelled": Outcome.of_giving_up(gave_up("i1", LONG), LONG),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "may_run", "words"),
+    [
+        ("ended", "succeeded", False, ""),
+        ("timeout, cancelled", "timeout", False, "It was cancelled"),
+        ("timeout, not cancelled", "timeout", True, "may still be running"),
+        ("timeout, had ended", "succeeded", False, ""),
+        ("unsettled, cancelled", "unsettled", False, "could not be learned"),
+        ("unsettled, not cancelled", "unsettled", True, "could not be learned"),
+    ],
+)
+def test_an_outcome_travels_small_and_unchanged(name, status, may_run, words):
+    outcome = OUTCOMES[name]
+    assert (outcome.invocation_id, outcome.status, outcome.may_run) == ("i1", status, may_run)
+    assert words in outcome.message
+    event = outcome.to_event()
+    assert Outcome.from_event(json.loads(json.dumps(event))) == outcome
+    assert len(json.dumps(event)) < 1_000
+    assert type(event["status"]) is str
+    assert isinstance(outcome.error(), KernelInvocationTimeout) is (status == "timeout")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [None, {}, [], "ended", 7, {"status": "succeeded"}, {"invocation_id": "i1"}, {1: 2}, ["i1", "succeeded"]],
+)
+def test_an_event_that_is_not_ours_concludes_nothing(event):
+    with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
+        Outcome.from_event(event)
+    with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
+        Outcome.from_event({"invocation_id": "i1", "status": "succeeded", "output": 1})
