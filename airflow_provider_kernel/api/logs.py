@@ -43,7 +43,8 @@ class RemoteLog:
         if not times:
             return None
         forgotten_before = min(times) if len(self._seen) == REMEMBERED_LINES else 0
-        return format_timestamp(max(times[-1] - OVERLAP_NANOSECONDS, forgotten_before))
+        # Always before the last line: there may be more of the same moment.
+        return format_timestamp(max(times[-1] - OVERLAP_NANOSECONDS, min(forgotten_before, times[-1] - 1)))
 
     def add(self, event: Event, now: float) -> list[str]:
         """Take an event, a line or not; return the records to write now. ``now`` is any clock, in seconds."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_kernel.api import logs
 from airflow_provider_kernel.api.events import (
     ErrorEvent,
     Heartbeat,
@@ -141,3 +142,14 @@ def test_a_clock_that_goes_back_neither_breaks_nor_blocks_it():
 def test_one_line_may_be_longer_than_a_record():
     remote = RemoteLog()
     assert remote.add(line("x" * (2 * MAX_RECORD)), 0) == ["x" * (2 * MAX_RECORD)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(lines, st.lists(st.integers(0, 40), max_size=8), st.booleans())
+@example([(0, "")] * 7, [5], False)
+def test_with_more_lines_than_are_remembered_none_is_lost(parts, cuts, inclusive):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "REMEMBERED_LINES", 4)
+        log = log_of([(step, f"{number}") for number, (step, _) in enumerate(parts)])
+        written = follow(log, cuts, inclusive=inclusive)
+    assert sorted(set(written), key=int) == [event.message for event in log]
