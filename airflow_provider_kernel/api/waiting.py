@@ -112,7 +112,7 @@ class Wait:
         self._look_due = False
         self._wake = now
         self._looks = 0
-        self._errors = 0
+        self._errors = self._refusals = 0
         self._failing_since = now
         self._stream_opened = self._stream_heard = now
         self._stream_failures = 0
@@ -165,7 +165,7 @@ class Wait:
         elif self._is_overdue(now):
             self._outcome = GaveUp(None)
         else:
-            self._errors = 0
+            self._errors = self._refusals = 0
             self._look_due = False
             self._looks += 1
             self._wake = now
@@ -193,8 +193,12 @@ class Wait:
         if isinstance(error, KernelConfigurationError):
             return True
         if isinstance(error, KernelApiError) and error.is_refusal:
+            self._refusals += 1
             early = error.status_code == 404 and now - self._start < NOT_FOUND_GRACE
-            return self._errors > 1 and not early
+            if self._refusals > 1 and not early:
+                return True
+        else:
+            self._refusals = 0
         return now - self._failing_since >= PATIENCE
 
     def _pause(self, count: int) -> float:

@@ -378,3 +378,21 @@ def test_an_event_that_is_not_ours_concludes_nothing(event):
         Outcome.from_event(event)
     with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
         Outcome.from_event({"invocation_id": "i1", "status": "succeeded", "output": 1})
+
+
+@pytest.mark.parametrize("error", [LOST, answered(500), answered(429)])
+def test_a_refusal_after_other_errors_is_asked_once_more_too(error):
+    wait = waiting()
+    for number in range(5):
+        wait.saw_error(error, START + 60 + number)
+    wait.saw_error(answered(401), START + 66)
+    assert not isinstance(wait.next(START + 100), GaveUp)
+    wait.saw_error(answered(401), START + 100)
+    assert wait.next(START + 100) == GaveUp(wait.next(START + 100).error)
+
+
+def test_refusals_between_other_errors_end_with_the_patience():
+    wait = waiting()
+    for second in range(60, 3000, 30):
+        wait.saw_error(answered(401) if second % 60 else LOST, START + second)
+        assert isinstance(wait.next(START + second), GaveUp) is (second >= 60 + PATIENCE)
