@@ -142,7 +142,7 @@ class Wait:
         silent = now - self._stream_heard >= STREAM_SILENCE
         if silent or now - self._stream_opened < SHORT_LIFE:
             self._stream_failures += 1
-            self._stream_after = now + min(MAX_STREAM_PAUSE, 2.0**self._stream_failures)
+            self._stream_after = now + min(MAX_STREAM_PAUSE, 2.0 ** min(self._stream_failures, 20))
         else:
             self._stream_failures = self._looks = 0
             self._stream_after = now

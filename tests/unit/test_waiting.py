@@ -396,3 +396,11 @@ def test_refusals_between_other_errors_end_with_the_patience():
     for second in range(60, 3000, 30):
         wait.saw_error(answered(401) if second % 60 else LOST, START + second)
         assert isinstance(wait.next(START + second), GaveUp) is (second >= 60 + PATIENCE)
+
+
+def test_a_stream_that_fails_for_weeks_is_still_waited_for():
+    wait = waiting()
+    for number in range(1, 3_000):
+        wait.stream_ended(START + number * 300.0, LOST)
+        wait.saw_invocation(RUNNING, START + number * 300.0 + 2)
+    assert not isinstance(wait.next(START + 3_001 * 300.0), GaveUp)
