@@ -139,7 +139,8 @@ class Wait:
 
     def stream_ended(self, now: float, error: KernelError | None = None) -> None:
         """Take that the stream ended, was left, or could not be opened (``error``)."""
-        silent = now - self._stream_heard >= STREAM_SILENCE
+        # Comments are no events, but keep a stream alive: silence is judged by whoever sees the bytes.
+        silent = error is not None and now - self._stream_heard >= STREAM_SILENCE
         if silent or now - self._stream_opened < SHORT_LIFE:
             self._stream_failures += 1
             self._stream_after = now + min(MAX_STREAM_PAUSE, 2.0 ** min(self._stream_failures, 20))

@@ -404,3 +404,13 @@ def test_a_stream_that_fails_for_weeks_is_still_waited_for():
         wait.stream_ended(START + number * 300.0, LOST)
         wait.saw_invocation(RUNNING, START + number * 300.0 + 2)
     assert not isinstance(wait.next(START + 3_001 * 300.0), GaveUp)
+
+
+def test_a_stream_whose_only_signs_of_life_are_comments_is_not_a_broken_one():
+    wait = waiting()
+    for number in range(10):
+        now = START + number * MAX_STREAM_LIFE
+        assert isinstance(wait.next(now), Follow)
+        wait.stream_ended(now + MAX_STREAM_LIFE)  # left at the end of its life, not for silence
+        assert wait.next(now + MAX_STREAM_LIFE) == Look()
+        wait.saw_invocation(RUNNING, now + MAX_STREAM_LIFE)
