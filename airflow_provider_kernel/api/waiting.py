@@ -45,6 +45,8 @@ SHORT_LIFE = 10.0
 MAX_STREAM_LIFE = 300.0
 #: Seconds over which waits spread their looks when their streams broke: many may have at the same moment.
 RECONNECT_SPREAD = 1.0
+#: A shorter ``poll_interval`` is taken for this, in seconds.
+MIN_POLL_INTERVAL = 0.1
 #: Longest pause before a broken stream is tried again, in seconds.
 MAX_STREAM_PAUSE = 300.0
 
@@ -106,7 +108,7 @@ class Wait:
     ) -> None:
         self._start = now
         self._deadline = deadline
-        self._poll_interval = poll_interval
+        self._poll_interval = max(poll_interval, MIN_POLL_INTERVAL)
         self._jitter = jitter
         self._outcome: Ended | GaveUp | None = None
         self._look_due = False

@@ -414,3 +414,11 @@ def test_a_stream_whose_only_signs_of_life_are_comments_is_not_a_broken_one():
         wait.stream_ended(now + MAX_STREAM_LIFE)  # left at the end of its life, not for silence
         assert wait.next(now + MAX_STREAM_LIFE) == Look()
         wait.saw_invocation(RUNNING, now + MAX_STREAM_LIFE)
+
+
+@pytest.mark.parametrize("poll_interval", [0, -5, 1e-9])
+@pytest.mark.parametrize("how", [("ok", "closes"), (LOST, LOST)])
+def test_no_poll_interval_makes_a_busy_loop(poll_interval, how):
+    world = World(weather=[(0.0, *how)], latency=0.001)
+    assert world.run(waiting(poll_interval=poll_interval, deadline=START + 60)) == GaveUp(None)
+    assert len(world.requests) < 60 / 0.04
