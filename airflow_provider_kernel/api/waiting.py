@@ -268,9 +268,19 @@ class Outcome:
         :raises KernelError: it is none of ours; nothing is concluded from it.
         """
         try:
-            return cls(**event)
+            outcome = cls(**event)
         except TypeError:
-            raise KernelError("The trigger's event is not one of KernelInvocationTrigger.") from None
+            outcome = None
+        if (
+            outcome is None
+            or not all(
+                isinstance(text, str) for text in (outcome.invocation_id, outcome.status, outcome.message)
+            )
+            or not isinstance(outcome.may_run, bool)
+            or not (outcome.invocation_id and outcome.status)
+        ):
+            raise KernelError("The trigger's event is not one of KernelInvocationTrigger.")
+        return outcome
 
     def to_event(self) -> dict[str, Any]:
         """Return what the trigger's event carries."""

@@ -422,3 +422,14 @@ def test_no_poll_interval_makes_a_busy_loop(poll_interval, how):
     world = World(weather=[(0.0, *how)], latency=0.001)
     assert world.run(waiting(poll_interval=poll_interval, deadline=START + 60)) == GaveUp(None)
     assert len(world.requests) < 60 / 0.04
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"invocation_id": value} for value in (None, "", 7, ["i1"])]
+    + [{"status": value} for value in (None, "", True, {})]
+    + [{"message": None}, {"may_run": "no"}, {"may_run": None}],
+)
+def test_an_event_with_fields_of_the_wrong_kind_concludes_nothing(fields):
+    with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
+        Outcome.from_event({"invocation_id": "i1", "status": "failed", **fields})
