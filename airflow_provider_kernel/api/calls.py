@@ -30,6 +30,7 @@ class Call(Generic[T]):
     :param read: turns the reply's JSON and headers into the result.
     :param repeatable: True if sending it twice does no more than sending it once.
     :param min_timeout: seconds that the reply may take at least, whatever the connection says.
+    :param has_result: False if a success is all there is to know, whatever its body.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Call(Generic[T]):
     body: Mapping[str, Any] | None = field(default=None, repr=False)
     repeatable: bool = True
     min_timeout: float = 0
+    has_result: bool = True
 
 
 class Page(NamedTuple):
@@ -93,7 +95,7 @@ def end_invocation(invocation_id: str, output: str | None = None) -> Call[Invoca
 
 def delete_browsers(invocation_id: str) -> Call[None]:
     """Close all browsers that the invocation made."""
-    return Call("DELETE", _path(invocation_id, "/browsers"), lambda data, headers: None)
+    return Call("DELETE", _path(invocation_id, "/browsers"), lambda data, headers: None, has_result=False)
 
 
 def follow_events(invocation_id: str, since: str | None = None) -> Call[None]:
@@ -146,10 +148,8 @@ def read_reply(call: Call[T], status: int, headers: Mapping[str, str], body: byt
     """
     if not 200 <= status < 300:
         raise_for_status(status, headers, body)
-    if status == 204:
-        return call.read(None, headers)
     try:
-        return call.read(parse_json(body.decode()), headers)
+        return call.read(parse_json(body.decode()) if call.has_result and status != 204 else None, headers)
     except (ValueError, TypeError):
         raise KernelTransportError(
             f"{call.method} {call.path} was answered {status} with {_kind(headers)} that is not Kernel's reply; "

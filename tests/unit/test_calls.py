@@ -371,3 +371,13 @@ def run(script: list) -> tuple[list[str], Cancellation | KernelError]:
 )
 def test_cancelling_looks_first_and_never_claims_more_than_kernel_said(script, asked, outcome):
     assert run(script) == (asked, outcome)
+
+
+@pytest.mark.parametrize("call", [GET, calls.list_invocations(), calls.list_apps(), calls.auth_context()])
+def test_an_empty_success_where_something_is_needed_is_an_error_of_the_way_there(call):
+    assert isinstance(error_of(call, 204), KernelTransportError)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff"])
+def test_what_a_success_says_does_not_matter_where_nothing_is_needed(body):
+    assert reply(calls.delete_browsers("i1"), 200, body) is None
