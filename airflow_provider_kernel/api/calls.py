@@ -168,8 +168,7 @@ def raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> No
         f"the body is {_kind(headers)} and not Kernel's; a proxy on the way may have answered",
     )
     if 300 <= status < 400:
-        target = urlsplit(headers.get("Location", "")).netloc.rpartition("@")[2] or "another address"
-        message = f"a redirect to {target}, which is not followed so that the token stays where it belongs"
+        message = f"a redirect to {_host(headers.get('Location'))}, which is not followed so that the token stays where it belongs"
     else:
         try:
             error = parse_json(body.decode())
@@ -220,6 +219,14 @@ def _path(invocation_id: str, rest: str = "") -> str:
             f"An invocation id is a text such as 'rr33xuugxj9h0bkf1rdt2bet', not {invocation_id!r}."
         )
     return f"/invocations/{quote(invocation_id, safe='')}{rest}"
+
+
+def _host(location: str | None) -> str:
+    """Return the host alone: the rest may hold secrets."""
+    try:
+        return urlsplit(location or "").netloc.rpartition("@")[2] or "another address"
+    except ValueError:
+        return "another address"
 
 
 def _kind(headers: Mapping[str, str]) -> str:

@@ -381,3 +381,10 @@ def test_an_empty_success_where_something_is_needed_is_an_error_of_the_way_there
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff"])
 def test_what_a_success_says_does_not_matter_where_nothing_is_needed(body):
     assert reply(calls.delete_browsers("i1"), 200, body) is None
+
+
+@pytest.mark.parametrize("location", ["http://[bad", "https://[::1", "//[x]/"])
+def test_a_redirect_to_no_address_is_a_redirect_all_the_same(location):
+    error = error_of(GET, 302, Location=location)
+    assert isinstance(error, KernelApiError)
+    assert "a redirect to another address" in str(error)
