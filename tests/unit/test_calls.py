@@ -388,3 +388,9 @@ def test_a_redirect_to_no_address_is_a_redirect_all_the_same(location):
     error = error_of(GET, 302, Location=location)
     assert isinstance(error, KernelApiError)
     assert "a redirect to another address" in str(error)
+
+
+@pytest.mark.parametrize("invocation_id", [".", "..", " .. "])
+def test_an_id_of_dots_does_not_become_the_path_above(invocation_id):
+    with pytest.raises(ValueError, match="An invocation id is a text such as"):
+        calls.delete_browsers(invocation_id)
