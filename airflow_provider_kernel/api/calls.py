@@ -127,7 +127,7 @@ def cancel(invocation_id: str, output: str | None = None) -> Generator[Call[Any]
     if not found.is_ended:
         try:
             found = yield end_invocation(invocation_id, output)
-            cancelled = True
+            cancelled = found.status != InvocationStatus.SUCCEEDED
         except KernelApiError as error:
             # It may have ended in between; whether Kernel refuses that is unknown.
             found = yield get_invocation(invocation_id)

@@ -394,3 +394,8 @@ def test_a_redirect_to_no_address_is_a_redirect_all_the_same(location):
 def test_an_id_of_dots_does_not_become_the_path_above(invocation_id):
     with pytest.raises(ValueError, match="An invocation id is a text such as"):
         calls.delete_browsers(invocation_id)
+
+
+def test_what_succeeded_before_the_cancellation_came_was_not_cancelled():
+    outcome = run([invocation("running"), invocation("succeeded")])
+    assert outcome == (["GET", "PATCH"], Cancellation(invocation("succeeded"), False))
