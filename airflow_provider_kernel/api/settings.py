@@ -151,7 +151,7 @@ def _timeout(value: Any, where: str) -> float:
         return DEFAULT_TIMEOUT_SECONDS
     try:
         seconds = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         seconds = math.nan
     if isinstance(value, bool) or not 0 < seconds <= 3600:
         raise KernelConfigurationError(

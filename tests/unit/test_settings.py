@@ -203,3 +203,8 @@ def test_a_timeout_that_is_no_number_of_seconds_is_refused(value):
 def test_nothing_secret_is_in_the_repr_or_the_plain_headers():
     found = settings(extra={"project": "p"})
     assert TOKEN not in repr(found) + str(found) + repr(found.headers())
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_a_timeout_beyond_all_numbers_is_refused_too(value):
+    assert "the extra 'timeout' must be seconds" in refusal(extra={"timeout": value})
