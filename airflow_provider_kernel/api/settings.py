@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,7 +112,7 @@ def _base_url(host: str | None, schema: str | None, port: int | None, where: str
         port = url.port or port
     except ValueError:
         raise KernelConfigurationError(f"{where} has a host that is no address. {_HOST_FORM}") from None
-    if url.scheme not in ("http", "https") or not url.hostname:
+    if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.hostname or ""):
         raise KernelConfigurationError(f"{where} has a host that is no http(s) address. {_HOST_FORM}")
     if url.username is not None or url.password is not None or url.query or url.fragment:
         raise KernelConfigurationError(
@@ -122,10 +123,13 @@ def _base_url(host: str | None, schema: str | None, port: int | None, where: str
             f"{where} would send the token unencrypted to {url.hostname}: http:// is only for this machine "
             "(localhost). Use https://."
         )
-    name = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
     return f"{url.scheme}://{name}{f':{port}' if port else ''}{url.path.rstrip('/')}"
 
 
+# Labels of 1 to 63 characters, or an IPv6 address. With others, requests raises urllib3's errors, or splits
+# the address elsewhere than urlsplit does.
+_HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.%]*")
 _HOST_FORM = f"Leave it empty for {DEFAULT_BASE_URL}, or write an address such as http://127.0.0.1:8484."
 
 

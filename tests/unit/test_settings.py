@@ -208,3 +208,25 @@ def test_nothing_secret_is_in_the_repr_or_the_plain_headers():
 @pytest.mark.parametrize("value", [10**400, -(10**400)])
 def test_a_timeout_beyond_all_numbers_is_refused_too(value):
     assert "the extra 'timeout' must be seconds" in refusal(extra={"timeout": value})
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "a..b.com",
+        ".example.com",
+        "exa mple.com",
+        f"{'a' * 64}.com",
+        "kernel.example\\\\.evil.example",
+        "a,b",
+        "*.x",
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "https://{}", "https://{}:8443/v1"])
+def test_a_host_that_no_client_can_reach_is_refused_before_it_tries(host, form):
+    assert "no http(s) address" in refusal(host=form.format(host))
+
+
+@pytest.mark.parametrize("host", ["kernel.example.", "xn--bcher-kva.example", "bücher.example", "a_b.c-d"])
+def test_an_unusual_host_is_taken(host):
+    assert settings(host=host).base_url == f"https://{host}"
