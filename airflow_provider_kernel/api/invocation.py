@@ -137,7 +137,7 @@ class Invocation:
 
     def failure(self, hint: str = "") -> KernelInvocationFailed:
         """Return the exception that tells why this invocation failed, with ``hint`` in its first line."""
-        reason = (self.status_reason or "Kernel gave no reason").rstrip(".")
+        reason = shorten(self.status_reason or "Kernel gave no reason").rstrip(".")
         message = f"Kernel invocation {self.id} failed: {reason}. {hint}".rstrip()
         if self.raw_output:
             message += f"\nIts output: {shorten(self.raw_output)}"

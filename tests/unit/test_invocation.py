@@ -326,3 +326,7 @@ def test_a_failures_output_is_shortened_and_says_by_how_much():
     message = str(Invocation("i1", "failed", raw_output="x" * 1_000_000).failure())
     assert len(message) < 2_200
     assert message.endswith("xxx… (998000 more characters)")
+
+
+def test_a_failures_reason_is_shortened_too():
+    assert len(str(Invocation("i1", "failed", status_reason="x" * 1_000_000).failure())) < 2_200
