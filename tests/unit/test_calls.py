@@ -367,6 +367,12 @@ def run(script: list) -> tuple[list[str], Cancellation | KernelError]:
         ),
         pytest.param([invocation("running"), BROKEN], ["GET", "PATCH"], BROKEN, id="the request broke"),
         pytest.param([BROKEN], ["GET"], BROKEN, id="cannot look"),
+        pytest.param(
+            [invocation("running"), invocation("failed"), BROKEN],
+            ["GET", "PATCH", "DELETE /browsers"],
+            BROKEN,
+            id="browsers may be left",
+        ),
     ],
 )
 def test_cancelling_looks_first_and_never_claims_more_than_kernel_said(script, asked, outcome):
