@@ -35,8 +35,10 @@ from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 try:
     from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
-except ImportError:  # Airflow 2
-    from airflow.exceptions import TaskDeferralError, TaskDeferralTimeout  # type: ignore[no-redef]
+except ImportError:  # Airflow 2, which has one for both
+    from airflow.exceptions import TaskDeferralError  # type: ignore[no-redef]
+
+    TaskDeferralTimeout = TaskDeferralError  # type: ignore[assignment,misc]
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
