@@ -7,7 +7,6 @@ import socket
 from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from tenacity import Future, RetryCallState
 
 from airflow_provider_kernel.api import calls
@@ -170,7 +169,7 @@ def test_the_environment_serves_only_in_place_of_the_default_connection(monkeypa
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
     monkeypatch.delenv("KERNEL_BASE_URL", raising=False)
     assert settings_without_connection("kernel_default").api_key == TOKEN
-    with pytest.raises(AirflowNotFoundException, match="AIRFLOW_CONN_OTHER"):
+    with pytest.raises(KernelConfigurationError, match="AIRFLOW_CONN_OTHER"):
         settings_without_connection("other")
     monkeypatch.delenv("KERNEL_API_KEY")
     with pytest.raises(KernelConfigurationError, match="KERNEL_API_KEY"):
