@@ -1,0 +1,10 @@
+"""What holds for all tests: they see nothing of the machine's own Airflow or Kernel, and leave nothing there."""
+
+import os
+from pathlib import Path
+
+# Before any test module imports Airflow, which reads them then and writes its configuration there.
+for name in list(os.environ):
+    if name.startswith(("AIRFLOW", "KERNEL_")):
+        del os.environ[name]
+os.environ["AIRFLOW_HOME"] = str(Path(__file__).parents[1] / ".run" / "tests")
