@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from airflow_provider_kernel.api.calls import Cancellation
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
+    KernelConfigurationError,
     KernelError,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
@@ -433,3 +434,12 @@ def test_no_poll_interval_makes_a_busy_loop(poll_interval, how):
 def test_an_event_with_fields_of_the_wrong_kind_concludes_nothing(fields):
     with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
         Outcome.from_event({"invocation_id": "i1", "status": "failed", **fields})
+
+
+def test_a_connection_that_cannot_be_used_is_not_waited_out():
+    wait, error = waiting(), KernelConfigurationError("no token")
+    wait.next(START)
+    wait.stream_ended(START + 1, error)
+    assert not isinstance(wait.next(START + 5), GaveUp), "a stream says nothing"
+    wait.saw_error(error, START + 5)
+    assert wait.next(START + 5) == GaveUp(error)
