@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
-from airflow_provider_kernel.api.errors import KernelApiError, KernelTransportError, shorten
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError, shorten
 from airflow_provider_kernel.api.invocation import (
     SYNC_LIMIT_SECONDS,
     Invocation,
@@ -109,10 +109,24 @@ def auth_context() -> Call[dict[str, Any]]:
 
 
 class Cancellation(NamedTuple):
-    """What cancelling came to: the invocation as last seen, and whether it was this that ended it."""
+    """
+    What cancelling came to.
+
+    :param invocation: as last seen.
+    :param cancelled: whether it was this that ended it.
+    :param browsers_error: why its browsers could not be closed; they may be open, and bill on.
+    """
 
     invocation: Invocation
     cancelled: bool
+    browsers_error: KernelError | None = None
+
+    def __str__(self) -> str:
+        what = "was cancelled" if self.cancelled else f"had already {self.invocation.status}"
+        browsers = (
+            f", but its browsers may be open still: {self.browsers_error}" if self.browsers_error else "."
+        )
+        return f"Kernel invocation {self.invocation.id} {what}{browsers}"
 
 
 def cancel(invocation_id: str, output: str | None = None) -> Generator[Call[Any], Any, Cancellation]:
@@ -128,13 +142,18 @@ def cancel(invocation_id: str, output: str | None = None) -> Generator[Call[Any]
         try:
             found = yield end_invocation(invocation_id, output)
             cancelled = found.status != InvocationStatus.SUCCEEDED
-        except KernelApiError as error:
-            # It may have ended in between; whether Kernel refuses that is unknown.
+        except KernelError as error:
+            # It may have ended in between (whether Kernel refuses that is unknown), or only the reply was lost.
             found = yield get_invocation(invocation_id)
             if not found.is_ended:
                 raise error
-    if found.status != InvocationStatus.SUCCEEDED:
+    if found.status == InvocationStatus.SUCCEEDED:
+        return Cancellation(found, cancelled)
+    try:
         yield delete_browsers(invocation_id)
+    except KernelError as error:
+        if not (isinstance(error, KernelApiError) and error.status_code == 404):
+            return Cancellation(found, cancelled, error)
     return Cancellation(found, cancelled)
 
 
@@ -203,8 +222,11 @@ def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any]) -> 
     if not isinstance(data, list):
         raise TypeError("a page is a JSON array")
     # X-Next-Offset is absolute, and 0 on the last page.
-    following = headers.get("X-Next-Offset") or "0"
-    if headers.get("X-Has-More", "true").lower() == "false" or not data:
+    following = headers.get("X-Next-Offset") or None
+    has_more = headers.get("X-Has-More", "").lower()
+    if has_more == "true" and following is None:
+        raise ValueError("a list that goes on, but not where, would be cut short silently")
+    if has_more == "false" or not data or following is None:
         following = "0"
     return Page([read(item) for item in data], int(following) or None)
 

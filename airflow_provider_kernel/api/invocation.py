@@ -85,6 +85,7 @@ class Invocation:
         if not isinstance(data, Mapping) or not _is_text(data.get("id")) or not _is_text(data.get("status")):
             raise KernelTransportError("The reply is not an invocation: it has no id or no status.")
         text = {key: value for key, value in data.items() if isinstance(value, str)}
+        output = data.get("output")
         return cls(
             id=text["id"],
             status=text["status"],
@@ -95,7 +96,8 @@ class Invocation:
             finished_at=text.get("finished_at"),
             status_reason=text.get("status_reason"),
             payload=text.get("payload"),
-            raw_output=text.get("output"),
+            # Kernel says that it is text; what is not must not be lost all the same.
+            raw_output=output if output is None or isinstance(output, str) else json.dumps(output),
         )
 
     @property

@@ -13,7 +13,7 @@ BURST_RECORDS = 500
 #: Largest record that lines are joined into when they come faster, in characters.
 MAX_RECORD = 65_536
 #: Lines remembered, to know them again when a stream is opened anew.
-REMEMBERED_LINES = 2_000
+REMEMBERED_LINES = 1_000
 #: A stream is opened anew from a little before the last line: whether ``since`` includes its own moment,
 #: and whether lines come in the order of their time, is unknown.
 OVERLAP_NANOSECONDS = 1_000_000_000

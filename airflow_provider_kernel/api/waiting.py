@@ -9,6 +9,7 @@ tell it what came of it; so the two cannot differ. The rules:
   early or falls silent is opened again after a growing pause; meanwhile the invocation is looked at.
 - Errors are waited out, with backoff and jitter, for :data:`PATIENCE` seconds; a refusal is asked once more.
 - The deadline is a wall-clock time, and is judged only after a last look.
+- What the app logged is read to its end: if the last stream was not, it is opened once more after the end.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.events import Event, StateEvent
 from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.logs import RemoteLog
 
 #: Seconds without a single good answer from Kernel after which the wait is given up.
 PATIENCE = 900.0
@@ -40,9 +42,11 @@ NOT_FOUND_GRACE = 30.0
 #: that keeps connections alive is shorter than the 60 s after which load balancers cut.
 STREAM_SILENCE = 75.0
 #: A stream that lived for less, in seconds, counts as broken.
-SHORT_LIFE = 10.0
+SHORT_LIFE = 30.0
 #: Longest life of a stream, in seconds: even one that seems well is left now and then, to look.
 MAX_STREAM_LIFE = 300.0
+#: For how long, in seconds, and with what silence, the rest of the log is read once the invocation has ended.
+TAIL_LIFE, TAIL_SILENCE = 10.0, 5.0
 #: Seconds over which waits spread their looks when their streams broke: many may have at the same moment.
 RECONNECT_SPREAD = 1.0
 #: A shorter ``poll_interval`` is taken for this, in seconds.
@@ -53,10 +57,15 @@ MAX_STREAM_PAUSE = 300.0
 
 @dataclass(frozen=True)
 class Follow:
-    """Open the event stream; leave it when ``silence`` seconds pass without a byte, or after ``life`` seconds."""
+    """
+    Open the event stream from ``since`` (None: from the start of the log).
+
+    Leave it when ``silence`` seconds pass without a byte, or after ``life`` seconds.
+    """
 
     silence: float
     life: float
+    since: str | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,8 @@ class Wait:
     :param now: the time at the start, in seconds since 1970 (as in all methods).
     :param deadline: the time after which the wait is given up; None for never.
     :param poll_interval: longest time in seconds between two looks when there is no stream.
+    :param on_log: called with each record of the app's log (see :class:`RemoteLog`); None: not of interest.
+    :param on_trouble: called with errors that are waited out, but not with every one of a series.
     :param jitter: returns a number from 0 to 1.
     """
 
@@ -104,12 +115,18 @@ class Wait:
         *,
         deadline: float | None = None,
         poll_interval: float = 30.0,
+        on_log: Callable[[str], None] | None = None,
+        on_trouble: Callable[[KernelError], None] = lambda error: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._start = now
         self._deadline = deadline
         self._poll_interval = max(poll_interval, MIN_POLL_INTERVAL)
+        self._on_log = on_log
+        self._on_trouble = on_trouble
         self._jitter = jitter
+        self._log = RemoteLog()
+        self._log_complete = on_log is None
         self._outcome: Ended | GaveUp | None = None
         self._look_due = False
         self._wake = now
@@ -123,6 +140,10 @@ class Wait:
     def next(self, now: float) -> Step:
         """Return what to do now."""
         if self._outcome:
+            if isinstance(self._outcome, Ended) and not self._log_complete:
+                self._log_complete = True  # this once
+                return Follow(TAIL_SILENCE, TAIL_LIFE, self._log.open_stream())
+            self._write(self._log.flush())
             return self._outcome
         if self._is_overdue(now):
             return Look()
@@ -132,15 +153,21 @@ class Wait:
             return Look()
         self._stream_opened = self._stream_heard = now
         life = MAX_STREAM_LIFE if self._deadline is None else min(MAX_STREAM_LIFE, self._deadline - now)
-        return Follow(STREAM_SILENCE, life)
+        return Follow(STREAM_SILENCE, life, self._log.open_stream())
 
     def saw_event(self, event: Event, now: float) -> bool:
         """Take an event of the stream; return False if the stream is to be left."""
         self._stream_heard = now
-        return not isinstance(event, StateEvent) or event.invocation.is_active
+        self._write(self._log.add(event, now))
+        if not isinstance(event, StateEvent) or event.invocation.is_active:
+            return True
+        self._log_complete = True
+        return False
 
     def stream_ended(self, now: float, error: KernelError | None = None) -> None:
         """Take that the stream ended, was left, or could not be opened (``error``)."""
+        if self._outcome:
+            return
         # Comments are no events, but keep a stream alive: silence is judged by whoever sees the bytes.
         silent = error is not None and now - self._stream_heard >= STREAM_SILENCE
         if silent or now - self._stream_opened < SHORT_LIFE:
@@ -175,8 +202,8 @@ class Wait:
             if now < self._stream_after:
                 self._wake += self._pause(self._looks)
 
-    def saw_error(self, error: KernelError, now: float) -> bool:
-        """Take that a look failed; return True if that is worth telling (not every one of a series is)."""
+    def saw_error(self, error: KernelError, now: float) -> None:
+        """Take that a look failed."""
         self._errors += 1
         if self._errors == 1:
             self._failing_since = now
@@ -187,7 +214,8 @@ class Wait:
         else:
             self._look_due = True
             self._wake = now + max(self._pause(self._errors), _retry_after(error))
-        return self._errors & (self._errors - 1) == 0
+        if self._errors & (self._errors - 1) == 0:
+            self._on_trouble(error)
 
     def _is_overdue(self, now: float) -> bool:
         return self._deadline is not None and now >= self._deadline
@@ -202,7 +230,13 @@ class Wait:
                 return True
         else:
             self._refusals = 0
+        if isinstance(error, KernelApiError) and error.status_code == 429:
+            self._failing_since = now  # Kernel is there, and will answer again
         return now - self._failing_since >= PATIENCE
+
+    def _write(self, records: list[str]) -> None:
+        for record in records if self._on_log else ():
+            self._on_log(record)  # type: ignore[misc]
 
     def _pause(self, count: int) -> float:
         return min(self._poll_interval, 2.0 ** min(count - 1, 20)) * (0.5 + self._jitter() / 2)
@@ -257,7 +291,9 @@ class Outcome:
             message = f"{error} It could not be cancelled and may still be running: {cancellation}"
             return cls(error.invocation_id, status, shorten(message, MAX_MESSAGE), may_run=True)
         if cancellation.cancelled:
-            return cls(error.invocation_id, status, shorten(f"{error} It was cancelled.", MAX_MESSAGE))
+            browsers = cancellation.browsers_error
+            left = f" Its browsers may be open still: {browsers}" if browsers else ""
+            return cls(error.invocation_id, status, shorten(f"{error} It was cancelled.{left}", MAX_MESSAGE))
         return cls.of(cancellation.invocation)
 
     @classmethod

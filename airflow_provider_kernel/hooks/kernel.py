@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,7 +23,6 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
-from airflow_provider_kernel.api.logs import RemoteLog
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, settings_of, settings_without_connection
@@ -208,41 +208,37 @@ class KernelHook(BaseHook):
         :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
         deadline = None if timeout is None else time.time() + timeout
-        wait = Wait(time.time(), deadline=deadline, poll_interval=poll_interval)
-        remote_log = RemoteLog()
 
-        def write(records: list[str]) -> None:
-            for record in records if on_log else ():
-                on_log(record)  # type: ignore[misc]
+        def trouble(error: KernelError) -> None:
+            self.log.warning("Waiting for Kernel invocation %s: %s", invocation_id, error)
 
+        wait = Wait(
+            time.time(), deadline=deadline, poll_interval=poll_interval, on_log=on_log, on_trouble=trouble
+        )
         while True:
             match wait.next(time.time()):
-                case Follow(silence, life):
+                case Follow(silence, life, since):
                     error = None
                     try:
-                        for event in self._follow(invocation_id, remote_log.open_stream(), silence, life):
-                            now = time.time()
-                            write(remote_log.add(event, now))
-                            if not wait.saw_event(event, now):
-                                break
+                        with closing(self._follow(invocation_id, since, silence, life)) as events:
+                            for event in events:
+                                if not wait.saw_event(event, time.time()):
+                                    break
                     except KernelError as stream_error:
                         error = stream_error
                     wait.stream_ended(time.time(), error)
                 case Look():
                     try:
-                        wait.saw_invocation(self._send_once(calls.get_invocation(invocation_id)), time.time())
+                        found = self._send_once(calls.get_invocation(invocation_id))
                     except KernelError as look_error:
-                        if wait.saw_error(look_error, time.time()):
-                            self.log.warning(
-                                "Waiting for Kernel invocation %s: %s", invocation_id, look_error
-                            )
+                        wait.saw_error(look_error, time.time())
+                    else:
+                        wait.saw_invocation(found, time.time())
                 case Sleep(seconds):
                     time.sleep(seconds)
                 case Ended(invocation):
-                    write(remote_log.flush())
                     return invocation
                 case GaveUp(error):
-                    write(remote_log.flush())
                     raise gave_up(invocation_id, error)
 
     def cancel_invocation(self, invocation_id: str, reason: str | None = None) -> Cancellation:
@@ -305,7 +301,7 @@ class KernelHook(BaseHook):
 
     def _follow(
         self, invocation_id: str, since: str | None, silence: float | None, life: float
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         import requests
 
         call = calls.follow_events(invocation_id, since)

@@ -23,7 +23,6 @@ from airflow_provider_kernel.api.calls import Call, Cancellation
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation
-from airflow_provider_kernel.api.logs import RemoteLog
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, settings_of, settings_without_connection
@@ -114,25 +113,21 @@ class KernelAsyncHook:
 
         :param deadline: when to give up, in seconds since 1970, so that it outlives a restart; None for never.
         """
-        wait = Wait(time.time(), deadline=deadline, poll_interval=poll_interval)
-        remote_log = RemoteLog()
 
-        def write(records: list[str]) -> None:
-            for record in records if on_log else ():
-                on_log(record)  # type: ignore[misc]
+        def trouble(error: KernelError) -> None:
+            log.warning("Waiting for Kernel invocation %s: %s", invocation_id, error)
 
+        wait = Wait(
+            time.time(), deadline=deadline, poll_interval=poll_interval, on_log=on_log, on_trouble=trouble
+        )
         while True:
             match wait.next(time.time()):
-                case Follow(silence, life):
+                case Follow(silence, life, since):
                     error = None
                     try:
-                        async with aclosing(
-                            self._follow(invocation_id, remote_log.open_stream(), silence, life)
-                        ) as events:
+                        async with aclosing(self._follow(invocation_id, since, silence, life)) as events:
                             async for event in events:
-                                now = time.time()
-                                write(remote_log.add(event, now))
-                                if not wait.saw_event(event, now):
+                                if not wait.saw_event(event, time.time()):
                                     break
                     except KernelError as stream_error:
                         error = stream_error
@@ -140,17 +135,15 @@ class KernelAsyncHook:
                 case Look():
                     try:
                         found = await self._send_once(calls.get_invocation(invocation_id))
-                        wait.saw_invocation(found, time.time())
                     except KernelError as look_error:
-                        if wait.saw_error(look_error, time.time()):
-                            log.warning("Waiting for Kernel invocation %s: %s", invocation_id, look_error)
+                        wait.saw_error(look_error, time.time())
+                    else:
+                        wait.saw_invocation(found, time.time())
                 case Sleep(seconds):
                     await asyncio.sleep(seconds)
                 case Ended(invocation):
-                    write(remote_log.flush())
                     return invocation
                 case GaveUp(error):
-                    write(remote_log.flush())
                     raise gave_up(invocation_id, error)
 
     async def settings(self) -> KernelSettings:
@@ -172,14 +165,16 @@ class KernelAsyncHook:
             return settings_of(await get_async_connection(self.kernel_conn_id))
         except AirflowNotFoundException:
             return settings_without_connection(self.kernel_conn_id)
-        except KernelError:
-            raise
         except Exception as error:
-            # Airflow's API server may be away for a while, which says nothing about the invocation. Not the
-            # error's text: it may hold the connection's.
-            log.warning("The connection %s could not be read: %s.", self.kernel_conn_id, type(error).__name__)
             if known:
+                # Airflow may be away for a while, or somebody at work on the connection, which says nothing of
+                # the invocation. Not the error's text: it may hold the connection's.
+                log.warning(
+                    "The connection %s could not be read: %s.", self.kernel_conn_id, type(error).__name__
+                )
                 return known
+            if isinstance(error, KernelError):
+                raise
             raise KernelTransportError(
                 f"The Airflow connection {self.kernel_conn_id!r} could not be read.", sent=False
             ) from None

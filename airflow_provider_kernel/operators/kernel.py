@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -300,11 +301,7 @@ class KernelInvokeOperator(BaseOperator):
                 error,
             )
             return error
-        self.log.info(
-            "Kernel invocation %s %s.",
-            invocation_id,
-            "was cancelled" if cancellation.cancelled else "had already ended",
-        )
+        self.log.log(logging.WARNING if cancellation.browsers_error else logging.INFO, "%s", cancellation)
         return cancellation
 
 

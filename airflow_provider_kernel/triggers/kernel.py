@@ -94,17 +94,13 @@ class KernelInvocationTrigger(BaseTrigger):
 
         try:
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
-                found = await hook.cancel_invocation(
+                cancellation = await hook.cancel_invocation(
                     self.invocation_id, "The Airflow task was killed by a user."
                 )
         except Exception as error:  # noqa: BLE001 - Airflow would drop it unseen
             self.log.warning("Kernel invocation %s could not be cancelled: %s", self.invocation_id, error)
         else:
-            self.log.info(
-                "Kernel invocation %s %s.",
-                self.invocation_id,
-                "was cancelled, for the task was killed" if found.cancelled else "had already ended",
-            )
+            self.log.info("The task was killed. %s", cancellation)
 
     def _write(self, record: str) -> None:
         self.log.info("[app] %s", record)

@@ -139,8 +139,6 @@ def test_html_in_place_of_a_reply_is_named():
         ({"X_Has_More": "false", "X_Next_Offset": "0"}, None),
         ({"X_Has_More": "False", "X_Next_Offset": "100"}, None),
         ({"X_Has_More": "true", "X_Next_Offset": "0"}, None),
-        ({"X_Has_More": "true", "X_Next_Offset": ""}, None),
-        ({"X_Has_More": "true"}, None),
     ],
 )
 def test_the_next_page_is_where_the_headers_say(headers, next_offset):
@@ -295,6 +293,9 @@ def invocation(status: str) -> Invocation:
     return Invocation("i1", status)
 
 
+GONE = KernelApiError("no browsers", status_code=404)
+
+
 def run(script: list) -> tuple[list[str], Cancellation | KernelError]:
     """Feed the cancellation with a script of replies; return what it asked, and what came of it."""
     steps, asked = calls.cancel("i1", '"us"'), []
@@ -365,13 +366,30 @@ def run(script: list) -> tuple[list[str], Cancellation | KernelError]:
         pytest.param(
             [invocation("running"), REFUSED, BROKEN], ["GET", "PATCH", "GET"], BROKEN, id="cannot look again"
         ),
-        pytest.param([invocation("running"), BROKEN], ["GET", "PATCH"], BROKEN, id="the request broke"),
+        pytest.param(
+            [invocation("running"), BROKEN, invocation("failed"), None],
+            ["GET", "PATCH", "GET", "DELETE /browsers"],
+            Cancellation(invocation("failed"), False),
+            id="only the reply was lost",
+        ),
+        pytest.param(
+            [invocation("running"), BROKEN, invocation("running")],
+            ["GET", "PATCH", "GET"],
+            BROKEN,
+            id="the request broke",
+        ),
         pytest.param([BROKEN], ["GET"], BROKEN, id="cannot look"),
         pytest.param(
             [invocation("running"), invocation("failed"), BROKEN],
             ["GET", "PATCH", "DELETE /browsers"],
-            BROKEN,
+            Cancellation(invocation("failed"), True, BROKEN),
             id="browsers may be left",
+        ),
+        pytest.param(
+            [invocation("failed"), GONE],
+            ["GET", "DELETE /browsers"],
+            Cancellation(invocation("failed"), False),
+            id="had no browsers that Kernel knows of",
         ),
     ],
 )
@@ -387,6 +405,13 @@ def test_an_empty_success_where_something_is_needed_is_an_error_of_the_way_there
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff"])
 def test_what_a_success_says_does_not_matter_where_nothing_is_needed(body):
     assert reply(calls.delete_browsers("i1"), 200, body) is None
+
+
+@pytest.mark.parametrize("headers", [{"X_Has_More": "true"}, {"X_Has_More": "true", "X_Next_Offset": ""}])
+def test_a_list_that_says_it_goes_on_but_not_where_is_not_cut_short_silently(headers):
+    item = {"id": "i1", "status": "running"}
+    with pytest.raises(KernelTransportError):
+        reply(calls.list_invocations(), 200, json.dumps([item]).encode(), **headers)
 
 
 @pytest.mark.parametrize("location", ["http://[bad", "https://[::1", "//[x]/"])

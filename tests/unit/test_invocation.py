@@ -229,11 +229,15 @@ def test_an_invocation_is_read_and_what_is_new_is_passed_over():
     )
 
 
-@pytest.mark.parametrize("field", [name for name in FULL if name not in ("id", "status")])
+@pytest.mark.parametrize("field", [name for name in FULL if name not in ("id", "status", "output")])
 @pytest.mark.parametrize("value", [None, 7, ["x"]])
 def test_a_field_that_is_no_text_counts_as_missing(field, value):
-    attribute = "raw_output" if field == "output" else field
-    assert getattr(Invocation.from_json({**FULL, field: value}), attribute) is None
+    assert getattr(Invocation.from_json({**FULL, field: value}), field) is None
+
+
+@pytest.mark.parametrize("value", [None, 7, ["x"], {"a": None}, False])
+def test_an_output_that_is_no_text_is_not_lost(value):
+    assert Invocation.from_json({**FULL, "output": value}).output == value
 
 
 @pytest.mark.parametrize(

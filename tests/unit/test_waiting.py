@@ -22,11 +22,14 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.events import ErrorEvent, Heartbeat, LogEvent, StateEvent
 from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.logs import BURST_RECORDS
 from airflow_provider_kernel.api.waiting import (
     MAX_STREAM_LIFE,
     NOT_FOUND_GRACE,
     PATIENCE,
     STREAM_SILENCE,
+    TAIL_LIFE,
+    TAIL_SILENCE,
     Ended,
     Follow,
     GaveUp,
@@ -89,7 +92,7 @@ class World:
                     self.now += max(seconds, 0.001)
                 case Look():
                     self.look(wait)
-                case Follow(silence, life):
+                case Follow(silence, life, _):
                     assert silence > 0
                     assert 0 < life <= MAX_STREAM_LIFE
                     self.follow(wait, silence, life)
@@ -185,7 +188,7 @@ def test_every_wait_with_a_deadline_is_over_by_then_and_never_wrong(
     assert wait.next(world.now + 1e6) == end, "an outcome is final"
 
 
-@pytest.mark.parametrize("error", [LOST, HTML, answered(500), answered(429), answered(503, 20.0)])
+@pytest.mark.parametrize("error", [LOST, HTML, answered(500), answered(503, 20.0)])
 def test_without_a_deadline_errors_are_waited_out_and_then_it_is_given_up(error):
     world = World(weather=[(0.0, error, error)])
     end = world.run(waiting())
@@ -321,12 +324,63 @@ def test_an_event_only_ever_makes_it_look(event, stay):
 
 
 def test_of_a_series_of_errors_few_are_told():
-    wait = waiting()
-    told = [wait.saw_error(LOST, START + number) for number in range(64)]
-    assert sum(told) == 7
-    assert told[0]
+    told = []
+    wait = waiting(on_trouble=told.append)
+    for number in range(64):
+        wait.saw_error(LOST, START + number)
+        assert told
+    assert len(told) == 7
     wait.saw_invocation(RUNNING, START + 70)
-    assert wait.saw_error(LOST, START + 80), "a new series is told from its first"
+    wait.saw_error(LOST, START + 80)
+    assert len(told) == 8, "a new series is told from its first"
+
+
+def test_being_throttled_is_no_reason_to_give_up():
+    world = World(5000.0, [(0.0, answered(429), answered(429)), (4000.0, "ok", "closes")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+
+
+def line(text: str) -> LogEvent:
+    return LogEvent("2026-01-01T00:00:00Z", text)
+
+
+@pytest.mark.parametrize("error", [LOST, None])
+def test_after_the_end_the_rest_of_a_log_that_was_cut_is_read(error):
+    records = []
+    wait = waiting(on_log=records.append)
+    assert isinstance(wait.next(START), Follow)
+    wait.saw_event(line("one"), START + 1)
+    wait.stream_ended(START + 2, error)
+    wait.saw_invocation(SUCCEEDED, START + 3)
+    assert wait.next(START + 3) == Follow(TAIL_SILENCE, TAIL_LIFE, "2025-12-31T23:59:59.000000000Z")
+    for text in ("one", "two"):
+        wait.saw_event(line(text), START + 4)
+    wait.stream_ended(START + 5, LOST)
+    assert wait.next(START + 5) == Ended(SUCCEEDED)
+    assert records == ["one", "two"]
+
+
+def test_a_log_that_was_read_to_its_end_is_not_read_again():
+    wait = waiting(on_log=[].append)
+    wait.next(START)
+    wait.saw_event(StateEvent("", SUCCEEDED), START + 1)
+    wait.stream_ended(START + 1)
+    wait.saw_invocation(SUCCEEDED, START + 1)
+    assert wait.next(START + 1) == Ended(SUCCEEDED)
+
+
+def test_lines_held_back_are_written_at_the_end():
+    records = []
+    wait = waiting(on_log=records.append)
+    wait.next(START)
+    for number in range(BURST_RECORDS + 5):
+        wait.saw_event(line(str(number)), START)
+    assert len(records) == BURST_RECORDS
+    wait.saw_event(StateEvent("", SUCCEEDED), START)
+    wait.stream_ended(START)
+    wait.saw_invocation(SUCCEEDED, START)
+    wait.next(START)
+    assert records[-1] == "\n".join(str(BURST_RECORDS + n) for n in range(5))
 
 
 def test_giving_up_reads_as_what_it_was():
