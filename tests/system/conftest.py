@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,13 +34,22 @@ def emulator(run_folder: RunFolder) -> Iterator[KernelEmulator]:
 
 @pytest.fixture(scope="session")
 def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[AirflowStack]:
-    """A running Airflow."""
-    env = {
-        "AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json,
-        "AIRFLOW_CONN_KERNEL_WRONG_TOKEN": emulator.connection_json.replace("sk_", "sk_wrong_"),
-    }
+    """A running Airflow, with the connections that a user would have made in its form."""
     dags = [HERE / "dags", REPOSITORY / "example_dags"]
-    with AirflowStack(run_folder.path / "airflow", dags, env) as stack:
+    with AirflowStack(run_folder.path / "airflow", dags) as stack:
+        for conn_id, token in (
+            ("kernel_default", emulator.api_key),
+            ("kernel_wrong_token", emulator.api_key.replace("sk_", "sk_wrong_")),
+        ):
+            form = {
+                "connection_id": conn_id,
+                "conn_type": "kernel",
+                "host": emulator.base_url,
+                "password": token,
+                # The form saves a field that was left empty as null.
+                "extra": json.dumps({"project": None, "timeout": None}),
+            }
+            stack.api.call("POST", "connections", form)
         yield stack
 
 
