@@ -18,6 +18,7 @@ from airflow_provider_kernel.api.errors import (
     KernelError,
     KernelInvocationError,
     KernelInvocationFailed,
+    KernelInvocationTimeout,
     KernelInvocationUnsettled,
     KernelLostReplyError,
     is_certainly_not_accepted,
@@ -183,20 +184,30 @@ class KernelInvokeOperator(BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
-        Continue after the deferral, and cancel the invocation if the deferral failed.
+        Continue after the deferral; where Airflow ended it, cancel the invocation, unless that has ended.
 
-        Airflow fails a deferral that timed out, or whose trigger raised, without telling the trigger. It drops the
+        Airflow ends a deferral that timed out, or whose trigger raised, without telling the trigger. It drops the
         deferral's arguments then, so the id is the one in XCom.
         """
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralError, TaskDeferralTimeout):
+        except (TaskDeferralError, TaskDeferralTimeout) as error:
             ti = context["ti"]
             invocation_id = ti.xcom_pull(task_ids=self.task_id, key="invocation_id", map_indexes=ti.map_index)
-            if invocation_id:
-                with self.hook:
-                    self._cancel(self.hook, invocation_id, "the deferral failed")
-            raise
+            if not invocation_id:
+                raise
+            kind = (
+                KernelInvocationTimeout
+                if isinstance(error, TaskDeferralTimeout)
+                else KernelInvocationUnsettled
+            )
+            reason = kind(
+                f"Airflow ended the wait for Kernel invocation {invocation_id} ({error}).",
+                invocation_id=invocation_id,
+            )
+            with _errors_for_airflow(), self.hook:
+                cancellation = self._cancel(self.hook, invocation_id, str(reason))
+                return self._conclude(Outcome.of_giving_up(reason, cancellation))
 
     def on_kill(self) -> None:
         """Cancel the invocation. Airflow calls this in a signal handler of the worker, and kills it 5 s later."""

@@ -17,7 +17,6 @@ from importlib import import_module
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
-from airflow.sdk.exceptions import TaskDeferralTimeout
 from tenacity import wait_none
 
 from airflow_provider_kernel.api.errors import (
@@ -371,13 +370,25 @@ class TestKill:
     def test_a_kill_before_anything_was_submitted_does_nothing(self):
         Task().operator.on_kill()
 
-    def test_a_deferral_that_airflow_timed_out_cancels_the_invocation(self):
+    @pytest.mark.parametrize(
+        ("error", "kind"),
+        [("Trigger timeout", KernelInvocationTimeout), ("Trigger failure", KernelInvocationUnsettled)],
+    )
+    def test_a_deferral_that_airflow_ended_cancels_the_invocation(self, error, kind):
         task = Task("sleep", {"seconds": 60})
         with pytest.raises(TaskDeferred):
             task.operator.execute(task.context)
-        with pytest.raises(TaskDeferralTimeout):
-            task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+        with pytest.raises(kind, match=rf"Airflow ended the wait .*{error}.*It was cancelled\. A retry"):
+            task.operator.resume_execution("__fail__", {"error": error}, task.context)
         assert task.found.status == "failed"
+
+    def test_a_deferral_that_airflow_ended_does_not_lose_a_result(self, until):
+        task = Task("echo", {"a": 1})
+        with pytest.raises(TaskDeferred):
+            task.operator.execute(task.context)
+        until(lambda: task.found.is_ended)
+        event = {"error": "Trigger timeout"}
+        assert task.operator.resume_execution("__fail__", event, task.context) == {"a": 1}
 
 
 class TestTrigger:
