@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
-from asgiref.sync import sync_to_async
 from tenacity import AsyncRetrying
 
 from airflow_provider_kernel.api import calls
@@ -166,7 +165,7 @@ class KernelAsyncHook:
             return settings_of(await get_async_connection(self.kernel_conn_id))
         except AirflowNotFoundException:
             # In a thread, for it has Airflow mask the token, which waits for Airflow's supervisor.
-            return await sync_to_async(settings_without_connection)(self.kernel_conn_id)
+            return await asyncio.to_thread(settings_without_connection, self.kernel_conn_id)
         except Exception as error:
             if known:
                 # Airflow may be away for a while, or somebody at work on the connection, which says nothing of
