@@ -16,6 +16,7 @@ from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
+    KernelConfigurationError,
     KernelError,
     KernelLostReplyError,
     KernelTransportError,
@@ -29,6 +30,7 @@ from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, settings_o
 from airflow_provider_kernel.hooks.transport import (
     CONNECT_TIMEOUT,
     USER_AGENT,
+    is_refused_tunnel,
     retrying,
     root_causes,
     transport_error,
@@ -86,6 +88,10 @@ class KernelHook(BaseHook):
         session.headers.update({**self.settings.headers(), "User-Agent": USER_AGENT})
         # As auth, not as a header: requests would let a ~/.netrc win over a header.
         session.auth = self._authorize
+        # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
+        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+        # http:// is this machine: a proxy of the environment has no business there, nor with the token.
+        session.trust_env = self.settings.base_url.startswith("https:")
         return session
 
     def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -131,7 +137,7 @@ class KernelHook(BaseHook):
         request = InvocationRequest(app_name, action_name, payload, version, async_, async_timeout_seconds)
         try:
             return self.send(calls.invoke(request))
-        except KernelError as error:
+        except (KernelApiError, KernelTransportError) as error:
             raise _lost_reply(request, error) or error from None
 
     def get_invocation(self, invocation_id: str) -> Invocation:
@@ -298,11 +304,13 @@ class KernelHook(BaseHook):
             )
         except requests.RequestException as error:
             raise _transport_error(self.settings.base_url, error) from None
+        except OSError as error:  # from requests itself, before it sends: REQUESTS_CA_BUNDLE names no file
+            raise KernelConfigurationError(str(error)) from None
 
     def _follow(
         self, invocation_id: str, since: str | None, silence: float | None, life: float
     ) -> Generator[Event, None, None]:
-        import requests
+        from urllib3.exceptions import HTTPError
 
         call = calls.follow_events(invocation_id, since)
         opened = time.monotonic()
@@ -312,11 +320,12 @@ class KernelHook(BaseHook):
                 if response.status_code != 200:
                     calls.raise_for_status(response.status_code, response.headers, response.content)
                 decoder = EventDecoder()
-                for chunk in response.iter_content(chunk_size=None):
+                # Not iter_content: it gives nothing before the end of a stream that a proxy passes on unchunked.
+                while chunk := response.raw.read1(decode_content=True):
                     yield from decoder.feed(chunk)
                     if time.monotonic() - opened > life:
                         return
-            except requests.RequestException as error:
+            except (HTTPError, OSError) as error:
                 raise _transport_error(self.settings.base_url, error) from None
 
     def _run(self, steps: Generator[Call[Any], Any, T]) -> T:
@@ -352,17 +361,25 @@ def _lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostRep
     )
 
 
-def _transport_error(base_url: str, error: requests.RequestException) -> KernelTransportError:
+def _transport_error(base_url: str, error: Exception) -> KernelTransportError:
     import ssl
 
-    import requests
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+    from requests.exceptions import InvalidSchema, InvalidURL, ProxyError, Timeout
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
     causes = list(root_causes(error))
-    unsent = (ConnectTimeoutError, NewConnectionError, ssl.SSLCertVerificationError)
+    # A ProxyError is one of connecting to the proxy; an unusable one is an InvalidURL or InvalidSchema.
+    unsent = (
+        ConnectTimeoutError,
+        InvalidSchema,
+        InvalidURL,
+        NewConnectionError,
+        ProxyError,
+        ssl.SSLCertVerificationError,
+    )
     return transport_error(
         base_url,
         causes,
-        sent=not any(isinstance(cause, unsent) for cause in causes),
-        timed_out=isinstance(error, requests.Timeout),
+        sent=not any(isinstance(cause, unsent) or is_refused_tunnel(cause) for cause in causes),
+        timed_out=isinstance(error, Timeout) or any(isinstance(cause, ReadTimeoutError) for cause in causes),
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -20,7 +22,12 @@ from tenacity import AsyncRetrying
 
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Cancellation
-from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelConfigurationError,
+    KernelError,
+    KernelTransportError,
+)
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation
 from airflow_provider_kernel.api.settings import KernelSettings
@@ -205,26 +212,31 @@ class KernelAsyncHook:
         import aiohttp
 
         shared = self._in_use()
-        headers = {**settings.headers(), "Authorization": f"Bearer {settings.api_key}"}
-        if stream:
-            headers.update({"Accept": "text/event-stream", "Accept-Encoding": "identity"})
+        accept = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
         try:
             async with shared.session.request(
                 call.method,
                 settings.base_url + call.path,
                 params=call.params,
                 json=call.body,
-                headers=headers,
+                # Never in a variable, which a traceback might show.
+                headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
                 proxy=_environment_proxy(settings.base_url),
+                ssl=_tls(settings.base_url),
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT, sock_read=silence),
                 allow_redirects=False,
             ) as response:
                 yield response
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            sent = not isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
+            unsent = (
+                aiohttp.ClientConnectorError,
+                aiohttp.ClientHttpProxyError,
+                aiohttp.ConnectionTimeoutError,
+                aiohttp.InvalidURL,
+            )
             timed_out = isinstance(error, asyncio.TimeoutError)
             raise transport_error(
-                settings.base_url, root_causes(error), sent=sent, timed_out=timed_out
+                settings.base_url, root_causes(error), sent=not isinstance(error, unsent), timed_out=timed_out
             ) from None
         except KernelApiError as error:
             if error.status_code == 401 and shared.settings is settings:
@@ -280,7 +292,47 @@ def _new_session() -> aiohttp.ClientSession:
 
 
 def _environment_proxy(base_url: str) -> str | None:
-    """Return the proxy of the environment. Not aiohttp's trust_env: that would take a token from ~/.netrc too."""
-    url = urlsplit(base_url)
-    proxies = getproxies()
-    return None if proxy_bypass(url.hostname or "") else proxies.get(url.scheme, proxies.get("all"))
+    """
+    Return the proxy that the synchronous hook would use. Not aiohttp's trust_env: that reads ~/.netrc too.
+
+    :raises KernelConfigurationError: it is none that aiohttp can use.
+    """
+    if not base_url.startswith("https:"):
+        return None  # http:// is this machine
+    from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+
+    proxy = select_proxy(base_url, get_environ_proxies(base_url))
+    try:
+        proxy = proxy and prepend_scheme_if_needed(proxy, "http")
+    except ValueError:
+        proxy = "no address"
+    if proxy and not proxy.startswith(("http://", "https://")):
+        # Not the proxy's address: it may hold a password.
+        raise KernelConfigurationError(
+            "The environment's proxy (HTTPS_PROXY, ALL_PROXY) must be one such as http://proxy:3128, as triggers "
+            f"know no other kind. Change it, or add {urlsplit(base_url).hostname} to NO_PROXY."
+        )
+    return proxy
+
+
+def _tls(base_url: str) -> ssl.SSLContext | bool:
+    """Return what the synchronous hook would trust: requests' certificates, or those it is told in the environment."""
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+    if not base_url.startswith("https:"):
+        return True
+    told = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    return _trusting(told or DEFAULT_CA_BUNDLE_PATH)
+
+
+@cache
+def _trusting(bundle: str) -> ssl.SSLContext:
+    """Read certificates, once: that takes 20 ms of the event loop."""
+    try:
+        if os.path.isdir(bundle):
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:
+        raise KernelConfigurationError(
+            f"The TLS certificates in {bundle!r} cannot be read: {error.strerror}."
+        ) from None

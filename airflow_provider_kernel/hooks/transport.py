@@ -92,8 +92,15 @@ def transport_error(
     return KernelTransportError(what, sent=sent)
 
 
+def is_refused_tunnel(cause: BaseException) -> bool:
+    """Tell whether a proxy refused to connect to Kernel (407, say): Python's http.client tells it by its words alone."""
+    return isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed")
+
+
 def _system_reason(cause: BaseException) -> str | None:
     if not isinstance(cause, OSError):
         return None
+    if is_refused_tunnel(cause):
+        return str(cause)
     # asyncio puts words of its own before the system's; below 2 are the numbers of TLS and of name look-ups.
     return os.strerror(cause.errno) if cause.errno and cause.errno > 1 else cause.strerror

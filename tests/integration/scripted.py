@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -51,11 +52,16 @@ def invocation(status: str, **fields: Any) -> Reply:
 
 
 class Stream:
-    """An event stream: sends the given events, then ends, is cut (``cut``), or stays silent until the test ends."""
+    """
+    An event stream: sends the given events, then ends, is cut (``cut``), or stays silent until the test ends.
 
-    def __init__(self, *events: dict[str, Any] | bytes, end: str = "end") -> None:
+    Without ``chunked`` it is as an old proxy passes it on: its end is that of the connection.
+    """
+
+    def __init__(self, *events: dict[str, Any] | bytes, end: str = "end", chunked: bool = True) -> None:
         self.events = events
         self.end = end
+        self.chunked = chunked
 
 
 def log(message: str, second: int = 0) -> dict[str, Any]:
@@ -77,7 +83,7 @@ class ScriptedServer:
     A route is a method and a path without parameters, such as ``GET /invocations/inv1``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self.over = threading.Event()
         self._script: dict[str, list[Reply | Stream | Callable[[Request], Reply]]] = {}
@@ -104,6 +110,9 @@ class ScriptedServer:
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+            self.url = self.url.replace("http:", "https:")
 
     def on(self, route: str, *replies: Reply | Stream | Callable[[Request], Reply]) -> None:
         self._script[route] = list(replies)
@@ -137,15 +146,17 @@ class ScriptedServer:
     def _stream(self, handler: BaseHTTPRequestHandler, stream: Stream) -> None:
         handler.send_response(200)
         handler.send_header("Content-Type", "text/event-stream")
-        handler.send_header("Transfer-Encoding", "chunked")
+        handler.send_header(
+            *(("Transfer-Encoding", "chunked") if stream.chunked else ("Connection", "close"))
+        )
         handler.end_headers()
         for event in stream.events:
             data = event if isinstance(event, bytes) else b"data: " + json.dumps(event).encode() + b"\n\n"
-            handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data) if stream.chunked else data)
             handler.wfile.flush()
-        if stream.end == "end":
+        if stream.end == "end" and stream.chunked:
             handler.wfile.write(b"0\r\n\r\n")
-        elif stream.end == "cut":
+        elif stream.end in ("cut", "end"):
             handler.connection.shutdown(socket.SHUT_RDWR)
         else:
             self.over.wait(60)
@@ -153,9 +164,9 @@ class ScriptedServer:
 
 
 @contextmanager
-def serving() -> Iterator[ScriptedServer]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedServer]:
     """Run a scripted server for the length of a test."""
-    server = ScriptedServer()
+    server = ScriptedServer(tls)
     thread = threading.Thread(
         target=server._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
     )

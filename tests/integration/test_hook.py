@@ -6,13 +6,22 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from tenacity import wait_none
 
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
+    KernelError,
     KernelLostReplyError,
     KernelTransportError,
 )
@@ -203,6 +212,84 @@ def test_the_token_does_not_follow_a_redirect(server, ask, status):
         assert other.requests == []
 
 
+@pytest.mark.parametrize("location", ["http://[", "https://a:b/", "//\udcff"])
+def test_a_malformed_redirect_is_a_reply_like_another(server, ask, location):
+    server.on(GET, Reply(302, b"", {"Location": location.encode(errors="surrogateescape").decode("latin-1")}))
+    with pytest.raises(KernelApiError, match="answered 302: a redirect to"):
+        ask("get_invocation", "inv1")
+
+
+def test_the_token_for_this_machine_goes_through_no_proxy(server, ask, monkeypatch):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    server.on(GET, invocation("running"))
+    with serving() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("all_proxy", proxy.url)
+        assert ask("get_invocation", "inv1").status == "running"
+        assert proxy.requests == []
+
+
+def test_a_proxy_that_refuses_is_told_and_nothing_was_sent(server, ask, hook, monkeypatch):
+    connect(monkeypatch, host="https://kernel.invalid", password=TOKEN)
+    monkeypatch.setenv("https_proxy", server.url.removeprefix("http://"))
+    with pytest.raises(
+        KernelTransportError, match=r"https://kernel\.invalid could not be reached"
+    ) as refused:
+        ask("get_invocation", "inv1")
+    assert not refused.value.sent
+    with pytest.raises(KernelTransportError, match=r"\(Tunnel connection failed: 501"):
+        hook.invoke("shop", "price")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://[", "http://proxy:99999"])
+def test_a_proxy_that_cannot_be_one_is_told_and_nothing_was_sent(ask, hook, monkeypatch, proxy):
+    connect(monkeypatch, host="https://kernel.invalid", password=TOKEN)
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(KernelError) as unusable:
+        ask("get_invocation", "inv1")
+    assert isinstance(unusable.value, KernelConfigurationError) or not unusable.value.sent
+    with pytest.raises(KernelTransportError, match="could not be reached"):
+        hook.invoke("shop", "price")
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for 127.0.0.1 that nobody knows, and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(1))
+        .not_valid_after(now + timedelta(1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + certificate.public_bytes(Encoding.PEM)
+    )
+    return path
+
+
+def test_both_trust_the_certificates_that_requests_is_told_of(certificate, ask, monkeypatch):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with serving(tls) as server:
+        connect(monkeypatch, host=server.url, password=TOKEN)
+        with pytest.raises(KernelTransportError, match="CERTIFICATE_VERIFY_FAILED") as strange:
+            ask("get_invocation", "inv1")
+        assert not strange.value.sent
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        server.on(GET, invocation("running"))
+        assert ask("get_invocation", "inv1").status == "running"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
+    with pytest.raises(KernelConfigurationError, match="/no/such/file"):
+        ask("get_invocation", "inv1")
+
+
 def test_a_netrc_file_does_not_replace_the_token(server, ask, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -289,6 +376,13 @@ def test_the_test_button_tells_of_a_missing_token(monkeypatch):
     tested, sentence = KernelHook().test_connection()
     assert not tested
     assert "has no token. Make one at https://dashboard.onkernel.com/api-keys" in sentence
+
+
+@pytest.mark.parametrize("fields", [{}, {"password": TOKEN, "host": "http://kernel.example.com"}])
+def test_an_invocation_that_the_connection_kept_from_being_sent_is_not_a_lost_one(monkeypatch, fields):
+    connect(monkeypatch, **fields)
+    with KernelHook() as hook, pytest.raises(KernelConfigurationError):
+        hook.invoke("shop", "price")
 
 
 def test_the_environment_serves_where_the_default_connection_does_not_exist(server, monkeypatch):

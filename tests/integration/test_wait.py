@@ -62,9 +62,10 @@ def test_a_stream_to_the_end_costs_two_requests(server, wait):
     assert len(server.requests) == 2
 
 
-def test_a_log_line_is_there_before_the_stream_ends(server, wait):
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "as an old proxy passes it on"])
+def test_a_log_line_is_there_before_the_stream_ends(server, wait, chunked):
     seen = threading.Event()
-    server.on(STREAM, Stream(log("one", 1), end="silent"))
+    server.on(STREAM, Stream(log("one", 1), end="silent", chunked=chunked))
     server.on(LOOK, invocation("succeeded"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(waiting, "STREAM_SILENCE", 2.0)
