@@ -96,9 +96,13 @@ class Process:
     """One invocation's processes: what they print, how they end, and their end at will."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, output: asyncio.StreamReader
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        output: asyncio.StreamReader,
+        pipe: asyncio.ReadTransport,
     ) -> None:
-        self._reader, self._writer, self._output = reader, writer, output
+        self._reader, self._writer, self._output, self._pipe = reader, writer, output, pipe
 
     @classmethod
     async def start(cls, zygote: Zygote, request: Mapping[str, Any]) -> Process:
@@ -123,15 +127,16 @@ class Process:
             finally:
                 os.close(sending)
         output = asyncio.StreamReader()
-        await asyncio.get_running_loop().connect_read_pipe(
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(output), os.fdopen(receiving, "rb", 0)
         )
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         writer.write(json.dumps(request).encode() + b"\n")
         if not await reader.readline():
             writer.close()
+            pipe.close()
             raise OSError("the new process ended at once")
-        return cls(reader, writer, output)
+        return cls(reader, writer, output, pipe)
 
     def kill(self) -> None:
         """End the processes; :meth:`wait` returns when nothing is left of them."""
@@ -141,9 +146,12 @@ class Process:
     async def lines(self) -> AsyncIterator[list[str]]:
         """Yield the lines that the processes print, as they come, until nobody can print any more."""
         cutter = LineCutter()
-        while data := await self._output.read(65_536):
-            if lines := cutter.feed(data):
-                yield lines
+        try:
+            while data := await self._output.read(65_536):
+                if lines := cutter.feed(data):
+                    yield lines
+        finally:  # who holds the other end may never let go of it
+            self._pipe.close()
         if lines := cutter.close():
             yield lines
 

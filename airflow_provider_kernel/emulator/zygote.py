@@ -14,7 +14,6 @@ import signal
 import socket
 import sys
 import traceback
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,10 +31,7 @@ def main(control_fd: int, path: Path) -> None:
     # While importing, nobody listens for the end of the control socket.
     signal_on_parent_death(signal.SIGKILL)
     adopt_orphans()
-    for stream in (sys.stdout, sys.stderr):
-        # What is printed in an invocation becomes a log event at the end of each line, whatever it holds.
-        assert isinstance(stream, TextIOWrapper)  # noqa: S101 - nobody has replaced it yet
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    _make_streams()
     try:
         apps = load_apps(path)
     except AppFileError as error:
@@ -48,6 +44,26 @@ def main(control_fd: int, path: Path) -> None:
         signal_on_parent_death(0)
         _serve(control, apps)
     kill_descendants()
+
+
+def _make_streams() -> None:
+    """
+    Have what is printed in an invocation become a log event at the end of each line, whatever it holds.
+
+    A stream remembers whether it can be sought. The emulator's may be files, and can; the pipes that take their
+    place in an invocation cannot, and wrapping the streams would fail there. So the streams are made on a pipe.
+    """
+    pipe = os.pipe()
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        file = os.dup(descriptor)
+        os.dup2(pipe[1], descriptor)
+        stream = open(descriptor, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        os.dup2(file, descriptor)
+        os.close(file)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    for descriptor in pipe:
+        os.close(descriptor)
 
 
 def _tell(control: socket.socket, message: object) -> None:

@@ -103,6 +103,7 @@ def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(aliv
         ("unjson", "set", "not JSON"),
         ("unjson", "nan", "not JSON"),
         ("unjson", "itself", "not JSON"),
+        ("unjson", "raises", "not JSON: the database is gone"),
         ("big", {"n": 17 * 2**20}, "more than 16 MiB"),
         ("echo", None, "exception"),
     ],
@@ -121,6 +122,53 @@ def test_megabytes_of_output_arrive_whole(client):
     reply = client.invocations.create(**LATEST, action_name="big", payload='{"n": 8000000}')
 
     assert json.loads(reply.output) == "x" * 8_000_000
+
+
+def test_an_endless_error_is_cut(client):
+    message = json.dumps({"message": "x" * 1_000_000})
+
+    reply = client.invocations.create(**LATEST, action_name="fail", payload=message)
+
+    assert reply.output == ("ValueError: " + "x" * 1_000_000)[:65_536]
+
+
+@pytest.mark.parametrize(
+    ("fail", "status", "output"), [(False, "succeeded", "1"), (True, "failed", "ValueError: unheard")]
+)
+def test_an_action_that_closes_its_streams_is_still_heard(client, fail, status, output):
+    payload = json.dumps({"fail": fail})
+
+    reply = client.invocations.create(**LATEST, action_name="mute", payload=payload)
+
+    assert (reply.status, reply.output) == (status, output)
+
+
+def test_an_action_may_wrap_its_streams_even_where_the_emulator_writes_to_a_file(client):
+    # KernelEmulator has given it one for its standard error, which is what apps are imported with.
+    reply = client.invocations.create(**LATEST, action_name="rewrap")
+
+    assert reply.status == "succeeded", reply.output
+    assert "rewrapped" in [
+        event.message for event in client.invocations.follow(reply.id) if event.event == "log"
+    ]
+
+
+def test_a_process_that_the_action_forked_does_not_answer_in_its_place(client):
+    assert client.invocations.create(**LATEST, action_name="fork").output == '"parent"'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of what was killed")
+def test_a_process_that_outlives_a_killed_supervisor_keeps_nothing_of_the_server(start_emulator, until):
+    emulator = start_emulator()
+    client = client_of(emulator)
+    server = psutil.Process(emulator.pid)
+    client.invocations.create(**LATEST, action_name="echo", payload="1")
+    descriptors = server.num_fds()
+
+    reply = client.with_options(timeout=10).invocations.create(**LATEST, action_name="orphan_fork")
+
+    assert "lost" in reply.status_reason
+    until(lambda: server.num_fds() <= descriptors)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills when memory runs out")

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import io
 import logging
 import os
 import signal
@@ -134,14 +135,58 @@ def env(ctx: kernel.KernelContext) -> dict[str, Any]:
 
 @app.action("unjson")
 def unjson(ctx: kernel.KernelContext, payload: str) -> Any:
-    """Return what JSON cannot hold: ``set``, ``nan``, or a list that contains ``itself``."""
+    """Return what JSON cannot hold: ``set``, ``nan``, a list that contains ``itself``, or that ``raises``."""
+
+    class Raising(list[Any]):
+        def __iter__(self) -> Any:
+            raise OSError("the database is gone")
+
     itself: list[Any] = []
     itself.append(itself)
-    return {"set": {1}, "nan": float("nan"), "itself": itself}[payload]
+    return {"set": {1}, "nan": float("nan"), "itself": itself, "raises": Raising([1])}[payload]
 
 
 @app.action("orphan")
 def orphan(ctx: kernel.KernelContext) -> None:
     """Kill the process above this one, and go on."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+@app.action("rewrap")
+def rewrap(ctx: kernel.KernelContext) -> None:
+    """Print through a wrapper of one's own around the standard output, as scripts that want UTF-8 do."""
+    sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+    print("rewrapped")
+
+
+@app.action("mute")
+def mute(ctx: kernel.KernelContext, payload: dict[str, bool]) -> int:
+    """Close the standard streams, and what is below them; then ``fail``, or return 1."""
+    print("before")
+    for number, stream in enumerate((sys.stdout, sys.stderr), 1):
+        stream.close()
+        os.close(number)
+    if payload["fail"]:
+        raise ValueError("unheard")
+    return 1
+
+
+@app.action("fork")
+def fork(ctx: kernel.KernelContext) -> str:
+    """Return in a forked process too."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return "parent"
+    return "child"
+
+
+@app.action("orphan_fork")
+def orphan_fork(ctx: kernel.KernelContext) -> None:
+    """Kill the process above this one while a forked process goes on, which prints more than a pipe holds."""
+    if os.fork() == 0:
+        os.setsid()
+        while True:
+            os.write(1, b"x" * 65_536)
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(600)
