@@ -89,8 +89,8 @@ def _parser() -> argparse.ArgumentParser:
         help="address to listen on (default: %(default)s). Any other than loopback lets everyone who can "
         "reach it, and has the token, run the apps' code on this machine",
     )
-    parser.add_argument("--port", type=int, default=8484, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument("--api-key", help="the only bearer token that is taken (default: any)")
+    parser.add_argument("--port", type=_port, default=8484, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument("--api-key", type=_key, help="the only bearer token that is taken (default: any)")
     parser.add_argument(
         "--max-concurrency",
         type=_positive(int),
@@ -120,12 +120,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
     def convert(text: str) -> float:
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind(0)
         if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+            noun = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a positive {noun}")
         return value
 
     return convert
+
+
+def _port(text: str) -> int:
+    # Larger ones are not refused below: the system takes what is left of them after division by 65,536.
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+    return int(text)
+
+
+def _key(text: str) -> str:
+    # What no client can send as a token would refuse every request; an empty one, from an unset variable.
+    if not text.isascii() or not text.isprintable() or text != text.strip() or not text:
+        raise argparse.ArgumentTypeError("not a token: it must be ASCII text without spaces around it")
+    return text
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -133,8 +151,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        reason = str(error.strerror if isinstance(error, OSError) else error).partition(" (")[0]
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]
         raise OSError(f"cannot listen on {host} port {port}: {reason}") from None
     # asyncio would do it for each connection, but not for those of a socket that it did not make.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -126,6 +126,7 @@ class Engine:
         """
         run = self._runs.get(record.id)
         if run is None or run.verdict is not None:
+            await self.ended(record)  # whoever is told that it has ended must not find it running
             raise bad_request(f"The invocation {record.id} has already ended")
         has_failed = request.status is InvocationStatus.FAILED
         reason = "The invocation was ended by a request." if has_failed else None

@@ -57,6 +57,9 @@ def load_apps(path: Path) -> dict[str, KernelApp]:
     for app in apps.values():
         if not app.actions:
             raise AppFileError(f"{path}: the app {app.name!r} has no action. It needs @app.action('name')")
+        for name in (app.name, *app.actions):
+            if not isinstance(name, str) or not name.strip():
+                raise AppFileError(f"{path}: {name!r} is no name of an app or an action. It needs some text")
     return apps
 
 

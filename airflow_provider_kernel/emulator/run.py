@@ -64,7 +64,10 @@ class _Server(uvicorn.Server):
         for zygote in self._zygotes:
             zygote.watch(lambda zygote=zygote: self._lost(zygote))  # type: ignore[misc]
         if self._exit_with_stdin:
-            asyncio.get_running_loop().add_reader(0, self._on_stdin)
+            try:
+                asyncio.get_running_loop().add_reader(0, self._on_stdin)
+            except PermissionError:  # a file, such as /dev/null: there is no parent to wait for
+                self.should_exit = True
         print(self._announcement, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

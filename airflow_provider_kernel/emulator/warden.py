@@ -30,6 +30,8 @@ def supervise(link: socket.socket, output: int, apps: dict[str, KernelApp]) -> N
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # ignored, it would not wake
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])  # nor blocked, as an app's file may leave it
+    link.settimeout(None)  # an app's file may have set a default one
     request = _receive(link)
     if request is None:
         return

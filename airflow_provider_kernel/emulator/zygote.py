@@ -13,7 +13,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 import traceback
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,12 @@ def main(control_fd: int, path: Path) -> None:
     except AppFileError as error:
         _tell(control, {"error": str(error)})
     else:
+        if threading.active_count() > 1:
+            print(
+                f"Kernel emulator: {path} starts threads while it is imported. They do not run in invocations, and "
+                "locks that they hold stay locked there: start them in the actions",
+                file=sys.stderr,
+            )
         sys.stdout.flush()  # or each child would print it again
         sys.stderr.flush()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # wardens need no reaping
@@ -78,7 +86,12 @@ def _serve(control: socket.socket, apps: dict[str, KernelApp]) -> None:
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)  # or programs that the action starts would hold the link
         try:
-            if len(descriptors) == 2 and os.fork() == 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter(
+                    "ignore", DeprecationWarning
+                )  # of the threads that were warned of above
+                is_child = len(descriptors) == 2 and os.fork() == 0
+            if is_child:
                 _become_warden(control, descriptors, apps)
         except OSError as error:  # no more processes: the server sees a link that ends at once
             print(f"The emulator could not fork: {error}", file=sys.stderr, flush=True)

@@ -193,6 +193,24 @@ def test_an_ended_invocation_cannot_be_updated(http):
     assert http.get(path).json()["status"] == "succeeded"
 
 
+def test_whoever_is_told_that_it_has_ended_does_not_find_it_running(http, submit, until):
+    path = f"/invocations/{submit('sleep', {'seconds': 600})}"
+    until(lambda: http.get(path).json()["status"] == "running")
+    found = []
+
+    def cancel():
+        code = http.patch(path, json={"status": "failed"}).status_code
+        found.append((code, http.get(path).json()["status"]))
+
+    threads = [threading.Thread(target=cancel) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(found) == [(200, "failed"), *[(400, "failed")] * 7]
+
+
 def test_a_line_arrives_while_the_action_is_running(http, submit):
     path = f"/invocations/{submit('sleep', {'seconds': 600})}"
 
