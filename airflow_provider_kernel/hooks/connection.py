@@ -21,6 +21,12 @@ def settings_of(connection: Connection) -> KernelSettings:
 
     :raises KernelConfigurationError: it cannot be used.
     """
+    if connection.conn_type not in ("kernel", "generic", "", None):
+        # Its password is somebody else's, and its host would be sent it.
+        raise KernelConfigurationError(
+            f"The Airflow connection {connection.conn_id!r} is of the type {connection.conn_type!r}. "
+            "Name one of type 'kernel', or make one."
+        )
     try:
         # Not extra_dejson: that asks the supervisor, synchronously, to mask secrets; the extras hold none.
         extra = json.loads(connection.extra or "{}")
@@ -48,7 +54,7 @@ def settings_without_connection(conn_id: str) -> KernelSettings:
     """
     if conn_id != DEFAULT_CONN_ID:
         raise KernelConfigurationError(
-            f"There is no Airflow connection {conn_id!r}. Make one of type 'kernel', or set AIRFLOW_CONN_{conn_id.upper()}."
+            f"There is no Airflow connection {conn_id!r}. Make one of type 'kernel', or set AIRFLOW_CONN_{str(conn_id).upper()}."
         )
     settings = KernelSettings.from_environment(conn_id, os.environ)
     from airflow.providers.common.compat.sdk import mask_secret

@@ -22,6 +22,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnsettled,
     KernelLostReplyError,
     is_certainly_not_accepted,
+    is_worth_repeating,
 )
 from airflow_provider_kernel.api.invocation import (
     DEFAULT_ASYNC_TIMEOUT_SECONDS,
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 GRACE_SECONDS = 600
 #: Seconds by which Airflow's own limit on the deferral lies behind our deadline: it is only the backstop.
 DEFERRAL_PADDING_SECONDS = 300
+#: Longest ``timeout`` and ``poll_interval``: Airflow's and Python's moments end in the year 9999.
+MAX_SECONDS = 365 * 24 * 3600
 
 RETRY = "A retry of the task runs the action anew."
 NO_RETRY_UNCERTAIN = "The task is not retried, which might run the action a second time."
@@ -134,6 +137,9 @@ class KernelInvokeOperator(BaseOperator):
                 check_name(name, value)
         encode_payload(payload, _is_unrendered)
         check_async(async_, async_timeout_seconds)
+        for name in ("wait_for_completion", "deferrable", "follow_logs"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}.")
         _check_seconds("timeout", timeout)
         _check_seconds("poll_interval", poll_interval)
         if not async_ and not wait_for_completion:
@@ -166,10 +172,12 @@ class KernelInvokeOperator(BaseOperator):
             if not self.wait_for_completion:
                 return invocation.id
             if invocation.is_ended:
-                return self._conclude(Outcome.of(invocation), invocation)
+                # The reply to a request may lack the output.
+                whole = invocation if invocation.raw_output is not None else None
+                return self._conclude(Outcome.of(invocation), whole)
             if self.deferrable:
                 self._defer(invocation.id, deadline)
-            return self._conclude(*self._wait(invocation.id, deadline))
+            return self._conclude(*self._wait(invocation.id, deadline, self.follow_logs))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """
@@ -266,14 +274,16 @@ class KernelInvokeOperator(BaseOperator):
             timeout=timedelta(seconds=deadline - time.time() + DEFERRAL_PADDING_SECONDS),
         )
 
-    def _wait(self, invocation_id: str, deadline: float) -> tuple[Outcome, Invocation | None]:
+    def _wait(
+        self, invocation_id: str, deadline: float, follow_logs: bool
+    ) -> tuple[Outcome, Invocation | None]:
         """Wait on the worker, as the trigger does in the triggerer."""
         try:
             invocation = self.hook.wait_for_invocation(
                 invocation_id,
                 timeout=deadline - time.time(),
                 poll_interval=self.poll_interval,
-                on_log=(lambda record: self.log.info("[app] %s", record)) if self.follow_logs else None,
+                on_log=(lambda record: self.log.info("[app] %s", record)) if follow_logs else None,
             )
         except KernelInvocationError as error:
             return Outcome.of_giving_up(error, self._cancel(self.hook, invocation_id, str(error))), None
@@ -285,8 +295,15 @@ class KernelInvokeOperator(BaseOperator):
             if outcome.may_run:
                 raise AirflowFailException(str(outcome.error(NO_RETRY_UNCERTAIN)))
             raise outcome.error(RETRY)
-        if invocation is None or invocation.raw_output is None:
-            invocation = self.hook.get_invocation(outcome.invocation_id)
+        if invocation is None:
+            try:
+                invocation = self.hook.get_invocation(outcome.invocation_id)
+            except KernelError as error:
+                if not is_worth_repeating(error):
+                    raise
+                # As patient as the wait was: a retry of the task would run the action a second time.
+                deadline = time.time() + self._timeout_seconds
+                return self._conclude(*self._wait(outcome.invocation_id, deadline, follow_logs=False))
             if not invocation.is_ended:
                 doubt = KernelInvocationUnsettled(
                     f"Kernel invocation {invocation.id} was reported as {outcome.status}, but is {invocation.status}.",
@@ -339,11 +356,13 @@ def _killed_error(invocation_id: str) -> KernelInvocationFailed:
 
 def _is_unrendered(value: Any) -> bool:
     """Tell whether ``value`` is a template, or a reference such as an XComArg, that is only known at run time."""
-    return hasattr(value, "resolve") or (isinstance(value, str) and ("{{" in value or "{%" in value))
+    return hasattr(value, "iter_references") or (isinstance(value, str) and ("{{" in value or "{%" in value))
 
 
 def _check_seconds(name: str, value: Any) -> None:
     if value is None and name == "timeout":
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be seconds, as a number greater than 0, not {value!r}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_SECONDS:
+        raise ValueError(
+            f"{name} must be seconds, as a number greater than 0 and {MAX_SECONDS} (a year) at most, not {value!r}."
+        )

@@ -14,6 +14,7 @@ import re
 import signal
 import time
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
@@ -240,6 +241,22 @@ def test_kernel_out_of_reach_may_be_retried(monkeypatch, told):
     assert "No invocation was started. A retry of the task submits it again." in told()
 
 
+@pytest.mark.parametrize(
+    "argument", [{"timeout": 1e18}, {"deferrable": "no"}, {"follow_logs": None}, {"payload": Path("/x")}]
+)
+def test_what_would_go_wrong_after_the_submission_is_refused_before(argument):
+    with pytest.raises(ValueError, match=next(iter(argument))):
+        Task(**argument)
+
+
+@pytest.mark.parametrize("conn_id", [None, ""])
+def test_a_connection_whose_template_came_to_nothing_fails_without_a_retry(conn_id):
+    task = Task(kernel_conn_id="{{ params.conn_id }}")
+    task.operator.kernel_conn_id = conn_id
+    with pytest.raises(AirflowFailException, match="There is no Airflow connection"):
+        task.run()
+
+
 def test_a_payload_that_turns_out_wrong_when_it_is_rendered_is_not_submitted():
     task = Task("echo", "{{ params.json }}")
     task.operator.payload = "not json"
@@ -309,6 +326,21 @@ class TestAgainstAKernelThatMisbehaves:
             AirflowFailException, match=r"could not be learned: Kernel answered 401.*may still be running"
         ):
             Task(deferrable=deferrable).run()
+
+    def test_a_success_is_not_lost_when_kernel_is_away_just_then(self, server):
+        away = [error(503)] * (2 * transport.ATTEMPTS)
+        server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
+        server.on("GET /invocations/inv1", *away, invocation("succeeded", output="7"))
+        task = Task(poll_interval=0.1)
+        event = {"invocation_id": "inv1", "status": "succeeded"}
+        assert task.operator.execute_complete(task.context, event) == 7
+        assert server.seen("PATCH /invocations/inv1") == []
+
+    def test_a_wait_on_the_worker_asks_once_for_what_has_no_output(self, server):
+        server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
+        server.on("GET /invocations/inv1", invocation("succeeded"))
+        assert Task(deferrable=False).run() is None
+        assert len(server.seen("GET /invocations/inv1")) == 1
 
     @pytest.mark.parametrize("event", [{}, "succeeded", {"status": "succeeded"}, {"id": 1}])
     def test_a_foreign_event_concludes_nothing(self, event):
