@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -191,4 +192,5 @@ def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server's own comes with its start
     sys.exit(main())

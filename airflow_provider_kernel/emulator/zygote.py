@@ -8,6 +8,7 @@ server does. Each app file has a zygote of its own, so that their modules cannot
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -75,7 +76,8 @@ def _make_streams() -> None:
 
 
 def _tell(control: socket.socket, message: object) -> None:
-    control.sendall(json.dumps(message).encode() + b"\n")
+    with contextlib.suppress(BrokenPipeError):  # the server was stopped meanwhile
+        control.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _serve(control: socket.socket, apps: dict[str, KernelApp]) -> None:

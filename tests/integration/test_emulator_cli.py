@@ -2,12 +2,14 @@
 
 import json
 import multiprocessing
+import signal
 import socket
 import subprocess
 import sys
 import time
 
 import kernel
+import psutil
 import pytest
 
 import airflow_provider_kernel.emulator.__main__ as command_line
@@ -125,6 +127,22 @@ def test_a_start_that_fails_says_one_line_and_exits_with_status_2(tmp_path, text
     file = write(tmp_path, text=text)
 
     assert run(file, "--port=0") == (2, f"Kernel emulator: {file}{said}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.2, 600])
+def test_it_can_be_stopped_while_it_imports_an_app(tmp_path, number, seconds):
+    file = write(
+        tmp_path, text=f"import os, sys, time\nprint(os.getpid(), file=sys.stderr)\ntime.sleep({seconds})"
+    )
+    command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", file]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        importing = int(process.stderr.readline())
+        process.send_signal(number)
+        said = process.stderr.read()
+
+    assert (process.returncode, said) == (0, "")
+    assert not psutil.pid_exists(importing)
 
 
 def test_what_is_not_installed_is_said_with_the_command_that_installs_it(monkeypatch, capsys):
