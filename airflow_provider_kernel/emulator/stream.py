@@ -52,6 +52,7 @@ async def follow(record: Record, since: int | None, heartbeat: float) -> AsyncIt
                 return
             if events:
                 yield b"".join(events)
+                await asyncio.sleep(0)  # sending waits for nothing while the socket's buffer has room
                 continue
             try:
                 await asyncio.wait_for(changed.wait(), heartbeat)

@@ -104,3 +104,26 @@ def test_a_consumer_that_is_too_slow_is_told_how_much_it_missed(monkeypatch):
     dropped, seen = asyncio.run(watch())
     assert seen[0] == ("log", f"[{dropped} older lines of this log were dropped]")
     assert seen[1:-1] == [("log", str(number)) for number in range(dropped, 100)]
+
+
+def test_a_long_log_lets_other_requests_through():
+    async def watch():
+        kept = record()
+        for number in range(10_000):
+            kept.log(str(number), number)
+        kept.end(SUCCEEDED, 10_000)
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        pieces = [data async for data in follow(kept, None, heartbeat=60)]
+        task.cancel()
+        return turns, len(pieces)
+
+    turns, pieces = asyncio.run(watch())
+    assert turns >= pieces - 1 > 10
