@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -39,6 +40,9 @@ _ACTIVE = frozenset({InvocationStatus.QUEUED, InvocationStatus.RUNNING})
 _ENDED = frozenset({InvocationStatus.SUCCEEDED, InvocationStatus.FAILED})
 
 
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
 def _no_nan(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
@@ -47,10 +51,16 @@ def parse_json(text: str) -> Any:
     """
     Parse strict JSON: NaN and Infinity, which Python's parser takes, are refused.
 
+    Half of a surrogate pair, such as JavaScript leaves of an emoji that it cuts, becomes a question mark: Airflow
+    can neither store it nor report an exception that holds it.
+
     :raises ValueError: ``text`` is not JSON, or is nested too deeply to be read.
     """
     try:
-        return json.loads(text, parse_constant=_no_nan)
+        value = json.loads(text, parse_constant=_no_nan)
+        if _SURROGATE.search(text):
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+        return value
     except RecursionError:
         raise ValueError("the JSON is nested too deeply") from None
 

@@ -342,6 +342,20 @@ class TestAgainstAKernelThatMisbehaves:
         assert Task(deferrable=False).run() is None
         assert len(server.seen("GET /invocations/inv1")) == 1
 
+    @both_waits
+    def test_half_an_emoji_reaches_airflow_as_text_that_it_can_store(self, server, deferrable):
+        server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
+        server.on(
+            "GET /invocations/inv1", invocation("succeeded", output=json.dumps({"cut \ud83d": "😀 \ude00"}))
+        )
+        assert Task(deferrable=deferrable).run() == {"cut ?": "😀 ?"}
+        server.on(
+            "GET /invocations/inv1", invocation("failed", status_reason="cut \ud83d", output='"\ud83d"')
+        )
+        with pytest.raises(KernelInvocationFailed) as failed:
+            Task(deferrable=deferrable).run()
+        assert str(failed.value).encode()
+
     @pytest.mark.parametrize("event", [{}, "succeeded", {"status": "succeeded"}, {"id": 1}])
     def test_a_foreign_event_concludes_nothing(self, event):
         task = Task()
