@@ -107,6 +107,9 @@ class KernelEmulator:
 
         :raises KernelEmulatorError: it did not start.
         """
+        if self._process is not None:
+            raise KernelEmulatorError("The Kernel emulator is already started.")
+        started = time.monotonic()
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "airflow_provider_kernel.emulator", *self._arguments],
@@ -116,10 +119,12 @@ class KernelEmulator:
             )
             line = self._first_line()
             if not line.startswith("Kernel emulator on "):
+                is_late = time.monotonic() - started >= self._start_timeout
+                why = f"was not ready after {self._start_timeout:g} seconds" if is_late else "did not start"
                 self.stop()
                 errors.seek(0)
                 said = errors.read().decode(errors="replace").strip()
-                raise KernelEmulatorError(f"The Kernel emulator did not start. It said:\n{line}{said}")
+                raise KernelEmulatorError(f"The Kernel emulator {why}. It said:\n{line}{said}")
         self._base_url = line.split()[-1]
         return self
 

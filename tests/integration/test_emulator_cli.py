@@ -302,6 +302,22 @@ def test_a_failed_start_raises_what_the_emulator_said(tmp_path):
         KernelEmulator([write(tmp_path, text="nonsense")]).start()
 
 
+def test_a_start_that_takes_too_long_is_said_to(tmp_path):
+    file = write(tmp_path, text="import time\ntime.sleep(600)")
+
+    with pytest.raises(KernelEmulatorError, match=r"not ready after 0\.1 seconds"):
+        KernelEmulator([file], start_timeout=0.1).start()
+
+
+def test_a_second_start_does_not_lose_the_first(emulator):
+    pid = emulator.pid
+
+    with pytest.raises(KernelEmulatorError, match="already started"):
+        emulator.start()
+
+    assert emulator.pid == pid
+
+
 def test_the_fixtures_give_a_users_test_the_emulator_in_its_environment(tmp_path):
     write(tmp_path, "shop.py")
     write(
