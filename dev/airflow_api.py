@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
 
 FINAL_STATES = {"success", "failed"}
 
@@ -16,6 +19,11 @@ class AirflowApi:
         self.url = url
         self.session = requests.Session()
         self.session.trust_env = False  # No proxy between us and localhost.
+        # 500 is SQLite, which the scheduler is writing to; nothing was changed.
+        again = Retry(
+            8, status_forcelist=[500], allowed_methods=None, backoff_factor=0.2, raise_on_status=False
+        )
+        self.session.mount(url, HTTPAdapter(max_retries=again))
 
     def log_in(self, username: str, password: str) -> None:
         """Get a token; everything but :meth:`unhealthy` needs one."""
@@ -37,10 +45,10 @@ class AirflowApi:
             if health[part]["status"] != "healthy"
         ]
 
-    def call(self, method: str, path: str, json: Any = None, **params: Any) -> Any:
+    def call(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
         """Return the decoded answer of one request; requests.HTTPError if it is refused."""
         reply = self.session.request(
-            method, f"{self.url}/api/v2/{path}", json=json, params=params, timeout=30
+            method, f"{self.url}/api/v2/{path}", json=body, params=params, timeout=30
         )
         reply.raise_for_status()
         return reply.json()
@@ -53,6 +61,12 @@ class AirflowApi:
         """Return the traceback of each Dag file that could not be imported."""
         errors = self.call("GET", "importErrors")["import_errors"]
         return {error["filename"]: error["stack_trace"] for error in errors}
+
+    def add_kernel_connection(self, conn_id: str, host: str, token: str) -> None:
+        """Make a connection as the form does, which saves a field that was left empty as null."""
+        extra = json.dumps({"project": None, "timeout": None})
+        fields = {"conn_type": "kernel", "host": host, "password": token, "extra": extra}
+        self.call("POST", "connections", {"connection_id": conn_id, **fields})
 
     def trigger(self, dag_id: str, **conf: Any) -> DagRun:
         """Start a run of the Dag."""

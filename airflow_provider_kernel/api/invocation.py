@@ -23,6 +23,8 @@ MAX_PAYLOAD_BYTES = 4_500_000
 MIN_ASYNC_TIMEOUT_SECONDS = 10
 MAX_ASYNC_TIMEOUT_SECONDS = 3600
 DEFAULT_ASYNC_TIMEOUT_SECONDS = 900
+#: What to write as a version.
+VERSION_MEANING = "the version's label as it was deployed to Kernel, or 'latest'"
 #: Kernel cuts a synchronous call after this many seconds.
 SYNC_LIMIT_SECONDS = 100
 
@@ -181,8 +183,9 @@ class InvocationRequest:
     async_timeout_seconds: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("app_name", "action_name", "version"):
-            check_name(name, getattr(self, name))
+        check_name("app_name", self.app_name)
+        check_name("action_name", self.action_name)
+        check_name("version", self.version, VERSION_MEANING)
         check_async(self.async_, self.async_timeout_seconds)
         object.__setattr__(self, "payload", encode_payload(self.payload))
 
@@ -199,16 +202,18 @@ class InvocationRequest:
         return {key: value for key, value in body.items() if value is not None}
 
 
-def check_name(name: str, value: Any) -> None:
+def check_name(name: str, value: Any, meaning: str = "the name as it was deployed to Kernel") -> None:
     """
-    Check one of the texts that name what to run.
+    Check one of the texts that name something.
 
+    :param name: the argument's name.
+    :param meaning: what to write instead of an empty or wrong one.
     :raises ValueError: it is empty or no text.
     """
     if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string such as 'my-name', not {type(value).__name__}.")
+        raise ValueError(f"{name} must be a string, {meaning}; not {type(value).__name__}.")
     if not value.strip():
-        raise ValueError(f"{name} is empty. Write the name as it was deployed to Kernel.")
+        raise ValueError(f"{name} is empty. Write {meaning}.")
 
 
 def check_async(async_: Any, async_timeout_seconds: Any) -> None:
@@ -252,7 +257,8 @@ def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda valu
         except ValueError as error:
             raise ValueError(
                 f"payload is a string that is not JSON text ({error}). Pass the value itself (a dict, a list, …) "
-                "or the text that json.dumps makes of it; json.dumps too for a payload that is a mere string."
+                "or the text that json.dumps makes of it; json.dumps too for a payload that is a mere string. "
+                "A template of a dict or list needs the filter tojson, or a Dag with render_template_as_native_obj."
             ) from None
         text = payload
     else:
@@ -295,7 +301,7 @@ def _json_value(value: Any, path: str, unrendered: Callable[[Any], bool]) -> Any
         return [_json_value(item, f"{path}[{index}]", unrendered) for index, item in enumerate(value)]
     raise ValueError(
         f"{path} is a {type(value).__name__}, which JSON cannot hold. Convert it: a set to a list, "
-        "a date or datetime with .isoformat(), bytes to text."
+        "a date or datetime with .isoformat(), a Decimal with str() or float(), bytes to text."
     )
 
 

@@ -106,7 +106,7 @@ def _base_url(host: str | None, schema: str | None, port: int | None, where: str
         if "://" not in text:
             # A bare IPv6 address, or a host as the URI form of a connection splits it off.
             text = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
-            scheme = schema or ("http" if _is_loopback(urlsplit(f"//{text}").hostname) else "https")
+            scheme = schema or ("http" if is_loopback(urlsplit(f"//{text}").hostname) else "https")
             text = f"{scheme}://{text}"
         url = urlsplit(text)
         port = url.port or port
@@ -118,7 +118,7 @@ def _base_url(host: str | None, schema: str | None, port: int | None, where: str
         raise KernelConfigurationError(
             f"{where} has a host with a user, a password or parameters in it. {_HOST_FORM}"
         )
-    if url.scheme == "http" and not _is_loopback(url.hostname):
+    if url.scheme == "http" and not is_loopback(url.hostname):
         raise KernelConfigurationError(
             f"{where} would send the token unencrypted to {url.hostname}: http:// is only for this machine "
             "(localhost). Use https://."
@@ -133,7 +133,8 @@ _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.%]*")
 _HOST_FORM = f"Leave it empty for {DEFAULT_BASE_URL}, or write an address such as http://127.0.0.1:8484."
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Tell whether ``host`` is this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:

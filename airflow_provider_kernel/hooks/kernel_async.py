@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
-from airflow.providers.common.compat.sdk import AirflowNotFoundException
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from tenacity import AsyncRetrying
 
 from airflow_provider_kernel.api import calls
@@ -169,7 +169,12 @@ class KernelAsyncHook:
 
     async def _read_settings(self, known: KernelSettings | None) -> KernelSettings:
         try:
-            return settings_of(await get_async_connection(self.kernel_conn_id))
+            try:
+                connection = await get_async_connection(self.kernel_conn_id)
+            except AirflowNotFoundException:
+                # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
+                connection = await asyncio.to_thread(BaseHook.get_connection, self.kernel_conn_id)
+            return settings_of(connection)
         except AirflowNotFoundException:
             # In a thread, for it has Airflow mask the token, which waits for Airflow's supervisor.
             return await asyncio.to_thread(settings_without_connection, self.kernel_conn_id)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
@@ -18,6 +19,7 @@ from airflow_provider_kernel.api.errors import (
     is_certainly_not_accepted,
     is_worth_repeating,
 )
+from airflow_provider_kernel.api.settings import is_loopback
 
 log = logging.getLogger(__name__)
 USER_AGENT = f"airflow-provider-kernel/{__version__}"
@@ -85,6 +87,8 @@ def transport_error(
     because = f" ({reason})" if reason and not timed_out else ""
     if not sent:
         what = f"{base_url} could not be reached{' in time' if timed_out else because}."
+        if is_loopback(urlsplit(base_url).hostname):
+            what += " Is the emulator running there?"
     elif timed_out:
         what = f"{base_url} did not reply in time."
     else:

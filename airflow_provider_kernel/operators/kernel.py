@@ -26,6 +26,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.invocation import (
     DEFAULT_ASYNC_TIMEOUT_SECONDS,
+    VERSION_MEANING,
     Invocation,
     InvocationStatus,
     check_async,
@@ -131,10 +132,14 @@ class KernelInvokeOperator(BaseOperator):
         self._killed = False
         self._invocation_id: str | None = None
         # What still holds a template is checked when it is rendered, by InvocationRequest.
-        for name in ("app_name", "action_name", "version", "kernel_conn_id"):
-            value = getattr(self, name)
-            if not _is_unrendered(value):
-                check_name(name, value)
+        for name, *meaning in (
+            ("app_name",),
+            ("action_name",),
+            ("version", VERSION_MEANING),
+            ("kernel_conn_id", "the id of an Airflow connection of type 'kernel'"),
+        ):
+            if not _is_unrendered(getattr(self, name)):
+                check_name(name, getattr(self, name), *meaning)
         encode_payload(payload, _is_unrendered)
         check_async(async_, async_timeout_seconds)
         for name in ("wait_for_completion", "deferrable", "follow_logs"):
@@ -249,7 +254,7 @@ class KernelInvokeOperator(BaseOperator):
     def _announce(self, invocation: Invocation, context: Context) -> None:
         """Make the id known, in the log and in XCom, before anything else happens."""
         self.log.info(
-            "Kernel invocation %s: %s/%s, version %s, is %s.",
+            "Kernel accepted invocation %s of %s/%s, version %s (%s).",
             invocation.id,
             self.app_name,
             self.action_name,
@@ -344,7 +349,8 @@ def _errors_for_airflow() -> Iterator[None]:
         raise AirflowFailException(str(error)) from error
     except KernelApiError as error:
         if error.is_refusal:
-            raise AirflowFailException(f"{error} {NO_RETRY_REFUSED}") from error
+            sentence = str(error).rstrip(".")
+            raise AirflowFailException(f"{sentence}. {NO_RETRY_REFUSED}") from error
         raise
 
 

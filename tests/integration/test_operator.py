@@ -226,10 +226,29 @@ def test_a_wrong_token_fails_without_a_retry_and_is_not_told(start_emulator, mon
     assert "canary" not in str(refused.value)
 
 
-def test_a_connection_without_a_token_fails_without_a_retry(monkeypatch):
-    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", '{"conn_type": "kernel"}')
-    with pytest.raises(AirflowFailException, match="has no token"):
-        Task().run()
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "has no token. Make one at https://dashboard.onkernel.com/api-keys"),
+        ({"password": "sk_x", "host": "http://kernel.example.com"}, "unencrypted to kernel.example.com"),
+        ({"password": "sk_x", "extra": {"timeout": "soon"}}, "'timeout' must be seconds"),
+        (
+            {"password": "pg_secret", "conn_type": "postgres"},
+            "is of the type 'postgres'. Name one of type 'kernel'",
+        ),
+        (None, "There is no Airflow connection 'shop'. Make one of type 'kernel'"),
+    ],
+)
+@both_waits
+def test_a_connection_that_cannot_be_used_says_what_to_write_and_nothing_else(
+    monkeypatch, fields, says, deferrable
+):
+    if fields is not None:
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "kernel", **fields}))
+    with pytest.raises(AirflowFailException, match=re.escape(says)) as unusable:
+        Task(kernel_conn_id="shop", deferrable=deferrable).run()
+    assert "may be running" not in str(unusable.value)
+    assert "secret" not in str(unusable.value)
 
 
 def test_kernel_out_of_reach_may_be_retried(monkeypatch, told):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
 
 HERE = Path(__file__).parent
+#: The only key that the emulator takes.
+TOKEN = "sk_to_be_seen_in_no_file"
 APPS = [HERE / "apps/system_tests.py", REPOSITORY / "example_dags/apps/bookshop/main.py"]
 
 
@@ -28,7 +29,7 @@ def run_folder() -> Iterator[RunFolder]:
 @pytest.fixture(scope="session")
 def emulator(run_folder: RunFolder) -> Iterator[KernelEmulator]:
     """The Kernel that the Dags reach through ``kernel_default``."""
-    with KernelEmulator(APPS, api_key="sk_to_be_seen_in_no_file") as emulator:
+    with KernelEmulator(APPS, api_key=TOKEN) as emulator:
         yield emulator
 
 
@@ -37,19 +38,9 @@ def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[Airflow
     """A running Airflow, with the connections that a user would have made in its form."""
     dags = [HERE / "dags", REPOSITORY / "example_dags"]
     with AirflowStack(run_folder.path / "airflow", dags) as stack:
-        for conn_id, token in (
-            ("kernel_default", emulator.api_key),
-            ("kernel_wrong_token", emulator.api_key.replace("sk_", "sk_wrong_")),
-        ):
-            form = {
-                "connection_id": conn_id,
-                "conn_type": "kernel",
-                "host": emulator.base_url,
-                "password": token,
-                # The form saves a field that was left empty as null.
-                "extra": json.dumps({"project": None, "timeout": None}),
-            }
-            stack.api.call("POST", "connections", form)
+        add = stack.api.add_kernel_connection
+        add("kernel_default", emulator.base_url, emulator.api_key)
+        add("kernel_wrong_token", emulator.base_url, emulator.api_key.replace("sk_", "sk_wrong_"))
         yield stack
 
 

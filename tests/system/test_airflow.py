@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from airflow_provider_kernel.testing import KernelEmulator
 from dev.airflow_api import DagRun, TaskInstance
 from dev.airflow_stack import AirflowStack
 from dev.wait import wait_until
+from tests.system.conftest import TOKEN
 from tests.system.dags.scenarios import TALK
 
 pytestmark = pytest.mark.system
@@ -169,3 +172,25 @@ def test_the_token_is_in_no_file(airflow: AirflowStack, runs: dict[str, DagRun])
         if name.startswith("AIRFLOW_CONN_"):
             token = json.loads(value)["password"].encode()
             assert [name for name, data in contents.items() if token in data] == []
+
+
+def test_a_dag_can_be_tried_without_a_scheduler(airflow: AirflowStack, emulator: KernelEmulator) -> None:
+    """`dags test` runs the trigger in a process of its own, where connections are read in another way."""
+    home = airflow.home / "alone"
+    home.mkdir()
+    env = {
+        **airflow.env,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+    }
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "airflow", *arguments]
+        done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, timeout=TIMEOUT)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    connection = ["--conn-type", "kernel", "--conn-host", emulator.base_url, "--conn-password", TOKEN]
+    run("db", "migrate")
+    run("connections", "add", "kernel_default", *connection)
+    assert "[app] line 2" in run("dags", "test", "success_deferrable")

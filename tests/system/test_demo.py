@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -71,7 +73,11 @@ class Demo:
 
 def left_processes() -> list[str]:
     """Return the command lines of what a demo has started and is still there."""
-    return [" ".join(process.cmdline()) for process in marked(f"{FOLDER}#")]
+    left = []
+    for process in marked(f"{FOLDER}#"):
+        with suppress(psutil.NoSuchProcess):  # it is ending just now
+            left.append(" ".join(process.cmdline()))
+    return left
 
 
 @pytest.fixture

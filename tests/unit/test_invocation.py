@@ -58,7 +58,7 @@ def test_an_empty_name_is_refused_by_its_own_name(name, value):
 @pytest.mark.parametrize("value", [None, 1, b"shop", ["shop"]])
 def test_a_name_that_is_no_text_is_refused_with_its_type(name, value):
     arguments = {"app_name": "shop", "action_name": "price", name: value}
-    with pytest.raises(ValueError, match=rf"^{name} must be a string such as .* not {type(value).__name__}"):
+    with pytest.raises(ValueError, match=rf"^{name} must be a string, .* not {type(value).__name__}"):
         InvocationRequest(**arguments)
 
 

@@ -19,8 +19,9 @@ def operator(**kwargs):
     [
         ({"app_name": ""}, "app_name is empty"),
         ({"action_name": "  "}, "action_name is empty"),
-        ({"version": ""}, "version is empty"),
-        ({"kernel_conn_id": ""}, "kernel_conn_id is empty"),
+        ({"version": ""}, "version is empty.*'latest'"),
+        ({"version": 1.0}, "version must be a string.*not float"),
+        ({"kernel_conn_id": ""}, "kernel_conn_id is empty.*id of an Airflow connection"),
         ({"app_name": None}, "app_name must be a string"),
         ({"payload": {"a": {"b": float("nan")}}}, r"payload\['a'\]\['b'\] is nan"),
         ({"payload": {"ids": {1, 2}}}, r"payload\['ids'\] is a set.*a set to a list"),

@@ -139,7 +139,20 @@ def test_a_request_without_a_reply_is_told_in_our_words(cause, sent, timed_out, 
 
 def connection(**fields) -> SimpleNamespace:
     empty = dict.fromkeys(("password", "host", "schema", "port", "extra"))
-    return SimpleNamespace(**{**empty, "conn_id": "kernel_default", "password": TOKEN, **fields})
+    return SimpleNamespace(
+        **{**empty, "conn_type": "kernel", "conn_id": "kernel_default", "password": TOKEN, **fields}
+    )
+
+
+@pytest.mark.parametrize("conn_type", ["kernel", "generic", "", None])
+def test_a_connection_of_no_particular_type_is_taken(conn_type):
+    assert settings_of(connection(conn_type=conn_type)).api_key == TOKEN
+
+
+def test_a_connection_of_another_type_is_refused_for_its_password_is_somebody_elses():
+    with pytest.raises(KernelConfigurationError, match="'kernel_default' is of the type 'http'") as refused:
+        settings_of(connection(conn_type="http"))
+    assert TOKEN not in str(refused.value)
 
 
 def test_a_connection_is_read_with_its_extra():
