@@ -36,6 +36,8 @@ def run(
         log_level="info" if access_log else "warning",
         access_log=access_log,
         timeout_graceful_shutdown=1,
+        # Longer than clients pause between two requests: they would send on a connection that is closing.
+        timeout_keep_alive=75,
     )
     server = _Server(config, engine, zygotes, announcement, exit_with_stdin)
     server.run(sockets=[listener])

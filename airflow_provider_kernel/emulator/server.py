@@ -63,6 +63,9 @@ def make_app(engine: Engine, *, api_key: str | None, heartbeat: float) -> ASGIAp
         },
     )
     app.router.redirect_slashes = False
+    for route in app.routes:
+        # Starlette adds HEAD to GET, and on a stream of events it would last until the end; Kernel has none.
+        route.methods.discard("HEAD")  # type: ignore[attr-defined]
     return _Authentication(app, api_key)
 
 

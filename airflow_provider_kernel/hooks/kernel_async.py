@@ -200,7 +200,8 @@ class KernelAsyncHook:
     async def _send_once(self, call: Call[T]) -> T:
         settings = await self.settings()
         timeout = max(settings.timeout, call.min_timeout)
-        async with self._request(call, settings, total=timeout) as response:
+        # As with requests, the time is for each piece of the reply: a large output may take longer as a whole.
+        async with self._request(call, settings, total=10 * timeout, silence=timeout) as response:
             return calls.read_reply(call, response.status, response.headers, await response.read())
 
     @asynccontextmanager

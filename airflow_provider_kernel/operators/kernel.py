@@ -192,6 +192,7 @@ class KernelInvokeOperator(BaseOperator):
         """
         with _errors_for_airflow(), self.hook:
             outcome = Outcome.from_event(event)
+            _ = self.hook.settings  # read before on_kill has reason to, in a signal handler
             self._invocation_id = outcome.invocation_id
             return self._conclude(outcome)
 
@@ -250,6 +251,8 @@ class KernelInvokeOperator(BaseOperator):
             if is_certainly_not_accepted(error):
                 self.log.error("No invocation was started. A retry of the task submits it again.")
             raise
+        except ValueError as error:  # an argument that turned out wrong when it was rendered
+            raise AirflowFailException(str(error)) from None
 
     def _announce(self, invocation: Invocation, context: Context) -> None:
         """Make the id known, in the log and in XCom, before anything else happens."""

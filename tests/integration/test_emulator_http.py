@@ -76,6 +76,10 @@ def test_a_refusal_has_kernels_error_body(http, method, path, status):
     assert set(reply.json()) == {"code", "message"}
 
 
+def test_there_is_no_head_of_a_stream_to_wait_for(http):
+    assert http.head("/invocations/any/events").status_code == 405
+
+
 @pytest.mark.parametrize(
     "change",
     [

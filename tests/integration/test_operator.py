@@ -279,7 +279,7 @@ def test_a_connection_whose_template_came_to_nothing_fails_without_a_retry(conn_
 def test_a_payload_that_turns_out_wrong_when_it_is_rendered_is_not_submitted():
     task = Task("echo", "{{ params.json }}")
     task.operator.payload = "not json"
-    with pytest.raises(ValueError, match="payload is a string that is not JSON text"):
+    with pytest.raises(AirflowFailException, match="payload is a string that is not JSON text"):
         task.run()
     assert task.xcom == {}
 
