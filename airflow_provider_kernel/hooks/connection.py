@@ -57,7 +57,10 @@ def settings_without_connection(conn_id: str) -> KernelSettings:
             f"There is no Airflow connection {conn_id!r}. Make one of type 'kernel', or set AIRFLOW_CONN_{str(conn_id).upper()}."
         )
     settings = KernelSettings.from_environment(conn_id, os.environ)
-    from airflow.providers.common.compat.sdk import mask_secret
+    try:  # the compat package has it only of late
+        from airflow.sdk.log import mask_secret
+    except ImportError:
+        from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[no-redef]
 
     mask_secret(settings.api_key)
     return settings
