@@ -88,16 +88,19 @@ class AirflowStack:
 
     :param home: its AIRFLOW_HOME, which must not exist yet.
     :param dags: folders with Dags.
+    :param env: more environment for every component, such as ``AIRFLOW_CONN_…``.
     :param port: the preferred port of the api-server.
     """
 
     username = "admin"
 
-    def __init__(self, home: Path, dags: Sequence[Path], port: int = 0) -> None:
+    def __init__(
+        self, home: Path, dags: Sequence[Path], env: Mapping[str, str] | None = None, port: int = 0
+    ) -> None:
         self.home = home.resolve()
         self.url = f"http://127.0.0.1:{free_port(port)}"
         self.password = secrets.token_urlsafe(9)
-        self.env = self._environment(dags)
+        self.env = self._environment(dags, env or {})
         self.components: dict[str, Component] = {}
         self.api = AirflowApi(self.url)
 
@@ -155,7 +158,7 @@ class AirflowStack:
             tails = [f"--- {name}\n{self.components[name].tail()}" for name in self.api.unhealthy()]
             raise TimeoutError("\n".join([str(error), *tails])) from None
 
-    def _environment(self, dags: Sequence[Path]) -> dict[str, str]:
+    def _environment(self, dags: Sequence[Path], more: Mapping[str, str]) -> dict[str, str]:
         """Return the environment of all components: theirs alone decides, not what the user has configured."""
         strange = ("AIRFLOW", "KERNEL_", "XDG_", "PYTHON")
         env = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
@@ -217,4 +220,5 @@ class AirflowStack:
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
             "PYTHONUNBUFFERED": "1",
+            **more,
         }
