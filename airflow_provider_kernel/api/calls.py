@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
@@ -129,13 +130,16 @@ class Cancellation(NamedTuple):
         return f"Kernel invocation {self.invocation.id} {what}{browsers}"
 
 
-def cancel(invocation_id: str, output: str | None = None) -> Generator[Call[Any], Any, Cancellation]:
+def cancel(invocation_id: str, reason: str | None = None) -> Generator[Call[Any], Any, Cancellation]:
     """
     The steps of cancelling: look; end what has not ended; close its browsers, which bill on otherwise.
 
     Yields calls, and is sent their results or has their errors thrown in. The browsers of an invocation that
     had succeeded are left alone: they may be its result.
+
+    :param reason: becomes the invocation's output, for whoever looks at it.
     """
+    output = reason and json.dumps({"cancelled": reason})
     found = yield get_invocation(invocation_id)
     cancelled = False
     if not found.is_ended:

@@ -115,3 +115,8 @@ def is_worth_repeating(error: KernelError) -> bool:
     if isinstance(error, KernelTransportError):
         return True
     return isinstance(error, KernelApiError) and not error.is_refusal
+
+
+def retry_after(error: BaseException | None) -> float:
+    """Return the seconds that a reply asked to wait; 0 if there was no such reply."""
+    return (isinstance(error, KernelApiError) and error.retry_after) or 0.0

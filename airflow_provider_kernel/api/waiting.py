@@ -28,6 +28,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
     KernelTransportError,
+    retry_after,
     shorten,
 )
 from airflow_provider_kernel.api.events import Event, StateEvent
@@ -179,7 +180,7 @@ class Wait:
         self._look_due = True
         self._wake = now
         if error is not None:
-            self._wake += max(self._jitter() * RECONNECT_SPREAD, _retry_after(error))
+            self._wake += max(self._jitter() * RECONNECT_SPREAD, retry_after(error))
 
     def saw_invocation(self, invocation: Invocation, now: float) -> None:
         """Take the answer to a look."""
@@ -213,7 +214,7 @@ class Wait:
             self._outcome = GaveUp(None)
         else:
             self._look_due = True
-            self._wake = now + max(self._pause(self._errors), _retry_after(error))
+            self._wake = now + max(self._pause(self._errors), retry_after(error))
         if self._errors & (self._errors - 1) == 0:
             self._on_trouble(error)
 
@@ -240,10 +241,6 @@ class Wait:
 
     def _pause(self, count: int) -> float:
         return min(self._poll_interval, 2.0 ** min(count - 1, 20)) * (0.5 + self._jitter() / 2)
-
-
-def _retry_after(error: KernelError) -> float:
-    return (isinstance(error, KernelApiError) and error.retry_after) or 0.0
 
 
 def gave_up(invocation_id: str, error: KernelError | None) -> KernelInvocationError:

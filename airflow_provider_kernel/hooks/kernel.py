@@ -255,7 +255,7 @@ class KernelHook(BaseHook):
         :return: the invocation, and whether it was this that ended it.
         :raises KernelError: Kernel refused or could not be asked.
         """
-        return self._run(calls.cancel(invocation_id, reason and json.dumps({"cancelled": reason})))
+        return self._run(calls.cancel(invocation_id, reason))
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask Kernel whose the token is; the Test button of the connection form calls this."""

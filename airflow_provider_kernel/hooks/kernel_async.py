@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import ssl
@@ -105,7 +104,7 @@ class KernelAsyncHook:
 
     async def cancel_invocation(self, invocation_id: str, reason: str | None = None) -> Cancellation:
         """As :meth:`KernelHook.cancel_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.cancel_invocation>`."""
-        return await self._run(calls.cancel(invocation_id, reason and json.dumps({"cancelled": reason})))
+        return await self._run(calls.cancel(invocation_id, reason))
 
     async def wait_for_invocation(
         self,

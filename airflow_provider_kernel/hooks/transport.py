@@ -13,11 +13,11 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 from airflow_provider_kernel import __version__
 from airflow_provider_kernel.api.calls import Call
 from airflow_provider_kernel.api.errors import (
-    KernelApiError,
     KernelError,
     KernelTransportError,
     is_certainly_not_accepted,
     is_worth_repeating,
+    retry_after,
 )
 from airflow_provider_kernel.api.settings import is_loopback
 
@@ -37,7 +37,7 @@ def retrying(call: Call[Any]) -> dict[str, Any]:
     may_repeat = is_worth_repeating if call.repeatable else is_certainly_not_accepted
 
     def should_retry(error: BaseException) -> bool:
-        return isinstance(error, KernelError) and may_repeat(error) and _retry_after(error) <= MAX_WAIT
+        return isinstance(error, KernelError) and may_repeat(error) and retry_after(error) <= MAX_WAIT
 
     return {
         "retry": retry_if_exception(should_retry),
@@ -55,11 +55,7 @@ def _error(state: RetryCallState) -> BaseException | None:
 
 
 def _wait(state: RetryCallState) -> float:
-    return max(float(_backoff(state)), _retry_after(_error(state)))
-
-
-def _retry_after(error: BaseException | None) -> float:
-    return (isinstance(error, KernelApiError) and error.retry_after) or 0.0
+    return max(float(_backoff(state)), retry_after(_error(state)))
 
 
 def root_causes(error: BaseException) -> Iterator[BaseException]:

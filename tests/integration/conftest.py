@@ -1,7 +1,6 @@
 """Fixtures for the tests that talk to an emulator over real HTTP."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import psutil
 import pytest
 
 from airflow_provider_kernel.testing import KernelEmulator
+from dev.wait import wait_until
 
 #: Defines the app ``tests``.
 APP = Path(__file__).parent / "apps" / "app.py"
@@ -81,11 +81,7 @@ def until() -> Callable[[Callable[[], Any]], Any]:
     """Wait until ``condition()`` is true, at most ``seconds`` (10), and return what it returned."""
 
     def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (value := condition()):
-            assert time.monotonic() < deadline, "the condition did not come true in time"
-            time.sleep(0.005)
-        return value
+        return wait_until(condition, seconds, "the condition", interval=0.005)
 
     return until
 

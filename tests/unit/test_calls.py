@@ -298,7 +298,7 @@ GONE = KernelApiError("no browsers", status_code=404)
 
 def run(script: list) -> tuple[list[str], Cancellation | KernelError]:
     """Feed the cancellation with a script of replies; return what it asked, and what came of it."""
-    steps, asked = calls.cancel("i1", '"us"'), []
+    steps, asked = calls.cancel("i1", "us"), []
     try:
         call = next(steps)
         for answer in script:
