@@ -153,6 +153,7 @@ class Wait:
         if self._look_due or now < self._stream_after:
             return Look()
         self._stream_opened = self._stream_heard = now
+        self._log_complete = self._on_log is None
         life = MAX_STREAM_LIFE if self._deadline is None else min(MAX_STREAM_LIFE, self._deadline - now)
         return Follow(STREAM_SILENCE, life, self._log.open_stream())
 

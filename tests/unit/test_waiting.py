@@ -369,6 +369,19 @@ def test_a_log_that_was_read_to_its_end_is_not_read_again():
     assert wait.next(START + 1) == Ended(SUCCEEDED)
 
 
+def test_an_end_that_kernel_took_back_does_not_make_a_later_log_complete():
+    wait = waiting(on_log=[].append)
+    wait.next(START)
+    wait.saw_event(StateEvent("", SUCCEEDED), START + 60)
+    wait.stream_ended(START + 60)
+    wait.saw_invocation(RUNNING, START + 60)
+    assert isinstance(wait.next(START + 60), Follow)
+    wait.saw_event(line("one"), START + 61)
+    wait.stream_ended(START + 120, LOST)
+    wait.saw_invocation(SUCCEEDED, START + 125)
+    assert isinstance(wait.next(START + 125), Follow), "the rest of the second stream"
+
+
 def test_lines_held_back_are_written_at_the_end():
     records = []
     wait = waiting(on_log=records.append)
