@@ -1,8 +1,7 @@
 """
 The operator and its trigger over real HTTP against the emulator, in this process.
 
-What Airflow does between the legs of a deferral is played here: the trigger is made anew from its serialized
-arguments, and its event is passed on as JSON. The real Airflow is in the system tests.
+What Airflow does between the legs of a deferral is played (see ``Task``). The real Airflow is in the system tests.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import logging
 import re
 import signal
 import time
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -29,9 +27,9 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.hooks.kernel import KernelHook
-from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
+from tests.integration.task import Task, first_event
 
 both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
 
@@ -40,59 +38,6 @@ both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred
 def connection(emulator_env, monkeypatch):
     monkeypatch.setattr(transport, "_backoff", wait_none())
     return emulator_env
-
-
-class Task:
-    """One task instance: runs the operator through all its legs, and keeps what it pushed to XCom."""
-
-    map_index = -1
-
-    def __init__(self, action_name="echo", payload=None, **kwargs):
-        arguments = {"task_id": "t", "app_name": "tests", **kwargs}
-        self.operator = KernelInvokeOperator(action_name=action_name, payload=payload, **arguments)
-        self.xcom = {}
-        self.context = {"ti": self}
-        self.event = None
-        self.deferred = False
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
-
-    def xcom_pull(self, task_ids, key, map_indexes):
-        assert task_ids == "t"
-        assert map_indexes == self.map_index
-        return self.xcom.get(key)
-
-    @property
-    def invocation_id(self):
-        return self.xcom["invocation_id"]
-
-    @property
-    def found(self):
-        """The invocation, as Kernel has it."""
-        with KernelHook() as hook:
-            return hook.get_invocation(self.invocation_id)
-
-    def run(self):
-        try:
-            return self.operator.execute(self.context)
-        except TaskDeferred as deferral:
-            self.deferred = True
-            trigger = again(deferral.trigger)
-            self.event = json.loads(json.dumps(asyncio.run(first_event(trigger))))
-            return self.operator.resume_execution(deferral.method_name, {"event": self.event}, self.context)
-
-
-def again(trigger):
-    """Make the trigger anew, as another process does."""
-    path, arguments = trigger.serialize()
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
-
-
-async def first_event(trigger):
-    [event] = [event async for event in trigger.run()]
-    return event.payload
 
 
 @both_waits
@@ -391,7 +336,7 @@ class TestAgainstAKernelThatMisbehaves:
         server.on("GET /invocations/inv1", invocation("succeeded", output="1"))
         server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
         task = Task()
-        task.xcom_push = lambda key, value: 1 / 0
+        task.ti.xcom_push = lambda key, value: 1 / 0
         assert task.run() == 1
 
 
@@ -473,11 +418,13 @@ class TestTrigger:
         path, arguments = deferral.value.trigger.serialize()
         assert path == "airflow_provider_kernel.triggers.kernel.KernelInvocationTrigger"
         assert before + 99 < arguments.pop("deadline") < time.time() + 101
+        assert before < arguments.pop("handed_over_at") < time.time()
         assert arguments == {
             "invocation_id": task.invocation_id,
             "kernel_conn_id": "kernel_default",
             "poll_interval": 5,
             "follow_logs": False,
+            "cancel_on_kill": True,
         }
         assert 100 < deferral.value.timeout.total_seconds() < 1_000
 
@@ -508,7 +455,7 @@ class TestTrigger:
             killing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await killing
-            await trigger._cancelling
+            await trigger._killing
 
         asyncio.run(kill())
         assert status(running) == "failed"
