@@ -37,8 +37,8 @@ SPREAD = 2.0
 LOOK_PAUSE, MAX_LOOK_PAUSE = 10.0, 30.0
 #: The pause between looks is this part of the time for which nothing became free.
 LOOK_SHARE = 0.1
-#: Seconds between two looks for each request that one takes, at least.
-PAUSE_PER_REQUEST = 2.0
+#: Seconds between two looks for each active invocation, at least: 2 s for each page of 20.
+PAUSE_PER_ACTIVE = 0.1
 #: How many are let go after one look, at most.
 MAX_BATCH = 25
 #: Seconds for which one who was let go counts as on the way, unless it is seen to have arrived.
@@ -171,12 +171,8 @@ class CapacityQueue:
         deadlines = (waiter.deadline for waiter in self._waiters if waiter.deadline is not None)
         return min(self.look_at(), min(deadlines, default=inf) + LAST_CHANCE)
 
-    def saw(self, active: Collection[str], now: float, requests: int = 1) -> list[Waiter]:
-        """
-        Take the ids of the invocations that are active, and return whom to let go; they have left the queue.
-
-        :param requests: how many requests the look took.
-        """
+    def saw(self, active: Collection[str], now: float) -> list[Waiter]:
+        """Take the ids of the invocations that are active, and return whom to let go; they have left the queue."""
         on_the_way = self._note_arrivals(frozenset(active), now)
         limit = self._judge_limit(len(active))
         self._errors, self._blind_pause = 0, LOOK_PAUSE
@@ -185,7 +181,7 @@ class CapacityQueue:
         if free or self._free_at == -inf:
             self._free_at = now
         pause = min(max(LOOK_PAUSE, LOOK_SHARE * (now - self._free_at)), MAX_LOOK_PAUSE)
-        self._look_again(now, max(pause, PAUSE_PER_REQUEST * requests))
+        self._look_again(now, max(pause, PAUSE_PER_ACTIVE * len(active)))
         if len(eligible) > free:
             free += self._probe(limit, now)
         return self._let_go(eligible[: min(free, MAX_BATCH)], now)

@@ -168,19 +168,16 @@ class KernelInvokeOperator(BaseOperator):
         with self._leg(context) as leg:
             return leg.start() if leg.is_of_new_try else leg.complete(event)
 
-    def execute_with_capacity(
-        self, context: Context, event: dict[str, Any], ti_id: str | None = None, deadline: float | None = None
-    ) -> Any:
+    def execute_with_capacity(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
         """
         Continue after the wait for capacity: submit the invocation.
 
         :param event: what the trigger fired.
         :param ti_id: the try that waited.
-        :param deadline: when it is to give up waiting, in seconds since 1970.
         """
         with self._leg(context) as leg:
             if ti_id in (None, leg.this_try.id):
-                leg.has_waited_for_capacity(event, deadline)
+                leg.has_waited_for_capacity(event)
             return leg.start()
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:

@@ -38,6 +38,7 @@ from airflow_provider_kernel.api.waiting import Outcome
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.submission import Submission
 from airflow_provider_kernel.operators.this_try import ThisTry
+from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 try:
@@ -163,13 +164,13 @@ class Leg:
         self._submission.invocation_id = outcome.invocation_id
         return self._conclude(self._given_up(outcome.error()) if outcome.may_run else outcome)
 
-    def has_waited_for_capacity(self, event: Any, deadline: float | None) -> None:
+    def has_waited_for_capacity(self, event: dict[str, Any]) -> None:
         """
         Go on where the capacity trigger has fired ``event``.
 
         :raises KernelError: there is no capacity, and no use in waiting.
         """
-        self._capacity_deadline = deadline
+        self._capacity_deadline = event.get("deadline")
         if event.get("capacity") == "timeout":
             raise self._no_capacity()
         if event.get("capacity") != "free":
@@ -186,8 +187,9 @@ class Leg:
             )
         )
         if not invocation_id:
-            raise KernelError(
-                f"Airflow ended the wait for capacity ({error}); no invocation was started. {RETRY}"
+            raise KernelCapacityTimeout(
+                f"Airflow ended the wait for capacity ({error}), so no invocation was started. A retry of the task "
+                "waits again."
             ) from error
         self._submission.invocation_id = invocation_id
         kind = KernelInvocationTimeout if is_timeout else KernelInvocationUnsettled
@@ -218,6 +220,8 @@ class Leg:
                     self._capacity_deadline = now + self.task.capacity_timeout
                 if now >= self._capacity_deadline:
                     raise self._no_capacity() from error
+                if self.task.deferrable:
+                    self._defer_for_capacity(now, error)
                 refusals += 1
                 pause = worker_pause(refusals, retry_after(error))
                 self.log.info("%s Waiting for capacity; asking again in %.0f s.", error, pause)
@@ -285,6 +289,21 @@ class Leg:
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
+        )
+
+    def _defer_for_capacity(self, now: float, error: KernelError) -> NoReturn:
+        assert self._capacity_deadline is not None  # noqa: S101 - set by the caller
+        self.log.info("%s Waiting for capacity, deferred.", error)
+        raise TaskDeferred(
+            trigger=KernelCapacityTrigger(
+                self.task.kernel_conn_id,
+                refused_at=now,
+                retry_after=retry_after(error),
+                deadline=self._capacity_deadline,
+            ),
+            method_name="execute_with_capacity",
+            kwargs={"ti_id": self.this_try.id},
+            timeout=timedelta(seconds=self._capacity_deadline - now + DEFERRAL_PADDING_SECONDS),
         )
 
     def _wait(self, invocation_id: str) -> tuple[Outcome, Invocation | None]:

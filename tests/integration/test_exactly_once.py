@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import signal
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -18,9 +19,10 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 from tenacity import wait_none
 
-from airflow_provider_kernel.api import settling
+from airflow_provider_kernel.api import capacity, settling
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
+    KernelCapacityTimeout,
     KernelError,
     KernelInvocationFailed,
     KernelInvocationTimeout,
@@ -29,6 +31,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.operators import leg
 from airflow_provider_kernel.operators.this_try import KernelSupersededError
 from tests import faults
 from tests.faulty import FaultyProxy
@@ -294,10 +297,10 @@ class TestAfterAClear:
 
     def test_in_a_resumed_leg_the_new_try_enters_there_and_does_not_believe_the_old_event(self, statuses):
         task, payload = echo()
-        leg = task.resume(task.defer())
+        resumed = task.resume(task.defer())
         task.die_at("after:ended")
         with pytest.raises(Died):
-            leg()
+            resumed()
         event = task.event
         task.clear()
         result = task.legs(
@@ -488,9 +491,9 @@ class TestTheStore:
         task.at("before:accepted", lambda: deferrals.append(task.retry().defer()))
         with pytest.raises(KernelSupersededError):
             operator.execute(context)
-        leg = task.resume(deferrals[0])
+        resumed = task.resume(deferrals[0])
         with pytest.raises(TaskDeferred) as second:
-            leg()
+            resumed()
         assert statuses() == ["failed", "running"]
         # The same once more would be two tries that chase each other.
         with KernelHook() as hook:
@@ -737,3 +740,92 @@ class TestAWaitThatIsGivenUp:
         with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
             task.retry().run()
         assert statuses() == ["failed"]
+
+
+class TestAFullAccount:
+    @pytest.fixture(autouse=True)
+    def short_pauses(self, monkeypatch):
+        pauses = (
+            "MIN_PAUSE",
+            "LOOK_PAUSE",
+            "MAX_LOOK_PAUSE",
+            "PROBE_PAUSE",
+            "PAUSE_PER_ACTIVE",
+            "MAX_WORKER_PAUSE",
+        )
+        for name in (*pauses, "SPREAD"):
+            monkeypatch.setattr(capacity, name, 0.1)
+        monkeypatch.setattr(leg, "MIN_PAUSE", 0.1)
+
+    @both_waits
+    @pytest.mark.parametrize("status", [429, 529])
+    def test_is_waited_for_and_then_the_invocation_is_submitted(self, proxy, statuses, status, deferrable):
+        proxy.on(POST, faults.answer(status, headers={"Retry-After": "0.1"}), times=2)
+        task, payload = echo(deferrable=deferrable)
+        assert task.run() == payload
+        assert task.deferred is deferrable
+        assert len(proxy.seen(POST)) == 3
+        assert statuses() == ["succeeded"]
+
+    @both_waits
+    def test_is_waited_for_no_longer_than_told(self, proxy, deferrable):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo(deferrable=deferrable, capacity_timeout=0.7)
+        began = time.monotonic()
+        with pytest.raises(
+            KernelCapacityTimeout, match=r"no invocation was started. A retry of the task waits"
+        ):
+            task.run()
+        assert 0.7 <= time.monotonic() - began < 5
+        assert task.record is None
+
+    @both_waits
+    def test_need_not_be_waited_for(self, proxy, deferrable):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo(deferrable=deferrable, capacity_timeout=0)
+        with pytest.raises(KernelCapacityTimeout):
+            task.run()
+        assert len(proxy.seen(POST)) == 1
+
+    def test_leaves_no_intent_while_it_is_waited_for_and_no_payload_anywhere(self, proxy):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo(payload=unique(secret="canary"))
+        deferral = task.defer()
+        assert task.record is None
+        assert "canary" not in json.dumps([deferral.trigger.serialize(), deferral.kwargs])
+
+    def test_a_clear_meanwhile_begins_anew(self, proxy, statuses):
+        proxy.on(POST, faults.answer(429), times=1)
+        task, payload = echo()
+        ti_id = task.defer().kwargs["ti_id"]
+        event = {"capacity": "timeout", "deadline": 1.0}
+        result = task.clear().legs(
+            lambda: task.operator.resume_execution(
+                "execute_with_capacity", {"event": event, "ti_id": ti_id}, task.context
+            )
+        )
+        assert result == payload
+
+    def test_a_connection_that_was_broken_meanwhile_fails_without_a_retry(self, proxy):
+        task, _ = echo()
+        event = {"capacity": "unsettled", "message": "no token"}
+        with pytest.raises(AirflowFailException, match="no token"):
+            task.operator.resume_execution("execute_with_capacity", {"event": event}, task.context)
+
+    def test_a_deferral_that_airflow_ended_started_nothing(self, proxy):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo()
+        task.defer()
+        with pytest.raises(KernelCapacityTimeout, match="no invocation was started"):
+            task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+
+    def test_a_user_kill_ends_the_wait_on_the_worker(self, proxy, monkeypatch):
+        monkeypatch.setattr(capacity, "MAX_WORKER_PAUSE", 60)
+        proxy.on(POST, faults.answer(429, headers={"Retry-After": "60"}))
+        task, _ = echo(deferrable=False)
+        task.state = "failed"
+        timer = threading.Timer(0.3, task.operator.on_kill)
+        timer.start()
+        with pytest.raises(KernelError, match="The task was killed; no invocation of it was started"):
+            task.run()
+        timer.join()

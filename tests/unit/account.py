@@ -179,7 +179,7 @@ class Account:
             error = self.failing(self.now - START)
             if throttled:
                 error = KernelApiError("slowly", status_code=429, retry_after=throttled)
-            let_go = queue.failed(error, self.now) if error else queue.saw(self.active, self.now, 2)
+            let_go = queue.failed(error, self.now) if error else queue.saw(self.active, self.now)
         for waiter in let_go:
             self._in(self.random.uniform(*self.resuming), self._submit, self._waiting.pop(waiter))
         for waiter in queue.expired(self.now):
