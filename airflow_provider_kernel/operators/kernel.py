@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_kernel.api.invocation import (
     VERSION_MEANING,
+    InvocationRequest,
     check_async,
     check_key_field,
     check_name,
@@ -149,6 +150,27 @@ class KernelInvokeOperator(BaseOperator):
         from airflow_provider_kernel.hooks.kernel import KernelHook
 
         return KernelHook(self.kernel_conn_id)
+
+    def request(self) -> InvocationRequest:
+        """
+        Return what is asked of Kernel, but for the key; call it once the templates are rendered.
+
+        :raises AirflowFailException: an argument turned out wrong.
+        """
+        try:
+            request = InvocationRequest(
+                self.app_name,
+                self.action_name,
+                self.payload,
+                self.version,
+                self.async_,
+                self.async_timeout_seconds,
+            )
+            if self.payload_key_field is not None:
+                request.marked(self.payload_key_field, {})
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from None
+        return request
 
     def execute(self, context: Context) -> Any:
         """

@@ -30,7 +30,6 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.invocation import (
     DEFAULT_ASYNC_TIMEOUT_SECONDS,
     Invocation,
-    InvocationRequest,
     InvocationStatus,
 )
 from airflow_provider_kernel.api.record import KernelRecordError
@@ -84,7 +83,7 @@ class Leg:
         self._submission = Submission(
             self.hook,
             self.this_try,
-            self._request(),
+            task.request(),
             interruptible,
             self._cancel,
             task.payload_key_field,
@@ -136,23 +135,6 @@ class Leg:
             with suppress(KernelError):  # it was logged
                 self._submission.stop("its execution_timeout passed")
             raise
-
-    def _request(self) -> InvocationRequest:
-        task = self.task
-        try:
-            request = InvocationRequest(
-                task.app_name,
-                task.action_name,
-                task.payload,
-                task.version,
-                task.async_,
-                task.async_timeout_seconds,
-            )
-            if task.payload_key_field is not None:
-                request.marked(task.payload_key_field, {})
-        except ValueError as error:  # an argument that turned out wrong when it was rendered
-            raise AirflowFailException(str(error)) from None
-        return request
 
     def start(self) -> Any:
         """Take up the invocation of an earlier try, or submit one; go on to its result, or into the deferral."""
@@ -369,7 +351,7 @@ class Leg:
             by.get("ti_id") not in (None, self.this_try.id) and self.this_try.names.items() <= by.items()
         )
         record = self.this_try.record
-        return is_ours and not (record and record.replaces_cancelled)
+        return is_ours and not (record and record.replaces_cancelled) and time.time() < self._deadline()
 
     def _end_killed(self) -> NoReturn:
         """

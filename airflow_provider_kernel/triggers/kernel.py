@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -97,7 +97,7 @@ class KernelInvocationTrigger(BaseTrigger):
                     outcome = Outcome.of_open(error)
         except asyncio.CancelledError:
             if not hasattr(BaseTrigger, "on_kill"):  # before Airflow 3.3 a user's kill looks like a restart
-                await self.on_kill()
+                await self._finish(self._end_killed(if_unknown=False))
             raise
         yield TriggerEvent(outcome.to_event())
 
@@ -113,42 +113,52 @@ class KernelInvocationTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Cancel the invocation if a user killed the task; Airflow 3.3 and later call this, for other reasons too."""
-        # Airflow cancels this coroutine after about a second; the request must be done all the same.
-        self._killing = asyncio.create_task(self._end_killed())
+        await self._finish(self._end_killed(if_unknown=True))
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do ``work`` to its end, though Airflow cancels who waits for it after about a second."""
+        self._killing = asyncio.create_task(work)
         await asyncio.shield(self._killing)
 
-    async def _end_killed(self) -> None:
+    async def _end_killed(self, *, if_unknown: bool) -> None:
+        """
+        Cancel the invocation, unless another triggerer waits for it now.
+
+        :param if_unknown: whether to cancel where Airflow does not tell.
+        """
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
+        if not self.cancel_on_kill:
+            return
         try:
-            if not self.cancel_on_kill:
-                self.log.info("The task was killed; Kernel invocation %s runs on.", self.invocation_id)
-            elif await asyncio.to_thread(self._is_overtaken):
-                self.log.info("Another triggerer waits for Kernel invocation %s now.", self.invocation_id)
-            else:
-                async with KernelAsyncHook(self.kernel_conn_id) as hook:
-                    reason = "Airflow: the deferred task was killed"
-                    cancellation = await hook.cancel_invocation(self.invocation_id, reason, self._by())
-                self.log.info("The task was killed. %s", cancellation)
+            is_killed = not await asyncio.to_thread(self._is_waited_for)
+        except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
+            self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
+            is_killed = if_unknown
+        if not is_killed:
+            self.log.info("Kernel invocation %s runs on: the task waits for it still.", self.invocation_id)
+            return
+        try:
+            async with KernelAsyncHook(self.kernel_conn_id) as hook:
+                reason = "Airflow: the deferred task was killed"
+                cancellation = await hook.cancel_invocation(self.invocation_id, reason, self._by())
         except Exception as error:  # noqa: BLE001 - Airflow would drop it unseen
             self.log.warning("Kernel invocation %s could not be cancelled: %s", self.invocation_id, error)
+        else:
+            self.log.info("The task was killed. %s", cancellation)
 
-    def _is_overtaken(self) -> bool:
+    def _is_waited_for(self) -> bool:
         """
-        Tell whether the task waits for this very invocation still, and so another triggerer has taken over.
+        Tell whether the task waits for this very invocation still, so that another triggerer has taken over.
 
         A task that waits for another invocation was cleared, and this trigger is one of an earlier try.
         """
         from airflow.providers.common.compat.sdk import XCom
-        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
         ti: Any = self.task_instance
         if ti is None:
-            return False
-        states = RuntimeTaskInstance.get_task_states(
-            dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
-        )
-        if "deferred" not in states.get(ti.run_id, {}).values():
+            raise LookupError("Airflow does not tell whose trigger this is")
+        if _state_of(ti) != "deferred":
             return False
         pushed = XCom.get_one(
             key="invocation_id",
@@ -166,3 +176,16 @@ class KernelInvocationTrigger(BaseTrigger):
 
     def _write(self, record: str) -> None:
         self.log.info("[app] %s", record)
+
+
+def _state_of(ti: Any) -> str | None:
+    """Ask Airflow for the state of the task of ``ti``; not in the event loop, for it waits for the answer."""
+    try:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError:  # Airflow 2
+        ti.refresh_from_db()
+        return ti.state  # type: ignore[no-any-return]
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+    )
+    return next(iter(states[ti.run_id].values()))  # type: ignore[no-any-return]

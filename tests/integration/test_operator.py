@@ -13,9 +13,12 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred, XCom
+from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+from airflow.triggers.base import BaseTrigger
 from tenacity import wait_none
 
 from airflow_provider_kernel.api.errors import (
@@ -403,8 +406,10 @@ class TestKill:
 
 class TestTrigger:
     @pytest.fixture
-    def running(self, submit):
-        return submit("sleep", {"seconds": 60})
+    def running(self, submit, status, until):
+        invocation_id = submit("sleep", {"seconds": 60})
+        until(lambda: status(invocation_id) == "running")
+        return invocation_id
 
     @pytest.fixture
     def status(self, client):
@@ -459,6 +464,82 @@ class TestTrigger:
 
         asyncio.run(kill())
         assert status(running) == "failed"
+
+    @pytest.fixture
+    def on_kill(self, mocker):
+        """Kill a trigger in a triggerer where Airflow says these things of the task."""
+
+        def on_kill(trigger, states, pushed):
+            ti = SimpleNamespace(id="ti-1", dag_id="d", run_id="r", task_id="t", map_index=-1)
+            trigger._task_instance = ti
+            told = {"side_effect": states} if isinstance(states, Exception) else {"return_value": states}
+            mocker.patch.object(RuntimeTaskInstance, "get_task_states", **told)
+            mocker.patch.object(XCom, "get_one", return_value=pushed)
+            asyncio.run(trigger.on_kill())
+
+        return on_kill
+
+    @pytest.mark.parametrize(
+        "state", ["failed", "success", "skipped", None, "scheduled", "queued", "running"]
+    )
+    def test_a_kill_of_a_task_that_is_not_deferred_any_more_cancels(self, running, client, on_kill, state):
+        on_kill(KernelInvocationTrigger(running), {"r": {"t": state}}, running)
+        cancelled = client.invocations.retrieve(running)
+        assert cancelled.status == "failed"
+        names = {"ti_id": "ti-1", "dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
+        assert json.loads(cancelled.output)["by"] == names
+
+    @pytest.mark.parametrize("key", ["t", "t_3"])
+    def test_a_triggerer_that_wakes_after_another_took_over_leaves_the_invocation_alone(
+        self, running, status, on_kill, key
+    ):
+        on_kill(KernelInvocationTrigger(running), {"r": {key: "deferred"}}, running)
+        assert status(running) == "running"
+
+    def test_a_trigger_of_an_earlier_try_cancels_its_own_invocation(self, running, status, on_kill):
+        on_kill(KernelInvocationTrigger(running), {"r": {"t": "deferred"}}, "another")
+        assert status(running) == "failed"
+
+    def test_a_kill_can_be_told_to_leave_the_invocation_alone(self, running, status, on_kill):
+        on_kill(KernelInvocationTrigger(running, cancel_on_kill=False), {"r": {"t": "failed"}}, running)
+        assert status(running) == "running"
+
+    @pytest.mark.parametrize("states", [RuntimeError("away"), {}])
+    def test_where_airflow_does_not_tell_a_kill_cancels(self, running, status, on_kill, states):
+        on_kill(KernelInvocationTrigger(running), states, running)
+        assert status(running) == "failed"
+
+    def test_what_an_older_version_stored_can_be_loaded(self, submit):
+        arguments = {
+            "invocation_id": submit("echo", 1),
+            "kernel_conn_id": "kernel_default",
+            "deadline": time.time() + 100,
+            "poll_interval": 5.0,
+            "follow_logs": True,
+        }
+        event = asyncio.run(first_event(KernelInvocationTrigger(**arguments)))
+        assert event["status"] == "succeeded"
+
+    @pytest.mark.parametrize("outcome", ["waits on", "killed", "unknown"])
+    def test_before_airflow_3_3_a_cancellation_may_be_a_users_kill(
+        self, running, status, mocker, monkeypatch, outcome
+    ):
+        monkeypatch.delattr(BaseTrigger, "on_kill")
+        told = {"return_value": outcome == "waits on"} if outcome != "unknown" else {"side_effect": OSError}
+        mocker.patch.object(KernelInvocationTrigger, "_is_waited_for", **told)
+
+        async def start_and_cancel():
+            trigger = KernelInvocationTrigger(running)
+            logged = asyncio.Event()
+            trigger._write = lambda record: logged.set()
+            run = asyncio.create_task(first_event(trigger))
+            await asyncio.wait_for(logged.wait(), 10)
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+
+        asyncio.run(start_and_cancel())
+        assert status(running) == ("failed" if outcome == "killed" else "running")
 
     def test_a_users_kill_of_what_has_ended_changes_nothing(self, submit, status, until):
         invocation_id = submit("echo", 1)
