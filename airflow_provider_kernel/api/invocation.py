@@ -133,6 +133,14 @@ class Invocation:
         except ValueError:
             return self.raw_output
 
+    def mark(self, key_field: str) -> dict[str, Any]:
+        """Return what ``payload_key_field`` added to the payload under that name; empty if there is nothing."""
+        try:
+            found = parse_json(self.payload or "null")[key_field]
+        except (ValueError, TypeError, KeyError, IndexError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     @property
     def cancelled_by(self) -> dict[str, Any] | None:
         """Who cancelled it through this provider, as it was told then; None if that is not known."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Page
@@ -126,7 +125,7 @@ class Search:
         self._pause = min(2 * self._pause, MAX_PAUSE)
 
     def _judge(self, invocation: Invocation) -> None:
-        if self._key and _carries(invocation.payload, *self._key):
+        if self._key and invocation.mark(self._key[0]).get("key") == self._key[1]:
             self._matches[invocation.id] = invocation
         elif self._is_older(invocation) or self._is_of_another_version(invocation):
             return
@@ -155,11 +154,3 @@ def _canonical(payload: str | None) -> str | None:
         return payload and json.dumps(parse_json(payload), sort_keys=True)
     except ValueError:
         return payload
-
-
-def _carries(payload: str | None, key_field: str, key: str) -> bool:
-    try:
-        mark: Any = parse_json(payload or "null")[key_field]["key"]
-    except (ValueError, TypeError, KeyError, IndexError):
-        return False
-    return bool(mark == key)

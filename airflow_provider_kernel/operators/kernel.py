@@ -41,10 +41,15 @@ MAX_SECONDS = 365 * 24 * 3600
 
 class KernelInvokeOperator(BaseOperator):
     """
-    Run an action of a Kernel app, wait for its end, and return its output.
+    Run an action of a Kernel app once, wait for its end, and return its output.
 
     While the invocation runs the task is deferred and holds no worker; the lines that the app logs appear in the
     task's log. The invocation's id is pushed to XCom as ``invocation_id`` as soon as it is known.
+
+    Whatever dies on the way, the action runs once for each try that asks for it: a try leaves a record in Airflow,
+    by which the next one takes the invocation up, and a reply that was lost is settled by looking among the app's
+    invocations. A task that a user kills, or that passes its deadline, has its invocation cancelled. All this
+    across tries needs Airflow 3.3, which is the first to have a place for the record.
 
     A failed invocation raises :class:`~airflow_provider_kernel.api.errors.KernelInvocationFailed` with Kernel's
     reason and the shortened output, and a retry of the task runs the action anew. What no retry can mend (400,
@@ -64,10 +69,21 @@ class KernelInvokeOperator(BaseOperator):
         the invocation to itself. Default True.
     :param deferrable: False waits on the worker instead of the triggerer. Default True.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails. Default:
-        None, which is ``async_timeout_seconds`` and ten minutes.
+        None, which is ``async_timeout_seconds`` and ten minutes. ``execution_timeout`` bounds the wait too, from
+        the start of the try, deferred or not.
     :param poll_interval: longest time in seconds between two looks at the invocation while its event stream cannot
         be followed. Default 30.
     :param follow_logs: whether the lines that the app logs are written to the task's log. Default True.
+    :param durable: whether a retry takes up what an earlier try has started. Default True; needs Airflow 3.3.
+    :param payload_key_field: name under which a random key is added to the payload, which must be a dict, with
+        Dag, run, task and map index beside it. By it an invocation whose reply was lost is known for certain, even
+        among others with the same payload. Default: None, which adds nothing.
+    :param on_lost_reply: what to do where the reply to the request was lost and Kernel does not list an invocation
+        a minute later: ``fail`` (the default), or ``resubmit``.
+    :param cancel_on_kill: whether a user who kills the task (marks or clears it) also cancels the invocation.
+        Default True.
+    :param capacity_timeout: seconds for which a full account (429, 529) is waited for, deferred; 0 fails at once.
+        Default: a day.
     :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
     """
 

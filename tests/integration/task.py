@@ -73,7 +73,7 @@ class TaskInstance:
     """One try."""
 
     def __init__(self, task: Task, try_number: int, max_tries: int, map_index: int) -> None:
-        self.task = task
+        self._of = task
         self.id = uuid4()
         self.dag_id, self.run_id, self.task_id = "shop", "manual__2026-11-24", "t"
         self.map_index = map_index
@@ -81,11 +81,11 @@ class TaskInstance:
         self.start_date = datetime.now(UTC)
 
     def xcom_push(self, key: str, value: Any) -> None:
-        self.task.xcom[key] = value
+        self._of.xcom[key] = value
 
     def xcom_pull(self, task_ids: str, key: str, map_indexes: int) -> Any:
         assert (task_ids, map_indexes) == (self.task_id, self.map_index)
-        return self.task.xcom.get(key)
+        return self._of.xcom.get(key)
 
     def get_task_states(self, dag_id: str, task_ids: Any, run_ids: Any, map_index: int) -> Any:
         assert (dag_id, task_ids, run_ids, map_index) == (
@@ -94,7 +94,7 @@ class TaskInstance:
             [self.run_id],
             self.map_index,
         )
-        return {self.run_id: {self.task_id: self.task.state}}
+        return {self.run_id: {self.task_id: self._of.state}}
 
 
 class Task:
@@ -203,7 +203,7 @@ def again(trigger: Any, ti: Any = None) -> Any:
     path, arguments = trigger.serialize()
     module, _, name = path.rpartition(".")
     made = getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
-    made._task_instance = ti
+    made.task_instance = ti
     return made
 
 

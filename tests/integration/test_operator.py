@@ -17,7 +17,6 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred, XCom
-from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 from airflow.triggers.base import BaseTrigger
 from tenacity import wait_none
 
@@ -471,9 +470,9 @@ class TestTrigger:
 
         def on_kill(trigger, states, pushed):
             ti = SimpleNamespace(id="ti-1", dag_id="d", run_id="r", task_id="t", map_index=-1)
-            trigger._task_instance = ti
+            trigger.task_instance = ti
             told = {"side_effect": states} if isinstance(states, Exception) else {"return_value": states}
-            mocker.patch.object(RuntimeTaskInstance, "get_task_states", **told)
+            mocker.patch("airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states", **told)
             mocker.patch.object(XCom, "get_one", return_value=pushed)
             asyncio.run(trigger.on_kill())
 
@@ -524,7 +523,7 @@ class TestTrigger:
     def test_before_airflow_3_3_a_cancellation_may_be_a_users_kill(
         self, running, status, mocker, monkeypatch, outcome
     ):
-        monkeypatch.delattr(BaseTrigger, "on_kill")
+        monkeypatch.delattr(BaseTrigger, "on_kill", raising=False)
         told = {"return_value": outcome == "waits on"} if outcome != "unknown" else {"side_effect": OSError}
         mocker.patch.object(KernelInvocationTrigger, "_is_waited_for", **told)
 
