@@ -7,7 +7,7 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -123,9 +123,11 @@ class KernelAsyncHook:
                 offset = page.next_offset
         return frozenset(found)
 
-    async def cancel_invocation(self, invocation_id: str, reason: str | None = None) -> Cancellation:
+    async def cancel_invocation(
+        self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
+    ) -> Cancellation:
         """As :meth:`KernelHook.cancel_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.cancel_invocation>`."""
-        return await self._run(calls.cancel(invocation_id, reason))
+        return await self._run(calls.cancel(invocation_id, reason, by))
 
     async def wait_for_invocation(
         self,

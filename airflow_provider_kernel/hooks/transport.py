@@ -13,13 +13,14 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 from airflow_provider_kernel import __version__
 from airflow_provider_kernel.api.calls import Call
 from airflow_provider_kernel.api.errors import (
+    KernelApiError,
     KernelError,
     KernelTransportError,
-    is_certainly_not_accepted,
     is_worth_repeating,
     retry_after,
 )
 from airflow_provider_kernel.api.settings import is_loopback
+from airflow_provider_kernel.api.waiting import NOT_FOUND_GRACE, PATIENCE
 
 log = logging.getLogger(__name__)
 USER_AGENT = f"airflow-provider-kernel/{__version__}"
@@ -34,10 +35,9 @@ _backoff = wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
 
 def retrying(call: Call[Any]) -> dict[str, Any]:
     """Return the arguments of tenacity's ``Retrying`` or ``AsyncRetrying`` for ``call``."""
-    may_repeat = is_worth_repeating if call.repeatable else is_certainly_not_accepted
 
     def should_retry(error: BaseException) -> bool:
-        return isinstance(error, KernelError) and may_repeat(error) and retry_after(error) <= MAX_WAIT
+        return isinstance(error, KernelError) and call.may_repeat(error) and retry_after(error) <= MAX_WAIT
 
     return {
         "retry": retry_if_exception(should_retry),
@@ -48,6 +48,22 @@ def retrying(call: Call[Any]) -> dict[str, Any]:
         ),
         "reraise": True,
     }
+
+
+def patiently() -> dict[str, Any]:
+    """Return tenacity's arguments for a GET whose answer is worth the patience of a wait, 404 included."""
+
+    def is_missing(error: BaseException | None) -> bool:
+        return isinstance(error, KernelApiError) and error.status_code == 404
+
+    def should_retry(error: BaseException) -> bool:
+        return isinstance(error, KernelError) and (is_worth_repeating(error) or is_missing(error))
+
+    def should_stop(state: RetryCallState) -> bool:
+        patience = NOT_FOUND_GRACE if is_missing(_error(state)) else PATIENCE
+        return (state.seconds_since_start or 0) + state.upcoming_sleep > patience
+
+    return {"retry": retry_if_exception(should_retry), "stop": should_stop, "wait": _wait, "reraise": True}
 
 
 def _error(state: RetryCallState) -> BaseException | None:
