@@ -105,13 +105,15 @@ class CapacityQueue:
     """
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
+        #: How many looks in a row failed.
+        self.failures = 0
         self._jitter = jitter
         self._waiters: list[Waiter] = []
         self._limit: int | None = None
         self._active: frozenset[str] = frozenset()
         self._active_before = 0
         self._on_the_way: deque[float] = deque()
-        self._refusals = self._errors = self._probes = 0
+        self._refusals = self._probes = 0
         self._refused_at = self._looked_at = self._free_at = self._probed_at = -inf
         self._look_at = 0.0
         self._blind_pause = LOOK_PAUSE
@@ -175,7 +177,7 @@ class CapacityQueue:
         """Take the ids of the invocations that are active, and return whom to let go; they have left the queue."""
         on_the_way = self._note_arrivals(frozenset(active), now)
         limit = self._judge_limit(len(active))
-        self._errors, self._blind_pause = 0, LOOK_PAUSE
+        self.failures, self._blind_pause = 0, LOOK_PAUSE
         eligible = self._eligible(now)
         free = max(0, limit - len(active) - on_the_way)
         if free or self._free_at == -inf:
@@ -188,7 +190,7 @@ class CapacityQueue:
 
     def failed(self, error: KernelError, now: float) -> list[Waiter]:
         """Take that a look failed, and return whom to let go all the same: one, or nobody."""
-        self._errors += 1
+        self.failures += 1
         is_refusal = isinstance(error, KernelApiError) and error.is_refusal
         if is_refusal and not self._refusals:
             self._blind_pause = LOOK_PAUSE
@@ -196,7 +198,7 @@ class CapacityQueue:
             self._blind_pause = min(MAX_BLIND_PAUSE, 2 * self._blind_pause)
         self._refusals = 0
         self._look_again(now, max(self._blind_pause, retry_after(error)))
-        count = 1 if is_refusal or self._errors >= PATIENT_LOOKS else 0
+        count = 1 if is_refusal or self.failures >= PATIENT_LOOKS else 0
         return self._let_go(self._eligible(now)[:count], now)
 
     def expired(self, now: float) -> list[Waiter]:

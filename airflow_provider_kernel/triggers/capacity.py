@@ -154,8 +154,9 @@ class _Line:
             except KernelConfigurationError:
                 raise
             except KernelError as error:
-                log.warning("Looking for room in the account of %s: %s", self._kernel_conn_id, error)
                 let_go = self._queue.failed(error, time.time())
+                if self._queue.failures & (self._queue.failures - 1) == 0:  # not every one of a series
+                    log.warning("Looking for room in the account of %s: %s", self._kernel_conn_id, error)
             else:
                 let_go = self._queue.saw(active, time.time())
             for waiter in let_go:
