@@ -267,6 +267,7 @@ class Leg:
                 poll_interval=self.task.poll_interval,
                 follow_logs=self.task.follow_logs,
                 cancel_on_kill=self.task.cancel_on_kill,
+                durable=self.this_try.is_durable,
                 handed_over_at=now,
             ),
             method_name="execute_complete",

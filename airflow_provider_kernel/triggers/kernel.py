@@ -38,6 +38,7 @@ class KernelInvocationTrigger(BaseTrigger):
     :param poll_interval: longest time in seconds between two looks while there is no event stream.
     :param follow_logs: whether the lines that the app logs are written to the task's log.
     :param cancel_on_kill: whether a user's kill cancels the invocation.
+    :param durable: whether a retry of the task will take the invocation up.
     :param handed_over_at: when the wait began, in seconds since 1970, so that a later start of the trigger knows
         that lines of the log were shown before.
     """
@@ -50,6 +51,7 @@ class KernelInvocationTrigger(BaseTrigger):
         poll_interval: float = 30.0,
         follow_logs: bool = True,
         cancel_on_kill: bool = True,
+        durable: bool = False,
         handed_over_at: float | None = None,
     ) -> None:
         super().__init__()
@@ -59,6 +61,7 @@ class KernelInvocationTrigger(BaseTrigger):
         self.poll_interval = poll_interval
         self.follow_logs = follow_logs
         self.cancel_on_kill = cancel_on_kill
+        self.durable = durable
         self.handed_over_at = handed_over_at
         self._killing: asyncio.Task[None] | None = None
 
@@ -73,6 +76,7 @@ class KernelInvocationTrigger(BaseTrigger):
                 "poll_interval": self.poll_interval,
                 "follow_logs": self.follow_logs,
                 "cancel_on_kill": self.cancel_on_kill,
+                "durable": self.durable,
                 "handed_over_at": self.handed_over_at,
             },
         )
@@ -122,7 +126,7 @@ class KernelInvocationTrigger(BaseTrigger):
 
     async def _end_killed(self, *, if_unknown: bool) -> None:
         """
-        Cancel the invocation, unless another triggerer waits for it now.
+        Cancel the invocation, unless somebody else waits for it now, or will.
 
         :param if_unknown: whether to cancel where Airflow does not tell.
         """
@@ -131,12 +135,12 @@ class KernelInvocationTrigger(BaseTrigger):
         if not self.cancel_on_kill:
             return
         try:
-            is_killed = not await asyncio.to_thread(self._is_waited_for)
+            is_killed = not await asyncio.to_thread(self._is_in_good_hands)
         except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
             self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
             is_killed = if_unknown
         if not is_killed:
-            self.log.info("Kernel invocation %s runs on: the task waits for it still.", self.invocation_id)
+            self.log.info("The task was not killed, so Kernel invocation %s runs on.", self.invocation_id)
             return
         try:
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
@@ -147,19 +151,21 @@ class KernelInvocationTrigger(BaseTrigger):
         else:
             self.log.info("The task was killed. %s", cancellation)
 
-    def _is_waited_for(self) -> bool:
+    def _is_in_good_hands(self) -> bool:
         """
-        Tell whether the task waits for this very invocation still, so that another triggerer has taken over.
+        Tell whether the task was not killed: another triggerer has taken over, or Airflow is to retry the task.
 
-        A task that waits for another invocation was cleared, and this trigger is one of an earlier try.
+        Airflow does the latter where it loses track of a task that is deferred for a few seconds only. A task
+        that waits for another invocation was cleared, and this trigger is one of an earlier try.
         """
         from airflow.providers.common.compat.sdk import XCom
 
         ti: Any = self.task_instance
         if ti is None:
             raise LookupError("Airflow does not tell whose trigger this is")
-        if _state_of(ti) != "deferred":
-            return False
+        state = _state_of(ti)
+        if state != "deferred":
+            return state == "up_for_retry" and self.durable
         pushed = XCom.get_one(
             key="invocation_id",
             dag_id=ti.dag_id,

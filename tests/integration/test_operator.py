@@ -429,6 +429,7 @@ class TestTrigger:
             "poll_interval": 5,
             "follow_logs": False,
             "cancel_on_kill": True,
+            "durable": True,
         }
         assert 100 < deferral.value.timeout.total_seconds() < 1_000
 
@@ -495,6 +496,13 @@ class TestTrigger:
         on_kill(KernelInvocationTrigger(running), {"r": {key: "deferred"}}, running)
         assert status(running) == "running"
 
+    @pytest.mark.parametrize("durable", [True, False])
+    def test_a_task_that_airflow_is_to_retry_keeps_its_invocation_if_the_retry_takes_it_up(
+        self, running, status, on_kill, durable
+    ):
+        on_kill(KernelInvocationTrigger(running, durable=durable), {"r": {"t": "up_for_retry"}}, running)
+        assert status(running) == ("running" if durable else "failed")
+
     def test_a_trigger_of_an_earlier_try_cancels_its_own_invocation(self, running, status, on_kill):
         on_kill(KernelInvocationTrigger(running), {"r": {"t": "deferred"}}, "another")
         assert status(running) == "failed"
@@ -525,7 +533,7 @@ class TestTrigger:
     ):
         monkeypatch.delattr(BaseTrigger, "on_kill", raising=False)
         told = {"return_value": outcome == "waits on"} if outcome != "unknown" else {"side_effect": OSError}
-        mocker.patch.object(KernelInvocationTrigger, "_is_waited_for", **told)
+        mocker.patch.object(KernelInvocationTrigger, "_is_in_good_hands", **told)
 
         async def start_and_cancel():
             trigger = KernelInvocationTrigger(running)
