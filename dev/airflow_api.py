@@ -96,12 +96,19 @@ class DagRun:
         """Return a task of this run."""
         return TaskInstance(self, task_id, map_index)
 
+    def tasks(self) -> list[TaskInstance]:
+        """Return all tasks of this run that there are up to now, mapped ones too."""
+        found = self.api.call("GET", f"{self.path}/taskInstances", limit=1000)["task_instances"]
+        return [self.task(task["task_id"], task["map_index"]) for task in found]
+
 
 class TaskInstance:
     """One task of one run."""
 
     def __init__(self, run: DagRun, task_id: str, map_index: int = -1) -> None:
+        self.run = run
         self.api = run.api
+        self.task_id = task_id
         self.base = f"{run.path}/taskInstances/{task_id}"
         self.map_index = map_index
         self.path = self.base if map_index < 0 else f"{self.base}/{map_index}"
@@ -117,8 +124,19 @@ class TaskInstance:
         return state
 
     def set_state(self, state: str) -> None:
-        """Do what a user's "mark as failed" does."""
+        """Do what a user's "mark as …" does: ``success``, ``failed`` or ``skipped``."""
         self.api.call("PATCH", self.path, {"new_state": state})
+
+    def clear(self) -> None:
+        """Do what a user's "clear" does: the task runs again, whatever its state."""
+        target = self.task_id if self.map_index < 0 else [self.task_id, self.map_index]
+        body = {"dry_run": False, "dag_run_id": self.run.run_id, "task_ids": [target], "only_failed": False}
+        self.api.call("POST", f"dags/{self.run.dag_id}/clearTaskInstances", body)
+
+    def tries(self) -> list[dict[str, Any]]:
+        """Return what Airflow knows of every try, the first one first."""
+        tries: list[dict[str, Any]] = self.api.call("GET", f"{self.path}/tries")["task_instances"]
+        return sorted(tries, key=lambda one: one["try_number"])
 
     def xcom(self, key: str = "return_value") -> Any:
         """Return an XCom value, None if there is none yet."""
@@ -132,15 +150,18 @@ class TaskInstance:
             raise
         return entry["value"]
 
-    def log(self) -> list[str]:
-        """Return the messages of the log of the first try up to now, wherever it runs at this moment."""
-        return [entry["event"] for entry in self._log_entries()]
+    def log(self, try_number: int = 1) -> list[str]:
+        """Return the messages of the log of one try up to now, wherever it runs at this moment."""
+        return [entry["event"] for entry in self._log_entries(try_number)]
 
-    def error(self) -> str:
-        """Return the exceptions in the log: their names and messages."""
-        details = [detail for entry in self._log_entries() for detail in entry.get("error_detail") or []]
+    def error(self, try_number: int = 1) -> str:
+        """Return the exceptions in the log of one try: their names and messages."""
+        details = [
+            detail for entry in self._log_entries(try_number) for detail in entry.get("error_detail") or []
+        ]
         return "\n".join(f"{detail['exc_type']}: {detail['exc_value']}" for detail in details)
 
-    def _log_entries(self) -> list[Any]:
-        entries: list[Any] = self.api.call("GET", f"{self.base}/logs/1", map_index=self.map_index)["content"]
+    def _log_entries(self, try_number: int) -> list[Any]:
+        path = f"{self.base}/logs/{try_number}"
+        entries: list[Any] = self.api.call("GET", path, map_index=self.map_index)["content"]
         return entries

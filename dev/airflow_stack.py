@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -16,8 +17,23 @@ from types import TracebackType
 from typing import Self
 
 from dev.airflow_api import AirflowApi
-from dev.processes import MARK, REPOSITORY, kill_marked
+from dev.processes import MARK, REPOSITORY, kill_marked, signal_marked
 from dev.wait import wait_until
+
+#: For tests that kill things: a death is noticed within seconds, not minutes, yet two busy cores make none up.
+NOTICE_DEATHS_SOON = {
+    # A worker: its task is failed or tried again.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+    # A scheduler: the next one starts its tasks anew.
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "3",
+    # A triggerer: another one takes its triggers over.
+    "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    # And a deferral that timed out.
+    "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
+}
 
 
 def free_port(preferred: int = 0) -> int:
@@ -70,6 +86,22 @@ class Component:
         kill_marked(self.mark)
         if self.process:
             self.process.wait()
+            self.process = None
+
+    def freeze(self) -> None:
+        """Stop it and its descendants where they are (SIGSTOP), until :meth:`thaw`."""
+        signal_marked(self.mark, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it and its descendants go on (SIGCONT)."""
+        signal_marked(self.mark, signal.SIGCONT)
+
+    def kill_alone(self) -> None:
+        """Kill its first process at once, and leave what that has started to itself."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+        self.process = None
 
     def check(self) -> None:
         """Raise with the end of the log if the component has ended."""
@@ -90,16 +122,26 @@ class AirflowStack:
     :param dags: folders with Dags.
     :param env: more environment for every component, such as ``AIRFLOW_CONN_…``.
     :param port: the preferred port of the api-server.
+    :param database_url: SQLAlchemy's, of an empty database; default: SQLite, in ``home``.
+    :param triggerers: how many; the first is named ``triggerer``, the next ``triggerer-2``.
     """
 
     username = "admin"
 
     def __init__(
-        self, home: Path, dags: Sequence[Path], env: Mapping[str, str] | None = None, port: int = 0
+        self,
+        home: Path,
+        dags: Sequence[Path],
+        env: Mapping[str, str] | None = None,
+        port: int = 0,
+        database_url: str | None = None,
+        triggerers: int = 1,
     ) -> None:
         self.home = home.resolve()
         self.url = f"http://127.0.0.1:{free_port(port)}"
         self.password = secrets.token_urlsafe(9)
+        self.database_url = database_url or f"sqlite:///{self.home}/airflow.db"
+        self.triggerers = triggerers
         self.env = self._environment(dags, env or {})
         self.components: dict[str, Component] = {}
         self.api = AirflowApi(self.url)
@@ -111,7 +153,9 @@ class AirflowStack:
             self._run("db", "migrate")
             for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
                 self.start(name)
-            self._wait_until_healthy()
+            for number in range(2, self.triggerers + 1):
+                self.start("triggerer", f"triggerer-{number}")
+            self.wait_until_healthy()
             self.api.log_in(self.username, self.password)
         except BaseException:
             self.stop()
@@ -128,7 +172,8 @@ class AirflowStack:
 
     def start(self, command: str, name: str | None = None) -> Component:
         """Start a component, or one more of the kind under a name of its own."""
-        component = Component(name or command, [command], self.home, self.env)
+        env = {**self.env, "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port())}
+        component = Component(name or command, [command], self.home, env)
         self.components[component.name] = component
         component.start()
         return component
@@ -146,7 +191,9 @@ class AirflowStack:
         if component.process.wait(120):
             component.check()
 
-    def _wait_until_healthy(self) -> None:
+    def wait_until_healthy(self) -> None:
+        """Wait until there is one of every kind; raise with the end of the logs of what is not there."""
+
         def healthy() -> bool:
             for component in self.components.values():
                 component.check()
@@ -182,7 +229,7 @@ class AirflowStack:
                 "simple_auth_manager_users": f"{self.username}:admin",
                 "simple_auth_manager_passwords_file": self.home / "passwords.json",
             },
-            "database": {"sql_alchemy_conn": f"sqlite:///{self.home}/airflow.db"},
+            "database": {"sql_alchemy_conn": self.database_url},
             "dag_processor": {
                 "dag_bundle_config_list": json.dumps(bundles),
                 "bundle_refresh_check_interval": 1,
@@ -198,7 +245,6 @@ class AirflowStack:
             "logging": {
                 "base_log_folder": self.home / "logs",
                 "worker_log_server_port": free_port(),
-                "trigger_log_server_port": free_port(),
             },
             "scheduler": {"scheduler_idle_sleep_time": 0.2, "scheduler_heartbeat_sec": 1},
             # Without it, Airflow 3.3 fails some tasks whose deferral lasts a few seconds only.

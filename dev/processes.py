@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import AbstractContextManager, suppress
@@ -107,6 +108,20 @@ def kill_marked(mark: str) -> None:
     wait_until(none_left, 15, f"the processes of {mark} are gone", interval=0.05)
     for pid in killed:
         reap(pid)
+
+
+def signal_marked(mark: str, number: signal.Signals) -> None:
+    """Send SIGSTOP or SIGCONT to every process with this mark, until it has done what it does."""
+
+    def done() -> bool:
+        stopped = number == signal.SIGSTOP
+        left = [process for process in marked(mark) if (process.status() == psutil.STATUS_STOPPED) != stopped]
+        for process in left:
+            with suppress(psutil.Error):
+                process.send_signal(number)
+        return not left
+
+    wait_until(done, 15, f"the processes of {mark} have got {number.name}", interval=0.02)
 
 
 def reap(pid: int) -> None:

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
-from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError, shorten
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelError,
+    KernelTransportError,
+    is_certainly_not_accepted,
+    is_worth_repeating,
+    shorten,
+)
 from airflow_provider_kernel.api.invocation import (
     SYNC_LIMIT_SECONDS,
     Invocation,
@@ -29,7 +36,7 @@ class Call(Generic[T]):
     One request, and how its reply is read.
 
     :param read: turns the reply's JSON and headers into the result.
-    :param repeatable: True if sending it twice does no more than sending it once.
+    :param may_repeat: tells of an error whether the request may be sent again after it.
     :param min_timeout: seconds that the reply may take at least, whatever the connection says.
     :param has_result: False if a success is all there is to know, whatever its body.
     """
@@ -39,7 +46,7 @@ class Call(Generic[T]):
     read: Callable[[Any, Mapping[str, str]], T]
     params: Mapping[str, str] = field(default_factory=dict)
     body: Mapping[str, Any] | None = field(default=None, repr=False)
-    repeatable: bool = True
+    may_repeat: Callable[[KernelError], bool] = is_worth_repeating
     min_timeout: float = 0
     has_result: bool = True
 
@@ -51,14 +58,16 @@ class Page(NamedTuple):
     next_offset: int | None
 
 
-def invoke(request: InvocationRequest) -> Call[Invocation]:
-    """Start an invocation. Never repeatable: Kernel has no idempotency key."""
+def invoke(
+    request: InvocationRequest, may_repeat: Callable[[KernelError], bool] = is_certainly_not_accepted
+) -> Call[Invocation]:
+    """Start an invocation. Kernel has no idempotency key: ``may_repeat`` must not take what it may have accepted."""
     return Call(
         "POST",
         "/invocations",
         _invocation,
         body=request.body(),
-        repeatable=False,
+        may_repeat=may_repeat,
         min_timeout=0 if request.async_ else SYNC_LIMIT_SECONDS + 20,
     )
 
@@ -130,7 +139,9 @@ class Cancellation(NamedTuple):
         return f"Kernel invocation {self.invocation.id} {what}{browsers}"
 
 
-def cancel(invocation_id: str, reason: str | None = None) -> Generator[Call[Any], Any, Cancellation]:
+def cancel(
+    invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
+) -> Generator[Call[Any], Any, Cancellation]:
     """
     The steps of cancelling: look; end what has not ended; close its browsers, which bill on otherwise.
 
@@ -138,8 +149,9 @@ def cancel(invocation_id: str, reason: str | None = None) -> Generator[Call[Any]
     had succeeded are left alone: they may be its result.
 
     :param reason: becomes the invocation's output, for whoever looks at it.
+    :param by: who cancels, added to that; see :attr:`Invocation.cancelled_by`.
     """
-    output = reason and json.dumps({"cancelled": reason})
+    output = reason and json.dumps({"cancelled": reason, **({"by": dict(by)} if by else {})})
     found = yield get_invocation(invocation_id)
     cancelled = False
     if not found.is_ended:

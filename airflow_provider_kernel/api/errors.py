@@ -78,6 +78,10 @@ class KernelLostReplyError(KernelError):
     """An invocation was requested and no reply came that says whether Kernel accepted it: it may be running."""
 
 
+class KernelCapacityTimeout(KernelError):
+    """Kernel had no room for the invocation for too long; none was started."""
+
+
 class KernelInvocationError(KernelError):
     """Base of what is raised about one invocation. ``invocation_id`` names it."""
 
@@ -105,8 +109,16 @@ def is_certainly_not_accepted(error: KernelError) -> bool:
     Kernel has no idempotency key. Only "nothing was sent" and the replies 429 and 529 are certain; a lost
     reply or any other 5xx may hide an invocation that runs.
     """
-    if isinstance(error, KernelTransportError):
-        return not error.sent
+    return was_not_sent(error) or is_full(error)
+
+
+def was_not_sent(error: BaseException) -> bool:
+    """Tell whether nothing of the request has reached Kernel."""
+    return isinstance(error, KernelTransportError) and not error.sent
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether Kernel has no room for now: the account's limit is reached, or Kernel's own capacity."""
     return isinstance(error, KernelApiError) and error.status_code in (429, 529)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -132,6 +133,21 @@ class Invocation:
         except ValueError:
             return self.raw_output
 
+    def mark(self, key_field: str) -> dict[str, Any]:
+        """Return what ``payload_key_field`` added to the payload under that name; empty if there is nothing."""
+        try:
+            found = parse_json(self.payload or "null")[key_field]
+        except (ValueError, TypeError, KeyError, IndexError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def cancelled_by(self) -> dict[str, Any] | None:
+        """Who cancelled it through this provider, as it was told then; None if that is not known."""
+        output = self.output if self.status == InvocationStatus.FAILED else None
+        canceller = output.get("by") if isinstance(output, dict) and "cancelled" in output else None
+        return canceller if isinstance(canceller, dict) else None
+
     def result(self, hint: str = "") -> Any:
         """
         Return the output of a succeeded invocation.
@@ -189,6 +205,20 @@ class InvocationRequest:
         check_async(self.async_, self.async_timeout_seconds)
         object.__setattr__(self, "payload", encode_payload(self.payload))
 
+    def fingerprint(self) -> str:
+        """Return a text that is the same for the same request, and tells nothing of its payload."""
+        return hashlib.sha256(json.dumps(self.body(), sort_keys=True).encode()).hexdigest()
+
+    def marked(self, key_field: str, mark: Mapping[str, Any]) -> InvocationRequest:
+        """
+        Return the same request with ``mark`` in the payload, under the name ``key_field``.
+
+        :raises ValueError: the payload is no JSON object, or has that name already.
+        """
+        payload = parse_json(self.payload or "null")
+        check_key_field(key_field, payload)
+        return replace(self, payload={**payload, key_field: dict(mark)})
+
     def body(self) -> dict[str, Any]:
         """Return the JSON body, with the field names of Kernel's API."""
         body = {
@@ -239,6 +269,24 @@ def check_async(async_: Any, async_timeout_seconds: Any) -> None:
         raise ValueError(
             "async_timeout_seconds has no meaning with async_=False, which Kernel cuts after "
             f"{SYNC_LIMIT_SECONDS} s. Leave one of the two out."
+        )
+
+
+def check_key_field(key_field: Any, payload: Any) -> None:
+    """
+    Check that ``payload``, decoded, can take a key under the name ``key_field``.
+
+    :raises ValueError: it is no JSON object, or has that name already.
+    """
+    check_name("payload_key_field", key_field, "the name under which the key is to be added to the payload")
+    if not isinstance(payload, Mapping):
+        raise ValueError(
+            f"payload_key_field adds a key to the payload, so that must be a dict (a JSON object), not "
+            f"{'missing' if payload is None else type(payload).__name__}. Pass a dict, {{}} if there is nothing to say."
+        )
+    if key_field in payload:
+        raise ValueError(
+            f"The payload has {key_field!r} already, under which payload_key_field would add its key. Choose another name."
         )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeGuard
 
 from airflow_provider_kernel.api.calls import Cancellation
@@ -337,17 +337,25 @@ class Outcome:
         return cls(invocation.id, str(invocation.status))
 
     @classmethod
+    def of_open(cls, error: KernelInvocationError) -> Outcome:
+        """Return the outcome of a wait that was given up, and left to others."""
+        status = "timeout" if isinstance(error, KernelInvocationTimeout) else "unsettled"
+        return cls(error.invocation_id, status, shorten(str(error), MAX_MESSAGE), may_run=True)
+
+    @classmethod
     def of_giving_up(cls, error: KernelInvocationError, cancellation: Cancellation | KernelError) -> Outcome:
         """Return the outcome of a wait that was given up, after an attempt to cancel."""
-        status = "timeout" if isinstance(error, KernelInvocationTimeout) else "unsettled"
+        if isinstance(cancellation, Cancellation) and not cancellation.cancelled:
+            return cls.of(cancellation.invocation)
+        may_run = isinstance(cancellation, KernelError)
         if isinstance(cancellation, KernelError):
-            message = f"{error} It could not be cancelled and may still be running: {cancellation}"
-            return cls(error.invocation_id, status, shorten(message, MAX_MESSAGE), may_run=True)
-        if cancellation.cancelled:
-            browsers = cancellation.browsers_error
-            left = f" Its browsers may be open still: {browsers}" if browsers else ""
-            return cls(error.invocation_id, status, shorten(f"{error} It was cancelled.{left}", MAX_MESSAGE))
-        return cls.of(cancellation.invocation)
+            what = f"It could not be cancelled and may still be running: {cancellation}"
+        elif cancellation.browsers_error:
+            what = f"It was cancelled. Its browsers may be open still: {cancellation.browsers_error}"
+        else:
+            what = "It was cancelled."
+        message = shorten(f"{error} {what}", MAX_MESSAGE)
+        return replace(cls.of_open(error), message=message, may_run=may_run)
 
     @classmethod
     def from_event(cls, event: Any) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,13 +16,13 @@ from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelError,
-    KernelLostReplyError,
     KernelTransportError,
     is_certainly_not_accepted,
 )
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
+from airflow_provider_kernel.api.settling import Search, Settled
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
@@ -31,7 +31,7 @@ from airflow_provider_kernel.hooks.connection import (
     unreadable,
 )
 from airflow_provider_kernel.hooks.exchange import exchange
-from airflow_provider_kernel.hooks.transport import USER_AGENT, retrying
+from airflow_provider_kernel.hooks.transport import USER_AGENT, lost_reply, patiently, retrying
 
 if TYPE_CHECKING:
     import requests
@@ -137,10 +137,53 @@ class KernelHook(BaseHook):
         :raises KernelLostReplyError: whether Kernel accepted is unknown; the invocation may be running.
         """
         request = InvocationRequest(app_name, action_name, payload, version, async_, async_timeout_seconds)
+        return self.submit(request, is_certainly_not_accepted)
+
+    def submit(self, request: InvocationRequest, may_repeat: Callable[[KernelError], bool]) -> Invocation:
+        """
+        As :meth:`invoke`.
+
+        :param may_repeat: tells after which errors the request may be sent again, of those by which it was
+            certainly not accepted.
+        """
         try:
-            return self.send(calls.invoke(request))
+            return self.send(calls.invoke(request, may_repeat))
         except (KernelApiError, KernelTransportError) as error:
-            raise _lost_reply(request, error) or error from None
+            raise lost_reply(request, error) or error from None
+
+    def settle(self, search: Search) -> Settled:
+        """
+        Look whether Kernel accepted a request whose reply was lost.
+
+        :raises KernelError: Kernel refuses to tell, or could not be asked for 15 minutes.
+        """
+        while True:
+            match search.next(time.time()):
+                case Call() as call:
+                    try:
+                        page = self._send_once(call)
+                    except KernelError as error:
+                        search.saw_error(error, time.time())
+                    else:
+                        search.saw_page(page, time.time())
+                case Sleep(seconds):
+                    time.sleep(seconds)
+                case Settled() as settled:
+                    return settled
+
+    def find_invocation(self, invocation_id: str) -> Invocation | None:
+        """
+        Ask for an invocation as patiently as a wait does; None if there is none, for half a minute.
+
+        :raises KernelError: Kernel refuses to tell, or could not be asked for 15 minutes.
+        """
+        try:
+            found: Invocation = Retrying(**patiently())(self._send_once, calls.get_invocation(invocation_id))
+        except KernelApiError as error:
+            if error.status_code == 404:
+                return None
+            raise
+        return found
 
     def get_invocation(self, invocation_id: str) -> Invocation:
         """
@@ -258,15 +301,18 @@ class KernelHook(BaseHook):
                 case GaveUp(error):
                     raise gave_up(invocation_id, error)
 
-    def cancel_invocation(self, invocation_id: str, reason: str | None = None) -> Cancellation:
+    def cancel_invocation(
+        self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
+    ) -> Cancellation:
         """
         Cancel the invocation unless it has ended, and close its browsers, which bill on otherwise.
 
         :param reason: becomes the invocation's output, for whoever looks at it.
+        :param by: who cancels, added to that: a task instance's ``ti_id``, ``dag_id`` and so on.
         :return: the invocation, and whether it was this that ended it.
         :raises KernelError: Kernel refused or could not be asked.
         """
-        return self._run(calls.cancel(invocation_id, reason))
+        return self._run(calls.cancel(invocation_id, reason, by))
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask Kernel whose the token is; the Test button of the connection form calls this."""
@@ -304,7 +350,7 @@ class KernelHook(BaseHook):
         except KernelApiError as error:
             if error.status_code in (401, 403) and self.__dict__.get("settings") is settings:
                 self.close()
-                del self.settings
+                self.__dict__.pop("settings", None)
             raise
 
     def _follow(
@@ -348,13 +394,3 @@ class KernelHook(BaseHook):
             if page.next_offset is not None and page.next_offset <= offset:
                 return  # would ask for the same page for ever
             offset = page.next_offset
-
-
-def _lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostReplyError | None:
-    """Return the exception for a POST that may have been accepted; None for one that was not."""
-    if is_certainly_not_accepted(error) or (isinstance(error, KernelApiError) and error.is_refusal):
-        return None
-    return KernelLostReplyError(
-        f"Whether Kernel accepted the invocation of {request.app_name}/{request.action_name} is unknown, "
-        f"so it may be running: {error} Look for it among the app's invocations before you run this again."
-    )

@@ -7,7 +7,7 @@ import logging
 import os
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,7 +28,7 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
 )
 from airflow_provider_kernel.api.events import Event, EventDecoder
-from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
 from airflow_provider_kernel.hooks.connection import (
@@ -52,6 +52,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 #: Seconds for which a connection that was read is used without reading it again.
 SETTINGS_LIFE = 60.0
+#: How many invocations a page of active ones has: few, for their payloads come with them.
+ACTIVE_PAGE = 20
+#: More active invocations than so many are not looked for.
+MAX_ACTIVE = 1000
 
 
 @dataclass
@@ -107,9 +111,28 @@ class KernelAsyncHook:
         """As :meth:`KernelHook.follow_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.follow_invocation>`."""
         return self._follow(invocation_id, since, silence=None, life=None)
 
-    async def cancel_invocation(self, invocation_id: str, reason: str | None = None) -> Cancellation:
+    async def list_active_ids(self) -> frozenset[str]:
+        """
+        Ask which invocations of the account, of any app, are queued or running; :data:`MAX_ACTIVE` at most.
+
+        Each page is asked for once: whoever looks at the whole account looks again, and knows when.
+        """
+        found: set[str] = set()
+        # In the order of an invocation's life, or one that begins to run in between would be missed.
+        for status in (InvocationStatus.QUEUED, InvocationStatus.RUNNING):
+            offset: int | None = 0
+            while offset is not None and offset < MAX_ACTIVE:
+                call = calls.list_invocations(status=status, limit=ACTIVE_PAGE, offset=offset)
+                page = await self._send_once(call)
+                found.update(invocation.id for invocation in page.items if invocation.is_active)
+                offset = page.next_offset
+        return frozenset(found)
+
+    async def cancel_invocation(
+        self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
+    ) -> Cancellation:
         """As :meth:`KernelHook.cancel_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.cancel_invocation>`."""
-        return await self._run(calls.cancel(invocation_id, reason))
+        return await self._run(calls.cancel(invocation_id, reason, by))
 
     async def wait_for_invocation(
         self,

@@ -13,13 +13,17 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 from airflow_provider_kernel import __version__
 from airflow_provider_kernel.api.calls import Call
 from airflow_provider_kernel.api.errors import (
+    KernelApiError,
     KernelError,
+    KernelLostReplyError,
     KernelTransportError,
     is_certainly_not_accepted,
     is_worth_repeating,
     retry_after,
 )
+from airflow_provider_kernel.api.invocation import InvocationRequest
 from airflow_provider_kernel.api.settings import is_loopback
+from airflow_provider_kernel.api.waiting import NOT_FOUND_GRACE, PATIENCE
 
 log = logging.getLogger(__name__)
 USER_AGENT = f"airflow-provider-kernel/{__version__}"
@@ -34,10 +38,9 @@ _backoff = wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
 
 def retrying(call: Call[Any]) -> dict[str, Any]:
     """Return the arguments of tenacity's ``Retrying`` or ``AsyncRetrying`` for ``call``."""
-    may_repeat = is_worth_repeating if call.repeatable else is_certainly_not_accepted
 
     def should_retry(error: BaseException) -> bool:
-        return isinstance(error, KernelError) and may_repeat(error) and retry_after(error) <= MAX_WAIT
+        return isinstance(error, KernelError) and call.may_repeat(error) and retry_after(error) <= MAX_WAIT
 
     return {
         "retry": retry_if_exception(should_retry),
@@ -48,6 +51,22 @@ def retrying(call: Call[Any]) -> dict[str, Any]:
         ),
         "reraise": True,
     }
+
+
+def patiently() -> dict[str, Any]:
+    """Return tenacity's arguments for a GET whose answer is worth the patience of a wait, 404 included."""
+
+    def is_missing(error: BaseException | None) -> bool:
+        return isinstance(error, KernelApiError) and error.status_code == 404
+
+    def should_retry(error: BaseException) -> bool:
+        return isinstance(error, KernelError) and (is_worth_repeating(error) or is_missing(error))
+
+    def should_stop(state: RetryCallState) -> bool:
+        patience = NOT_FOUND_GRACE if is_missing(_error(state)) else PATIENCE
+        return (state.seconds_since_start or 0) + state.upcoming_sleep > patience
+
+    return {"retry": retry_if_exception(should_retry), "stop": should_stop, "wait": _wait, "reraise": True}
 
 
 def _error(state: RetryCallState) -> BaseException | None:
@@ -104,3 +123,13 @@ def _system_reason(cause: BaseException) -> str | None:
         return str(cause)
     # asyncio puts words of its own before the system's; below 2 are the numbers of TLS and of name look-ups.
     return os.strerror(cause.errno) if cause.errno and cause.errno > 1 else cause.strerror
+
+
+def lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostReplyError | None:
+    """Return the exception for a POST that may have been accepted; None for one that was not."""
+    if is_certainly_not_accepted(error) or (isinstance(error, KernelApiError) and error.is_refusal):
+        return None
+    return KernelLostReplyError(
+        f"Whether Kernel accepted the invocation of {request.app_name}/{request.action_name} is unknown, "
+        f"so it may be running: {error} Look for it among the app's invocations before you run this again."
+    )

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_kernel.api.errors import (
-    KernelApiError,
-    KernelConfigurationError,
-    KernelError,
-    KernelInvocationError,
-    KernelInvocationFailed,
-    KernelInvocationTimeout,
-    KernelInvocationUnsettled,
-    KernelLostReplyError,
-    is_certainly_not_accepted,
-    is_worth_repeating,
-)
 from airflow_provider_kernel.api.invocation import (
-    DEFAULT_ASYNC_TIMEOUT_SECONDS,
     VERSION_MEANING,
-    Invocation,
-    InvocationStatus,
+    InvocationRequest,
     check_async,
+    check_key_field,
     check_name,
     encode_payload,
+    parse_json,
 )
-from airflow_provider_kernel.api.waiting import Outcome
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
-from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
+from airflow_provider_kernel.operators.interruptible import Interruptible
+from airflow_provider_kernel.operators.leg import Leg
+from airflow_provider_kernel.operators.submission import OnLostReply
 
 try:
     from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
@@ -47,28 +33,23 @@ except ImportError:  # Airflow 2, which has one for both
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_kernel.api.calls import Cancellation
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
-#: Seconds for which an invocation is waited for beyond its own ``async_timeout_seconds``, unless ``timeout`` is
-#: given: whether Kernel counts the time in its queue is unknown.
-GRACE_SECONDS = 600
-#: Seconds by which Airflow's own limit on the deferral lies behind our deadline: it is only the backstop.
-DEFERRAL_PADDING_SECONDS = 300
 #: Longest ``timeout`` and ``poll_interval``: Airflow's and Python's moments end in the year 9999.
 MAX_SECONDS = 365 * 24 * 3600
-
-RETRY = "A retry of the task runs the action anew."
-NO_RETRY_UNCERTAIN = "The task is not retried, which might run the action a second time."
-NO_RETRY_REFUSED = "The task is not retried, for Kernel would refuse again."
 
 
 class KernelInvokeOperator(BaseOperator):
     """
-    Run an action of a Kernel app, wait for its end, and return its output.
+    Run an action of a Kernel app once, wait for its end, and return its output.
 
     While the invocation runs the task is deferred and holds no worker; the lines that the app logs appear in the
     task's log. The invocation's id is pushed to XCom as ``invocation_id`` as soon as it is known.
+
+    Whatever dies on the way, the action runs once for each try that asks for it: a try leaves a record in Airflow,
+    by which the next one takes the invocation up, and a reply that was lost is settled by looking among the app's
+    invocations. A task that a user kills, or that passes its deadline, has its invocation cancelled. All this
+    across tries needs Airflow 3.3, which is the first to have a place for the record.
 
     A failed invocation raises :class:`~airflow_provider_kernel.api.errors.KernelInvocationFailed` with Kernel's
     reason and the shortened output, and a retry of the task runs the action anew. What no retry can mend (400,
@@ -88,10 +69,21 @@ class KernelInvokeOperator(BaseOperator):
         the invocation to itself. Default True.
     :param deferrable: False waits on the worker instead of the triggerer. Default True.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails. Default:
-        None, which is ``async_timeout_seconds`` and ten minutes.
+        None, which is ``async_timeout_seconds`` and ten minutes. ``execution_timeout`` bounds the wait too, from
+        the start of the try, deferred or not.
     :param poll_interval: longest time in seconds between two looks at the invocation while its event stream cannot
         be followed. Default 30.
     :param follow_logs: whether the lines that the app logs are written to the task's log. Default True.
+    :param durable: whether a retry takes up what an earlier try has started. Default True; needs Airflow 3.3.
+    :param payload_key_field: name under which a random key is added to the payload, which must be a dict, with
+        Dag, run, task and map index beside it. By it an invocation whose reply was lost is known for certain, even
+        among others with the same payload. Default: None, which adds nothing.
+    :param on_lost_reply: what to do where the reply to the request was lost and Kernel does not list an invocation
+        a minute later: ``fail`` (the default), or ``resubmit``.
+    :param cancel_on_kill: whether a user who kills the task (marks or clears it) also cancels the invocation.
+        Default True.
+    :param capacity_timeout: seconds for which a full account (429, 529) is waited for, deferred; 0 fails at once.
+        Default: a day.
     :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
     """
 
@@ -114,6 +106,11 @@ class KernelInvokeOperator(BaseOperator):
         timeout: float | None = None,
         poll_interval: float = 30.0,
         follow_logs: bool = True,
+        durable: bool = True,
+        payload_key_field: str | None = None,
+        on_lost_reply: OnLostReply = "fail",
+        cancel_on_kill: bool = True,
+        capacity_timeout: float = 24 * 3600,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -129,8 +126,12 @@ class KernelInvokeOperator(BaseOperator):
         self.timeout = timeout
         self.poll_interval = poll_interval
         self.follow_logs = follow_logs
-        self._killed = False
-        self._invocation_id: str | None = None
+        self.durable = durable
+        self.payload_key_field = payload_key_field
+        self.on_lost_reply = on_lost_reply
+        self.cancel_on_kill = cancel_on_kill
+        self.capacity_timeout = capacity_timeout
+        self._interruptible = Interruptible()
         # What still holds a template is checked when it is rendered, by InvocationRequest.
         for name, *meaning in (
             ("app_name",),
@@ -140,13 +141,19 @@ class KernelInvokeOperator(BaseOperator):
         ):
             if not _is_unrendered(getattr(self, name)):
                 check_name(name, getattr(self, name), *meaning)
-        encode_payload(payload, _is_unrendered)
+        text = encode_payload(payload, _is_unrendered)
+        if payload_key_field is not None and not _is_unrendered(payload):
+            check_key_field(payload_key_field, None if text is None else parse_json(text))
         check_async(async_, async_timeout_seconds)
-        for name in ("wait_for_completion", "deferrable", "follow_logs"):
+        if on_lost_reply not in ("fail", "resubmit"):
+            raise ValueError(f"on_lost_reply must be 'fail' or 'resubmit', not {on_lost_reply!r}.")
+        for name in ("wait_for_completion", "deferrable", "follow_logs", "durable", "cancel_on_kill"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}.")
         _check_seconds("timeout", timeout)
         _check_seconds("poll_interval", poll_interval)
+        if capacity_timeout != 0:
+            _check_seconds("capacity_timeout", capacity_timeout)
         if not async_ and not wait_for_completion:
             raise ValueError(
                 "async_=False waits for the reply, so wait_for_completion=False has no meaning with it. "
@@ -160,29 +167,35 @@ class KernelInvokeOperator(BaseOperator):
 
         return KernelHook(self.kernel_conn_id)
 
+    def request(self) -> InvocationRequest:
+        """
+        Return what is asked of Kernel, but for the key; call it once the templates are rendered.
+
+        :raises AirflowFailException: an argument turned out wrong.
+        """
+        try:
+            request = InvocationRequest(
+                self.app_name,
+                self.action_name,
+                self.payload,
+                self.version,
+                self.async_,
+                self.async_timeout_seconds,
+            )
+            if self.payload_key_field is not None:
+                request.marked(self.payload_key_field, {})
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from None
+        return request
+
     def execute(self, context: Context) -> Any:
         """
-        Submit the invocation, once, and wait for its end.
+        Take up the invocation of an earlier try, or submit one, once; and wait for its end.
 
         :return: the decoded output; the invocation's id with ``wait_for_completion=False``.
         """
-        with _errors_for_airflow(), self.hook:
-            invocation = self._submit()
-            deadline = time.time() + self._timeout_seconds
-            self._invocation_id = invocation.id
-            if self._killed:  # on_kill came during the request, and had no id to cancel
-                self._cancel(self.hook, invocation.id, "the task was killed")
-                raise _killed_error(invocation.id)
-            self._announce(invocation, context)
-            if not self.wait_for_completion:
-                return invocation.id
-            if invocation.is_ended:
-                # The reply to a request may lack the output.
-                whole = invocation if invocation.raw_output is not None else None
-                return self._conclude(Outcome.of(invocation), whole)
-            if self.deferrable:
-                self._defer(invocation.id, deadline)
-            return self._conclude(*self._wait(invocation.id, deadline, self.follow_logs))
+        with self._leg(context) as leg:
+            return leg.start()
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """
@@ -190,177 +203,45 @@ class KernelInvokeOperator(BaseOperator):
 
         :param event: what the trigger fired.
         """
-        with _errors_for_airflow(), self.hook:
-            outcome = Outcome.from_event(event)
-            _ = self.hook.settings  # read before on_kill has reason to, in a signal handler
-            self._invocation_id = outcome.invocation_id
-            return self._conclude(outcome)
+        with self._leg(context) as leg:
+            return leg.start() if leg.is_of_new_try else leg.complete(event)
+
+    def execute_with_capacity(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
+        """
+        Continue after the wait for capacity: submit the invocation.
+
+        :param event: what the trigger fired.
+        :param ti_id: the try that waited.
+        """
+        with self._leg(context) as leg:
+            if ti_id in (None, leg.this_try.id):
+                leg.has_waited_for_capacity(event)
+            return leg.start()
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
-        Continue after the deferral; where Airflow ended it, cancel the invocation, unless that has ended.
+        Continue after the deferral, also where Airflow ended it: it timed out, or its trigger raised.
 
-        Airflow ends a deferral that timed out, or whose trigger raised, without telling the trigger. It drops the
-        deferral's arguments then, so the id is the one in XCom.
+        Airflow tells the trigger nothing of that, and drops the deferral's arguments.
         """
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout) as error:
-            ti = context["ti"]
-            invocation_id = ti.xcom_pull(task_ids=self.task_id, key="invocation_id", map_indexes=ti.map_index)
-            if not invocation_id:
-                raise
-            kind = (
-                KernelInvocationTimeout
-                if isinstance(error, TaskDeferralTimeout)
-                else KernelInvocationUnsettled
-            )
-            reason = kind(
-                f"Airflow ended the wait for Kernel invocation {invocation_id} ({error}).",
-                invocation_id=invocation_id,
-            )
-            with _errors_for_airflow(), self.hook:
-                cancellation = self._cancel(self.hook, invocation_id, str(reason))
-                return self._conclude(Outcome.of_giving_up(reason, cancellation))
+            with self._leg(context) as leg:
+                if leg.is_of_new_try:
+                    return leg.start()
+                return leg.end_deferral(error, is_timeout=isinstance(error, TaskDeferralTimeout))
 
     def on_kill(self) -> None:
-        """Cancel the invocation. Airflow calls this in a signal handler of the worker, and kills it 5 s later."""
-        self._killed = True
-        if self._invocation_id:
-            # The main thread may be in the middle of a request on the hook's own session.
-            with self.hook.twin() as hook:
-                self._cancel(hook, self._invocation_id, "the task was killed")
+        """End the wait, and have :meth:`execute` see to the invocation. Airflow calls this in a signal handler."""
+        self._interruptible.interrupt()
 
-    @property
-    def _timeout_seconds(self) -> float:
-        if self.timeout is not None:
-            return self.timeout
-        return (self.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS) + GRACE_SECONDS
-
-    def _submit(self) -> Invocation:
-        try:
-            return self.hook.invoke(
-                self.app_name,
-                self.action_name,
-                self.payload,
-                version=self.version,
-                async_=self.async_,
-                async_timeout_seconds=self.async_timeout_seconds,
-            )
-        except KernelError as error:
-            if is_certainly_not_accepted(error):
-                self.log.error("No invocation was started. A retry of the task submits it again.")
-            raise
-        except ValueError as error:  # an argument that turned out wrong when it was rendered
-            raise AirflowFailException(str(error)) from None
-
-    def _announce(self, invocation: Invocation, context: Context) -> None:
-        """Make the id known, in the log and in XCom, before anything else happens."""
-        self.log.info(
-            "Kernel accepted invocation %s of %s/%s, version %s (%s).",
-            invocation.id,
-            self.app_name,
-            self.action_name,
-            self.version,
-            invocation.status,
-        )
-        try:
-            context["ti"].xcom_push(key="invocation_id", value=invocation.id)
-        except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs
-            self.log.warning("The invocation's id could not be pushed to XCom: %s", error)
-
-    def _defer(self, invocation_id: str, deadline: float) -> None:
-        self.defer(
-            trigger=KernelInvocationTrigger(
-                invocation_id,
-                kernel_conn_id=self.kernel_conn_id,
-                deadline=deadline,
-                poll_interval=self.poll_interval,
-                follow_logs=self.follow_logs,
-            ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=deadline - time.time() + DEFERRAL_PADDING_SECONDS),
-        )
-
-    def _wait(
-        self, invocation_id: str, deadline: float, follow_logs: bool
-    ) -> tuple[Outcome, Invocation | None]:
-        """Wait on the worker, as the trigger does in the triggerer."""
-        try:
-            invocation = self.hook.wait_for_invocation(
-                invocation_id,
-                timeout=deadline - time.time(),
-                poll_interval=self.poll_interval,
-                on_log=(lambda record: self.log.info("[app] %s", record)) if follow_logs else None,
-            )
-        except KernelInvocationError as error:
-            return Outcome.of_giving_up(error, self._cancel(self.hook, invocation_id, str(error))), None
-        return Outcome.of(invocation), invocation
-
-    def _conclude(self, outcome: Outcome, invocation: Invocation | None = None) -> Any:
-        """Return the output, or raise what the outcome comes to."""
-        if outcome.status not in (InvocationStatus.SUCCEEDED, InvocationStatus.FAILED):
-            if outcome.may_run:
-                raise AirflowFailException(str(outcome.error(NO_RETRY_UNCERTAIN)))
-            raise outcome.error(RETRY)
-        if invocation is None:
-            try:
-                invocation = self.hook.get_invocation(outcome.invocation_id)
-            except KernelError as error:
-                if not is_worth_repeating(error):
-                    raise
-                # As patient as the wait was: a retry of the task would run the action a second time.
-                deadline = time.time() + self._timeout_seconds
-                return self._conclude(*self._wait(outcome.invocation_id, deadline, follow_logs=False))
-            if not invocation.is_ended:
-                doubt = KernelInvocationUnsettled(
-                    f"Kernel invocation {invocation.id} was reported as {outcome.status}, but is {invocation.status}.",
-                    invocation_id=invocation.id,
-                )
-                return self._conclude(
-                    Outcome.of_giving_up(doubt, self._cancel(self.hook, invocation.id, str(doubt)))
-                )
-        if self._killed:
-            raise _killed_error(invocation.id)
-        result = invocation.result(RETRY)
-        self.log.info("Kernel invocation %s succeeded.", invocation.id)
-        return result
-
-    def _cancel(self, hook: KernelHook, invocation_id: str, reason: str) -> Cancellation | KernelError:
-        """Cancel the invocation; say so, and return it, if that fails."""
-        try:
-            cancellation = hook.cancel_invocation(invocation_id, f"Airflow: {reason}")
-        except KernelError as error:
-            self.log.error(
-                "Kernel invocation %s could not be cancelled and may still be running: %s",
-                invocation_id,
-                error,
-            )
-            return error
-        self.log.log(logging.WARNING if cancellation.browsers_error else logging.INFO, "%s", cancellation)
-        return cancellation
-
-
-@contextmanager
-def _errors_for_airflow() -> Iterator[None]:
-    """Fail without a retry where a retry cannot help, or might run the action a second time."""
-    try:
-        yield
-    except KernelLostReplyError as error:
-        raise AirflowFailException(f"{error} {NO_RETRY_UNCERTAIN}") from error
-    except KernelConfigurationError as error:
-        raise AirflowFailException(str(error)) from error
-    except KernelApiError as error:
-        if error.is_refusal:
-            sentence = str(error).rstrip(".")
-            raise AirflowFailException(f"{sentence}. {NO_RETRY_REFUSED}") from error
-        raise
-
-
-def _killed_error(invocation_id: str) -> KernelInvocationFailed:
-    return KernelInvocationFailed(
-        f"The task was killed, and Kernel invocation {invocation_id} with it.", invocation_id=invocation_id
-    )
+    @contextmanager
+    def _leg(self, context: Context) -> Iterator[Leg]:
+        with self.hook:
+            leg = Leg(self, context, self._interruptible)
+            with leg.running():
+                yield leg
 
 
 def _is_unrendered(value: Any) -> bool:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_kernel.api.calls import Cancellation
-from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError
+from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError, KernelInvocationTimeout
+from airflow_provider_kernel.api.record import canceller
 from airflow_provider_kernel.api.waiting import Outcome
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+
+if TYPE_CHECKING:
+    from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+
+#: A trigger that starts so many seconds after the handing over is not the first one.
+RESTARTED_AFTER = 15.0
 
 
 class KernelInvocationTrigger(BaseTrigger):
@@ -20,16 +26,21 @@ class KernelInvocationTrigger(BaseTrigger):
 
     The event holds the fields of :class:`~airflow_provider_kernel.api.waiting.Outcome`: ``invocation_id`` and
     ``status``, and where Kernel's own words are not to be had a ``message``; never the output. The lines that
-    the app logs are written to the task's log meanwhile. When the wait is given up, the invocation is cancelled.
+    the app logs are written to the task's log meanwhile. At the deadline the invocation is cancelled; what could
+    not be learned is left to the worker, which knows whether a retry will take it up.
 
-    When a user kills the deferred task (Airflow 3.3 or later), the invocation is cancelled. A triggerer that
-    stops or restarts cancels nothing: the wait goes on elsewhere, with the same arguments.
+    When a user kills the deferred task, the invocation is cancelled. A triggerer that stops, restarts or was
+    overtaken by another cancels nothing: the wait goes on elsewhere, with the same arguments.
 
     :param invocation_id: what to wait for.
     :param kernel_conn_id: the Airflow connection; default ``kernel_default``.
     :param deadline: when to give up and cancel, in seconds since 1970; None for never.
     :param poll_interval: longest time in seconds between two looks while there is no event stream.
     :param follow_logs: whether the lines that the app logs are written to the task's log.
+    :param cancel_on_kill: whether a user's kill cancels the invocation.
+    :param durable: whether a retry of the task will take the invocation up.
+    :param handed_over_at: when the wait began, in seconds since 1970, so that a later start of the trigger knows
+        that lines of the log were shown before.
     """
 
     def __init__(
@@ -39,6 +50,9 @@ class KernelInvocationTrigger(BaseTrigger):
         deadline: float | None = None,
         poll_interval: float = 30.0,
         follow_logs: bool = True,
+        cancel_on_kill: bool = True,
+        durable: bool = False,
+        handed_over_at: float | None = None,
     ) -> None:
         super().__init__()
         self.invocation_id = invocation_id
@@ -46,7 +60,10 @@ class KernelInvocationTrigger(BaseTrigger):
         self.deadline = deadline
         self.poll_interval = poll_interval
         self.follow_logs = follow_logs
-        self._cancelling: asyncio.Task[None] | None = None
+        self.cancel_on_kill = cancel_on_kill
+        self.durable = durable
+        self.handed_over_at = handed_over_at
+        self._killing: asyncio.Task[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments: identifiers and numbers, nothing secret."""
@@ -58,6 +75,9 @@ class KernelInvocationTrigger(BaseTrigger):
                 "deadline": self.deadline,
                 "poll_interval": self.poll_interval,
                 "follow_logs": self.follow_logs,
+                "cancel_on_kill": self.cancel_on_kill,
+                "durable": self.durable,
+                "handed_over_at": self.handed_over_at,
             },
         )
 
@@ -65,42 +85,113 @@ class KernelInvocationTrigger(BaseTrigger):
         """Wait, and yield the one event."""
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
-        async with KernelAsyncHook(self.kernel_conn_id) as hook:
-            try:
-                invocation = await hook.wait_for_invocation(
-                    self.invocation_id,
-                    deadline=self.deadline,
-                    poll_interval=self.poll_interval,
-                    on_log=self._write if self.follow_logs else None,
-                )
-                outcome = Outcome.of(invocation)
-            except KernelInvocationError as error:
-                cancellation: Cancellation | KernelError
-                try:
-                    cancellation = await hook.cancel_invocation(self.invocation_id, f"Airflow: {error}")
-                except KernelError as cancel_error:
-                    cancellation = cancel_error
-                outcome = Outcome.of_giving_up(error, cancellation)
-        yield TriggerEvent(outcome.to_event())
-
-    async def on_kill(self) -> None:
-        """Cancel the invocation: a user killed the task. Called by Airflow 3.3 and later."""
-        # Airflow cancels this coroutine after about a second; the request must be done all the same.
-        self._cancelling = asyncio.create_task(self._cancel_for_user())
-        await asyncio.shield(self._cancelling)
-
-    async def _cancel_for_user(self) -> None:
-        from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
-
         try:
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
-                cancellation = await hook.cancel_invocation(
-                    self.invocation_id, "The Airflow task was killed by a user."
-                )
+                try:
+                    invocation = await hook.wait_for_invocation(
+                        self.invocation_id,
+                        deadline=self.deadline,
+                        poll_interval=self.poll_interval,
+                        on_log=self._write if self.follow_logs else None,
+                    )
+                    outcome = Outcome.of(invocation)
+                except KernelInvocationTimeout as error:
+                    outcome = await self._end_at_deadline(hook, error)
+                except KernelInvocationError as error:
+                    outcome = Outcome.of_open(error)
+        except asyncio.CancelledError:
+            if not hasattr(BaseTrigger, "on_kill"):  # before Airflow 3.3 a user's kill looks like a restart
+                await self._finish(self._end_killed(if_unknown=False))
+            raise
+        yield TriggerEvent(outcome.to_event())
+
+    async def _end_at_deadline(self, hook: KernelAsyncHook, error: KernelInvocationTimeout) -> Outcome:
+        try:
+            cancellation = await hook.cancel_invocation(self.invocation_id, f"Airflow: {error}", self._by())
+        except KernelError as cancel_error:
+            self.log.error(
+                "Kernel invocation %s could not be cancelled: %s", self.invocation_id, cancel_error
+            )
+            return Outcome.of_open(error)
+        return Outcome.of_giving_up(error, cancellation)
+
+    async def on_kill(self) -> None:
+        """Cancel the invocation if a user killed the task; Airflow 3.3 and later call this, for other reasons too."""
+        await self._finish(self._end_killed(if_unknown=True))
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do ``work`` to its end, though Airflow cancels who waits for it after about a second."""
+        self._killing = asyncio.create_task(work)
+        await asyncio.shield(self._killing)
+
+    async def _end_killed(self, *, if_unknown: bool) -> None:
+        """
+        Cancel the invocation, unless somebody else waits for it now, or will.
+
+        :param if_unknown: whether to cancel where Airflow does not tell.
+        """
+        from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+
+        if not self.cancel_on_kill:
+            return
+        try:
+            is_killed = not await asyncio.to_thread(self._is_in_good_hands)
+        except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
+            self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
+            is_killed = if_unknown
+        if not is_killed:
+            self.log.info("The task was not killed, so Kernel invocation %s runs on.", self.invocation_id)
+            return
+        try:
+            async with KernelAsyncHook(self.kernel_conn_id) as hook:
+                reason = "Airflow: the deferred task was killed"
+                cancellation = await hook.cancel_invocation(self.invocation_id, reason, self._by())
         except Exception as error:  # noqa: BLE001 - Airflow would drop it unseen
             self.log.warning("Kernel invocation %s could not be cancelled: %s", self.invocation_id, error)
         else:
             self.log.info("The task was killed. %s", cancellation)
 
+    def _is_in_good_hands(self) -> bool:
+        """
+        Tell whether the task was not killed: another triggerer has taken over, or Airflow is to retry the task.
+
+        Airflow does the latter where it loses track of a task that is deferred for a few seconds only. A task
+        that waits for another invocation was cleared, and this trigger is one of an earlier try.
+        """
+        from airflow.providers.common.compat.sdk import XCom
+
+        ti: Any = self.task_instance
+        if ti is None:
+            raise LookupError("Airflow does not tell whose trigger this is")
+        state = _state_of(ti)
+        if state != "deferred":
+            return state == "up_for_retry" and self.durable
+        pushed = XCom.get_one(
+            key="invocation_id",
+            dag_id=ti.dag_id,
+            task_id=ti.task_id,
+            run_id=ti.run_id,
+            map_index=ti.map_index,
+        )
+        return pushed in (None, self.invocation_id)
+
+    def _by(self) -> dict[str, Any] | None:
+        """Return what the invocation is told of who cancels it; None where Airflow does not tell."""
+        ti: Any = self.task_instance
+        return ti and canceller(ti)
+
     def _write(self, record: str) -> None:
         self.log.info("[app] %s", record)
+
+
+def _state_of(ti: Any) -> str | None:
+    """Ask Airflow for the state of the task of ``ti``; not in the event loop, for it waits for the answer."""
+    try:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError:  # Airflow 2
+        ti.refresh_from_db()
+        return ti.state  # type: ignore[no-any-return]
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+    )
+    return next(iter(states[ti.run_id].values()))  # type: ignore[no-any-return]

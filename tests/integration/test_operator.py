@@ -1,8 +1,7 @@
 """
 The operator and its trigger over real HTTP against the emulator, in this process.
 
-What Airflow does between the legs of a deferral is played here: the trigger is made anew from its serialized
-arguments, and its event is passed on as JSON. The real Airflow is in the system tests.
+What Airflow does between the legs of a deferral is played (see ``Task``). The real Airflow is in the system tests.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import logging
 import re
 import signal
 import time
-from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred, XCom
+from airflow.triggers.base import BaseTrigger
 from tenacity import wait_none
 
 from airflow_provider_kernel.api.errors import (
@@ -29,9 +29,9 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.hooks.kernel import KernelHook
-from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
+from tests.integration.task import Task, first_event
 
 both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
 
@@ -40,59 +40,6 @@ both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred
 def connection(emulator_env, monkeypatch):
     monkeypatch.setattr(transport, "_backoff", wait_none())
     return emulator_env
-
-
-class Task:
-    """One task instance: runs the operator through all its legs, and keeps what it pushed to XCom."""
-
-    map_index = -1
-
-    def __init__(self, action_name="echo", payload=None, **kwargs):
-        arguments = {"task_id": "t", "app_name": "tests", **kwargs}
-        self.operator = KernelInvokeOperator(action_name=action_name, payload=payload, **arguments)
-        self.xcom = {}
-        self.context = {"ti": self}
-        self.event = None
-        self.deferred = False
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
-
-    def xcom_pull(self, task_ids, key, map_indexes):
-        assert task_ids == "t"
-        assert map_indexes == self.map_index
-        return self.xcom.get(key)
-
-    @property
-    def invocation_id(self):
-        return self.xcom["invocation_id"]
-
-    @property
-    def found(self):
-        """The invocation, as Kernel has it."""
-        with KernelHook() as hook:
-            return hook.get_invocation(self.invocation_id)
-
-    def run(self):
-        try:
-            return self.operator.execute(self.context)
-        except TaskDeferred as deferral:
-            self.deferred = True
-            trigger = again(deferral.trigger)
-            self.event = json.loads(json.dumps(asyncio.run(first_event(trigger))))
-            return self.operator.resume_execution(deferral.method_name, {"event": self.event}, self.context)
-
-
-def again(trigger):
-    """Make the trigger anew, as another process does."""
-    path, arguments = trigger.serialize()
-    module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
-
-
-async def first_event(trigger):
-    [event] = [event async for event in trigger.run()]
-    return event.payload
 
 
 @both_waits
@@ -391,7 +338,7 @@ class TestAgainstAKernelThatMisbehaves:
         server.on("GET /invocations/inv1", invocation("succeeded", output="1"))
         server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
         task = Task()
-        task.xcom_push = lambda key, value: 1 / 0
+        task.ti.xcom_push = lambda key, value: 1 / 0
         assert task.run() == 1
 
 
@@ -458,8 +405,10 @@ class TestKill:
 
 class TestTrigger:
     @pytest.fixture
-    def running(self, submit):
-        return submit("sleep", {"seconds": 60})
+    def running(self, submit, status, until):
+        invocation_id = submit("sleep", {"seconds": 60})
+        until(lambda: status(invocation_id) == "running")
+        return invocation_id
 
     @pytest.fixture
     def status(self, client):
@@ -473,11 +422,14 @@ class TestTrigger:
         path, arguments = deferral.value.trigger.serialize()
         assert path == "airflow_provider_kernel.triggers.kernel.KernelInvocationTrigger"
         assert before + 99 < arguments.pop("deadline") < time.time() + 101
+        assert before < arguments.pop("handed_over_at") < time.time()
         assert arguments == {
             "invocation_id": task.invocation_id,
             "kernel_conn_id": "kernel_default",
             "poll_interval": 5,
             "follow_logs": False,
+            "cancel_on_kill": True,
+            "durable": True,
         }
         assert 100 < deferral.value.timeout.total_seconds() < 1_000
 
@@ -508,10 +460,93 @@ class TestTrigger:
             killing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await killing
-            await trigger._cancelling
+            await trigger._killing
 
         asyncio.run(kill())
         assert status(running) == "failed"
+
+    @pytest.fixture
+    def on_kill(self, mocker):
+        """Kill a trigger in a triggerer where Airflow says these things of the task."""
+
+        def on_kill(trigger, states, pushed):
+            ti = SimpleNamespace(id="ti-1", dag_id="d", run_id="r", task_id="t", map_index=-1)
+            trigger.task_instance = ti
+            told = {"side_effect": states} if isinstance(states, Exception) else {"return_value": states}
+            mocker.patch("airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states", **told)
+            mocker.patch.object(XCom, "get_one", return_value=pushed)
+            asyncio.run(trigger.on_kill())
+
+        return on_kill
+
+    @pytest.mark.parametrize(
+        "state", ["failed", "success", "skipped", None, "scheduled", "queued", "running"]
+    )
+    def test_a_kill_of_a_task_that_is_not_deferred_any_more_cancels(self, running, client, on_kill, state):
+        on_kill(KernelInvocationTrigger(running), {"r": {"t": state}}, running)
+        cancelled = client.invocations.retrieve(running)
+        assert cancelled.status == "failed"
+        names = {"ti_id": "ti-1", "dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
+        assert json.loads(cancelled.output)["by"] == names
+
+    @pytest.mark.parametrize("key", ["t", "t_3"])
+    def test_a_triggerer_that_wakes_after_another_took_over_leaves_the_invocation_alone(
+        self, running, status, on_kill, key
+    ):
+        on_kill(KernelInvocationTrigger(running), {"r": {key: "deferred"}}, running)
+        assert status(running) == "running"
+
+    @pytest.mark.parametrize("durable", [True, False])
+    def test_a_task_that_airflow_is_to_retry_keeps_its_invocation_if_the_retry_takes_it_up(
+        self, running, status, on_kill, durable
+    ):
+        on_kill(KernelInvocationTrigger(running, durable=durable), {"r": {"t": "up_for_retry"}}, running)
+        assert status(running) == ("running" if durable else "failed")
+
+    def test_a_trigger_of_an_earlier_try_cancels_its_own_invocation(self, running, status, on_kill):
+        on_kill(KernelInvocationTrigger(running), {"r": {"t": "deferred"}}, "another")
+        assert status(running) == "failed"
+
+    def test_a_kill_can_be_told_to_leave_the_invocation_alone(self, running, status, on_kill):
+        on_kill(KernelInvocationTrigger(running, cancel_on_kill=False), {"r": {"t": "failed"}}, running)
+        assert status(running) == "running"
+
+    @pytest.mark.parametrize("states", [RuntimeError("away"), {}])
+    def test_where_airflow_does_not_tell_a_kill_cancels(self, running, status, on_kill, states):
+        on_kill(KernelInvocationTrigger(running), states, running)
+        assert status(running) == "failed"
+
+    def test_what_an_older_version_stored_can_be_loaded(self, submit):
+        arguments = {
+            "invocation_id": submit("echo", 1),
+            "kernel_conn_id": "kernel_default",
+            "deadline": time.time() + 100,
+            "poll_interval": 5.0,
+            "follow_logs": True,
+        }
+        event = asyncio.run(first_event(KernelInvocationTrigger(**arguments)))
+        assert event["status"] == "succeeded"
+
+    @pytest.mark.parametrize("outcome", ["waits on", "killed", "unknown"])
+    def test_before_airflow_3_3_a_cancellation_may_be_a_users_kill(
+        self, running, status, mocker, monkeypatch, outcome
+    ):
+        monkeypatch.delattr(BaseTrigger, "on_kill", raising=False)
+        told = {"return_value": outcome == "waits on"} if outcome != "unknown" else {"side_effect": OSError}
+        mocker.patch.object(KernelInvocationTrigger, "_is_in_good_hands", **told)
+
+        async def start_and_cancel():
+            trigger = KernelInvocationTrigger(running)
+            logged = asyncio.Event()
+            trigger._write = lambda record: logged.set()
+            run = asyncio.create_task(first_event(trigger))
+            await asyncio.wait_for(logged.wait(), 10)
+            run.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+
+        asyncio.run(start_and_cancel())
+        assert status(running) == ("failed" if outcome == "killed" else "running")
 
     def test_a_users_kill_of_what_has_ended_changes_nothing(self, submit, status, until):
         invocation_id = submit("echo", 1)

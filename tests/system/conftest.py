@@ -1,4 +1,8 @@
-"""One Airflow and one emulator for all system tests, and one run of every Dag, all at once."""
+"""
+One Airflow and one emulator for all system tests, and one run of every Dag, all at once.
+
+This Airflow is as people run it: on PostgreSQL, with two triggerers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ import pytest
 
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.airflow_api import DagRun
-from dev.airflow_stack import AirflowStack
+from dev.airflow_stack import NOTICE_DEATHS_SOON, AirflowStack
+from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
 
@@ -37,7 +42,16 @@ def emulator(run_folder: RunFolder) -> Iterator[KernelEmulator]:
 def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[AirflowStack]:
     """A running Airflow, with the connections that a user would have made in its form."""
     dags = [HERE / "dags", REPOSITORY / "example_dags"]
-    with AirflowStack(run_folder.path / "airflow", dags) as stack:
+    with (
+        Postgres(run_folder.path / "postgres") as postgres,
+        AirflowStack(
+            run_folder.path / "airflow",
+            dags,
+            env=NOTICE_DEATHS_SOON,
+            database_url=postgres.url,
+            triggerers=2,
+        ) as stack,
+    ):
         add = stack.api.add_kernel_connection
         add("kernel_default", emulator.base_url, emulator.api_key)
         add("kernel_wrong_token", emulator.base_url, emulator.api_key.replace("sk_", "sk_wrong_"))

@@ -60,15 +60,12 @@ def test_what_is_no_id_is_refused_before_it_becomes_another_path(call, invocatio
 def test_only_the_start_of_an_invocation_is_not_repeatable():
     request = InvocationRequest("shop", "price", {"password": SECRET})
     invoke = calls.invoke(request)
-    assert (invoke.method, invoke.path, invoke.repeatable, invoke.body) == (
-        "POST",
-        "/invocations",
-        False,
-        request.body(),
-    )
+    assert (invoke.method, invoke.path, invoke.body) == ("POST", "/invocations", request.body())
     others = [GET, calls.end_invocation("i"), calls.delete_browsers("i"), calls.follow_events("i")]
     others += [calls.list_invocations(), calls.list_apps(), calls.auth_context()]
-    assert all(call.repeatable for call in others)
+    lost = KernelTransportError("no reply", sent=True)
+    assert not invoke.may_repeat(lost)
+    assert all(call.may_repeat(lost) for call in others)
     assert SECRET not in repr(invoke) + repr(calls.end_invocation("i", f'"{SECRET}"'))
 
 

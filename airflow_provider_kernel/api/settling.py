@@ -1,0 +1,156 @@
+"""
+Whether Kernel accepted a request whose reply was lost: settled by looking among the app's invocations. No I/O.
+
+Kernel has no idempotency key. An invocation counts as the one that was asked for if it carries the key that the
+operator put into the payload; without a key, if it started since and has the same payload, which may be a twin's.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from airflow_provider_kernel.api import calls
+from airflow_provider_kernel.api.calls import Call, Page
+from airflow_provider_kernel.api.errors import KernelError, is_worth_repeating, retry_after
+from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
+from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest, parse_json
+from airflow_provider_kernel.api.waiting import Sleep
+
+#: Seconds over which it is looked for; one that is not listed by then was not accepted.
+SETTLING_SECONDS = 60.0
+#: Seconds without a single good answer from Kernel after which the search is given up.
+PATIENCE = 900.0
+#: Seconds by which Kernel's clock may be behind ours. With a key more is harmless: only the one can match.
+CLOCK_SKEW, CLOCK_SKEW_WITH_KEY = 5.0, 600.0
+#: Invocations that one look asks for at once: each is listed with its payload.
+PAGE_SIZE = 10
+#: Longest pause between two looks, in seconds.
+MAX_PAUSE = 15.0
+
+
+@dataclass(frozen=True)
+class Settled:
+    """
+    What the search came to. Neither ``found`` nor ``doubtful``: Kernel did not accept the request.
+
+    :param found: the one invocation that matches.
+    :param doubtful: ids of those that may be it, where none or several match.
+    """
+
+    found: Invocation | None = None
+    doubtful: tuple[str, ...] = ()
+
+
+class Search:
+    """
+    Looks for the invocation of a lost request. Ask :meth:`next`, do that, and tell what came of it.
+
+    :param request: what was asked for; its payload without the key.
+    :param since: when, in seconds since 1970 (as all times here).
+    :param now: the time at the start.
+    :param key_field: name in the payload under which the key is; None without a key.
+    :param key: the key.
+    :param same_request: False if the request was another one, whose payload is not known.
+    """
+
+    def __init__(
+        self,
+        request: InvocationRequest,
+        *,
+        since: float,
+        now: float,
+        key_field: str | None = None,
+        key: str | None = None,
+        same_request: bool = True,
+    ) -> None:
+        self._request = request
+        self._key = (key_field, key) if key_field and key else None
+        self._same_request = same_request
+        self._since = since - CLOCK_SKEW
+        self._listed_since = since - (CLOCK_SKEW_WITH_KEY if self._key else CLOCK_SKEW)
+        self._payload = _canonical(request.payload)
+        self._until = now + SETTLING_SECONDS
+        self._good_at = now
+        self._wake = now
+        self._pause = 1.0
+        self._offset: int | None = 0
+        self._matches: dict[str, Invocation] = {}
+        self._doubtful: dict[str, None] = {}
+        self._looked_at = now
+
+    def next(self, now: float) -> Call[Page] | Sleep | Settled:
+        """Return what to do now."""
+        if self._offset is None:  # a whole look is done
+            if len(self._matches) == 1 and (self._key or not self._doubtful):
+                return Settled(found=next(iter(self._matches.values())))
+            if self._matches or self._doubtful:
+                return Settled(doubtful=(*self._matches, *self._doubtful))
+            if self._looked_at >= self._until:
+                return Settled()
+            self._wake = min(now + self._pause, max(self._until, now))
+            self._pause = min(2 * self._pause, MAX_PAUSE)
+            self._offset = 0
+        if now < self._wake:
+            return Sleep(self._wake - now)
+        if self._offset == 0:
+            self._looked_at = now
+        return calls.list_invocations(
+            app_name=self._request.app_name,
+            action_name=self._request.action_name,
+            since=format_timestamp(int(self._listed_since * 1e9)),
+            limit=PAGE_SIZE,
+            offset=self._offset or None,
+        )
+
+    def saw_page(self, page: Page, now: float) -> None:
+        """Take the answer to a call."""
+        self._good_at = now
+        for invocation in page.items:
+            self._judge(invocation)
+        following = page.next_offset
+        if self._key and self._matches:
+            following = None  # there is only one
+        self._offset = following if following is None or following > (self._offset or 0) else None
+
+    def saw_error(self, error: KernelError, now: float) -> None:
+        """
+        Take that a call failed.
+
+        :raises KernelError: ``error``, where it is of no use to go on.
+        """
+        if not is_worth_repeating(error) or now - self._good_at >= PATIENCE:
+            raise error
+        self._wake = now + max(self._pause, retry_after(error))
+        self._pause = min(2 * self._pause, MAX_PAUSE)
+
+    def _judge(self, invocation: Invocation) -> None:
+        if self._key and invocation.mark(self._key[0]).get("key") == self._key[1]:
+            self._matches[invocation.id] = invocation
+        elif self._is_older(invocation) or self._is_of_another_version(invocation):
+            return
+        elif invocation.payload is None and (self._key or self._payload is not None):
+            self._doubtful[invocation.id] = None
+        elif self._key:
+            return
+        elif not self._same_request:
+            self._doubtful[invocation.id] = None
+        elif _canonical(invocation.payload) == self._payload:
+            self._matches[invocation.id] = invocation
+
+    def _is_older(self, invocation: Invocation) -> bool:
+        started = parse_timestamp(invocation.started_at or "")
+        return started is not None and started < self._since * 1e9
+
+    def _is_of_another_version(self, invocation: Invocation) -> bool:
+        # Whether an invocation of ``latest`` is listed so, or with the version that it came to, is not known.
+        pinned = self._request.version
+        return "latest" not in (pinned, invocation.version) and invocation.version not in (None, pinned)
+
+
+def _canonical(payload: str | None) -> str | None:
+    """Return ``payload`` so that equal JSON is equal text: Kernel may have written it anew."""
+    try:
+        return payload and json.dumps(parse_json(payload), sort_keys=True)
+    except ValueError:
+        return payload

@@ -1,0 +1,410 @@
+"""One leg of a try: from its start, or from a deferral, to the next deferral or its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+
+from airflow_provider_kernel.api.capacity import MIN_PAUSE, worker_pause
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelCapacityTimeout,
+    KernelConfigurationError,
+    KernelError,
+    KernelInvocationError,
+    KernelInvocationFailed,
+    KernelInvocationTimeout,
+    KernelInvocationUnsettled,
+    KernelLostReplyError,
+    is_certainly_not_accepted,
+    is_full,
+    retry_after,
+)
+from airflow_provider_kernel.api.invocation import (
+    DEFAULT_ASYNC_TIMEOUT_SECONDS,
+    Invocation,
+    InvocationStatus,
+)
+from airflow_provider_kernel.api.record import KernelRecordError
+from airflow_provider_kernel.api.waiting import Outcome
+from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
+from airflow_provider_kernel.operators.submission import Submission
+from airflow_provider_kernel.operators.this_try import ThisTry
+from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
+from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
+
+try:
+    from airflow.sdk.exceptions import AirflowTaskTerminated
+except ImportError:  # Airflow 2
+    from airflow.exceptions import AirflowTaskTerminated  # type: ignore[no-redef]
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_kernel.api.calls import Cancellation
+    from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+
+#: Seconds for which an invocation is waited for beyond its own ``async_timeout_seconds``, unless ``timeout`` is
+#: given: whether Kernel counts the time in its queue is unknown.
+GRACE_SECONDS = 600
+#: Seconds by which Airflow's own limit on the deferral lies behind our deadline: it is only the backstop.
+DEFERRAL_PADDING_SECONDS = 300
+
+RETRY = "A retry of the task runs the action anew."
+RETRY_TAKES_UP = "A retry of the task takes the invocation up."
+NO_RETRY_UNCERTAIN = "The task is not retried, which might run the action a second time."
+NO_RETRY_REFUSED = "The task is not retried, for Kernel would refuse again."
+
+
+class Leg:
+    """
+    What :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator` does in one process.
+
+    :param task: the operator, its templates rendered.
+    :param context: Airflow's.
+    :param interruptible: by which ``on_kill`` ends the waits.
+    """
+
+    def __init__(self, task: KernelInvokeOperator, context: Context, interruptible: Interruptible) -> None:
+        self.task = task
+        self.hook = task.hook
+        self.log = task.log
+        self.this_try = ThisTry(context, task.durable)
+        self._ti: Any = context["ti"]
+        self._interruptible = interruptible
+        self._capacity_deadline: float | None = None
+        self._submission = Submission(
+            self.hook,
+            self.this_try,
+            task.request(),
+            interruptible,
+            self._cancel,
+            task.payload_key_field,
+            task.on_lost_reply,
+        )
+
+    @property
+    def is_of_new_try(self) -> bool:
+        """Whether Airflow resumes a new try where an earlier one was deferred, as it does after a clear."""
+        record = self.this_try.record
+        return record is not None and record.ti_id != self.this_try.id
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """
+        See to the invocation, however the leg ends.
+
+        :raises AirflowFailException: a retry cannot help, or might run the action a second time.
+        """
+        try:
+            with self._seen_to():
+                yield
+        except (KernelLostReplyError, KernelConfigurationError, KernelRecordError, KernelApiError) as error:
+            if isinstance(error, KernelApiError) and not error.is_refusal:
+                raise
+            hints = {KernelLostReplyError: NO_RETRY_UNCERTAIN, KernelApiError: NO_RETRY_REFUSED}
+            if hints.get(type(error)) != NO_RETRY_UNCERTAIN and self._leaves_invocation:
+                raise  # a retry takes it up, by a connection that was mended meanwhile
+            raise AirflowFailException(
+                f"{str(error).rstrip('.')}. {hints.get(type(error), '')}".rstrip()
+            ) from error
+
+    @property
+    def _leaves_invocation(self) -> bool:
+        return self._submission.invocation_id is not None and self.this_try.has_successor
+
+    @contextmanager
+    def _seen_to(self) -> Iterator[None]:
+        try:
+            yield
+            self._interruptible.check()
+        except (Interrupted, AirflowTaskTerminated):
+            self._end_killed()
+        except TaskDeferred:
+            if self._interruptible.is_interrupted:
+                self._end_killed()
+            raise
+        except AirflowTaskTimeout:
+            with suppress(KernelError):  # it was logged
+                self._submission.stop("its execution_timeout passed")
+            raise
+
+    def start(self) -> Any:
+        """Take up the invocation of an earlier try, or submit one; go on to its result, or into the deferral."""
+        return self._carry_on(self._taken_up() or self._submitted())
+
+    def complete(self, event: Any) -> Any:
+        """Go on where the trigger has fired ``event``."""
+        outcome = Outcome.from_event(event)
+        self._submission.invocation_id = outcome.invocation_id
+        return self._conclude(self._given_up(outcome.error()) if outcome.may_run else outcome)
+
+    def has_waited_for_capacity(self, event: dict[str, Any]) -> None:
+        """
+        Go on where the capacity trigger has fired ``event``.
+
+        :raises KernelError: there is no capacity, and no use in waiting.
+        """
+        self._capacity_deadline = event.get("deadline")
+        if event.get("capacity") == "timeout":
+            raise self._no_capacity()
+        if event.get("capacity") != "free":
+            raise KernelConfigurationError(str(event.get("message")))
+
+    def end_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
+        """Go on where Airflow has ended the deferral for ``error``."""
+        record = self.this_try.record
+        invocation_id = (
+            record.invocation_id
+            if record
+            else self._ti.xcom_pull(
+                task_ids=self.task.task_id, key="invocation_id", map_indexes=self._ti.map_index
+            )
+        )
+        if not invocation_id:
+            raise KernelCapacityTimeout(
+                f"Airflow ended the wait for capacity ({error}), so no invocation was started. A retry of the task "
+                "waits again."
+            ) from error
+        self._submission.invocation_id = invocation_id
+        kind = KernelInvocationTimeout if is_timeout else KernelInvocationUnsettled
+        reason = f"Airflow ended the wait for Kernel invocation {invocation_id} ({error})."
+        return self._conclude(self._given_up(kind(reason, invocation_id=invocation_id)))
+
+    def _taken_up(self) -> Invocation | None:
+        record = self.this_try.record
+        is_started = record and record.ended and record.generation == self.this_try.generation
+        if record and record.invocation_id and is_started and not self.task.wait_for_completion:
+            return Invocation(record.invocation_id, InvocationStatus.RUNNING)  # all that was asked for
+        return self._submission.take_up()
+
+    def _submitted(self, *, replaces_cancelled: bool = False) -> Invocation:
+        """Submit; wait for capacity, deferred or here, as long as Kernel has none."""
+        refusals = 0
+        while True:
+            try:
+                return self._submission.submit(replaces_cancelled=replaces_cancelled)
+            except KernelError as error:
+                if not is_certainly_not_accepted(error):
+                    raise
+                if not is_full(error):
+                    self.log.error("No invocation was started. A retry of the task submits it again.")
+                    raise
+                now = time.time()
+                if self._capacity_deadline is None:
+                    self._capacity_deadline = now + self.task.capacity_timeout
+                if now >= self._capacity_deadline:
+                    raise self._no_capacity() from error
+                if self.task.deferrable:
+                    self._defer_for_capacity(now, error)
+                refusals += 1
+                pause = worker_pause(refusals, retry_after(error))
+                self.log.info("%s Waiting for capacity; asking again in %.0f s.", error, pause)
+                pause = min(pause, max(self._capacity_deadline - now, MIN_PAUSE))
+                self._interruptible.run(partial(time.sleep, pause))
+
+    def _carry_on(self, invocation: Invocation) -> Any:
+        """Go from the acceptance to the result, or into the deferral."""
+        self._interruptible.check()
+        self._announce(invocation)
+        if not self.task.wait_for_completion:
+            self.this_try.leave(ended=True)
+            return invocation.id
+        if invocation.is_ended:
+            # The reply to a request may lack the output.
+            whole = invocation if invocation.raw_output is not None else None
+            return self._conclude(Outcome.of(invocation), whole)
+        if self.task.deferrable:
+            self._defer(invocation.id)
+        return self._conclude(*self._wait(invocation.id))
+
+    def _announce(self, invocation: Invocation) -> None:
+        """Make the id known, in the log and in XCom, before anything else happens."""
+        self.log.info(
+            "Kernel accepted invocation %s of %s/%s, version %s (%s).",
+            invocation.id,
+            self.task.app_name,
+            self.task.action_name,
+            self.task.version,
+            invocation.status,
+        )
+        try:
+            self._ti.xcom_push(key="invocation_id", value=invocation.id)
+        except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs
+            self.log.warning("The invocation's id could not be pushed to XCom: %s", error)
+
+    def _deadline(self) -> float:
+        """Return when to give up, in seconds since 1970: neither a deferral nor a new try puts it off."""
+        record = self.this_try.record
+        timeout = self.task.timeout
+        if timeout is None:
+            timeout = (self.task.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS) + GRACE_SECONDS
+        deadline = (record.submitted_at if record else time.time()) + timeout
+        started_at = self.this_try.started_at()
+        if self.task.execution_timeout and started_at:  # Airflow itself does not apply it to deferrals
+            deadline = min(deadline, started_at + self.task.execution_timeout.total_seconds())
+        return deadline
+
+    def _defer(self, invocation_id: str) -> NoReturn:
+        self.this_try.leave(handed_over=True)
+        if self.this_try.is_killed():
+            # Nobody may be told any more: the trigger will not run, and this process may end before a signal.
+            self._interruptible.interrupt()
+        self._interruptible.check()
+        now, deadline = time.time(), self._deadline()
+        raise TaskDeferred(
+            trigger=KernelInvocationTrigger(
+                invocation_id,
+                kernel_conn_id=self.task.kernel_conn_id,
+                deadline=deadline,
+                poll_interval=self.task.poll_interval,
+                follow_logs=self.task.follow_logs,
+                cancel_on_kill=self.task.cancel_on_kill,
+                durable=self.this_try.is_durable,
+                handed_over_at=now,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
+        )
+
+    def _defer_for_capacity(self, now: float, error: KernelError) -> NoReturn:
+        assert self._capacity_deadline is not None  # noqa: S101 - set by the caller
+        self.log.info("%s Waiting for capacity, deferred.", error)
+        raise TaskDeferred(
+            trigger=KernelCapacityTrigger(
+                self.task.kernel_conn_id,
+                refused_at=now,
+                retry_after=retry_after(error),
+                deadline=self._capacity_deadline,
+            ),
+            method_name="execute_with_capacity",
+            kwargs={"ti_id": self.this_try.id},
+            timeout=timedelta(seconds=self._capacity_deadline - now + DEFERRAL_PADDING_SECONDS),
+        )
+
+    def _wait(self, invocation_id: str) -> tuple[Outcome, Invocation | None]:
+        """Wait on the worker, as the trigger does in the triggerer."""
+        try:
+            invocation = self._interruptible.run(
+                lambda: self.hook.wait_for_invocation(
+                    invocation_id,
+                    timeout=self._deadline() - time.time(),
+                    poll_interval=self.task.poll_interval,
+                    on_log=(lambda record: self.log.info("[app] %s", record))
+                    if self.task.follow_logs
+                    else None,
+                )
+            )
+        except KernelInvocationError as error:
+            return self._given_up(error), None
+        return Outcome.of(invocation), invocation
+
+    def _given_up(self, error: KernelInvocationError) -> Outcome:
+        """Cancel what was waited for too long; leave what could not be learned to the next try, if there is one."""
+        if not isinstance(error, KernelInvocationTimeout) and self.this_try.has_successor:
+            return Outcome.of_open(error)
+        try:
+            cancellation: Cancellation | KernelError = self._cancel(error.invocation_id, str(error))
+        except KernelError as cancel_error:
+            cancellation = cancel_error
+        return Outcome.of_giving_up(error, cancellation)
+
+    def _conclude(self, outcome: Outcome, invocation: Invocation | None = None) -> Any:
+        """Return the output, or raise what the outcome comes to."""
+        if outcome.status not in (InvocationStatus.SUCCEEDED, InvocationStatus.FAILED):
+            if not outcome.may_run:
+                raise outcome.error(RETRY)
+            if self.this_try.has_successor:
+                raise outcome.error(RETRY_TAKES_UP)
+            raise AirflowFailException(str(outcome.error(NO_RETRY_UNCERTAIN)))
+        if invocation is None:
+            invocation = self._interruptible.run(partial(self.hook.find_invocation, outcome.invocation_id))
+            if invocation is None or not invocation.is_ended:
+                doubt = KernelInvocationUnsettled(
+                    f"Kernel invocation {outcome.invocation_id} was reported as {outcome.status}, but is "
+                    f"{invocation.status if invocation else 'not to be found'}.",
+                    invocation_id=outcome.invocation_id,
+                )
+                return self._conclude(self._given_up(doubt))
+        self._interruptible.check()
+        if self._was_cancelled_by_another_try(invocation):
+            self.log.warning(
+                "An earlier try of this task cancelled Kernel invocation %s; submitting another.",
+                invocation.id,
+            )
+            return self._carry_on(self._submitted(replaces_cancelled=True))
+        self.this_try.leave(ended=True)
+        result = invocation.result(RETRY)
+        self.log.info("Kernel invocation %s succeeded.", invocation.id)
+        return result
+
+    def _was_cancelled_by_another_try(self, invocation: Invocation) -> bool:
+        """Tell of the late cancellation of a worker that was cut off; once, lest two tries chase each other."""
+        by = invocation.cancelled_by or {}
+        is_ours = (
+            by.get("ti_id") not in (None, self.this_try.id) and self.this_try.names.items() <= by.items()
+        )
+        record = self.this_try.record
+        return is_ours and not (record and record.replaces_cancelled) and time.time() < self._deadline()
+
+    def _end_killed(self) -> NoReturn:
+        """
+        See to the invocation once this process was told to end, and fail.
+
+        That may be a user; or a node that is drained, or Airflow because its API could not be reached: then the
+        next try goes on with the invocation.
+        """
+        by_user = self.this_try.is_killed()
+        if not by_user and self.this_try.has_successor:
+            raise KernelError(
+                "This try was ended from outside; a retry takes its invocation up, if there is one."
+            )
+        if not self.task.cancel_on_kill and by_user is not False:
+            raise KernelError(
+                "The task was killed; its invocation, if there is one, runs on (cancel_on_kill=False)."
+            )
+        try:
+            invocation_id = self._submission.stop("the task was killed")
+        except KernelError as error:
+            raise KernelError(f"The task was killed, but what it started may run on: {error}") from error
+        if invocation_id is None:
+            raise KernelError("The task was killed; no invocation of it was started.")
+        raise KernelInvocationFailed(
+            f"The task was killed, and Kernel invocation {invocation_id} with it.",
+            invocation_id=invocation_id,
+        )
+
+    def _cancel(self, invocation_id: str, reason: str) -> Cancellation:
+        """
+        Cancel the invocation, and say so.
+
+        :raises KernelError: it could not be cancelled.
+        """
+        # A wait that was interrupted may be in the middle of a request on the hook's own session.
+        with self.hook.twin() as hook:
+            try:
+                cancellation = hook.cancel_invocation(
+                    invocation_id, f"Airflow: {reason}", self.this_try.canceller
+                )
+            except KernelError as error:
+                self.log.error(
+                    "Kernel invocation %s could not be cancelled and may still be running: %s",
+                    invocation_id,
+                    error,
+                )
+                raise
+        self.log.log(logging.WARNING if cancellation.browsers_error else logging.INFO, "%s", cancellation)
+        return cancellation
+
+    def _no_capacity(self) -> KernelCapacityTimeout:
+        return KernelCapacityTimeout(
+            f"Kernel's account was full for {self.task.capacity_timeout:.0f} s (capacity_timeout), so no invocation "
+            "was started. A retry of the task waits again."
+        )

@@ -1,0 +1,147 @@
+"""The try of a task that runs now: what Airflow tells of it, and what it leaves in Airflow for the next."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_kernel.api.errors import KernelError
+from airflow_provider_kernel.api.record import RECORD_KEY, Record, canceller, names_of
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+log = logging.getLogger(__name__)
+#: The states into which a user, or the end of the Dag run, brings a task that runs. In any other, another try
+#: has the invocation, or will have it.
+KILLED_STATES = frozenset({"success", "failed", "skipped", "removed", "upstream_failed", "restarting"})
+
+
+class KernelSupersededError(KernelError):
+    """Airflow has given the task to another try, while this one was frozen or cut off."""
+
+
+class ThisTry:
+    """
+    One try of a task instance.
+
+    :param context: Airflow's.
+    :param durable: whether to leave a record for the next try. Needs Airflow 3.3: before, there is no place for it.
+    """
+
+    def __init__(self, context: Context, durable: bool = True) -> None:
+        self._ti: Any = context["ti"]
+        self._store: Any = context.get("task_state_store") if durable else None
+        self.id = str(getattr(self._ti, "id", ""))
+        self.generation: int = getattr(self._ti, "max_tries", 0) or 0
+        self.map_index: int = getattr(self._ti, "map_index", -1)
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether the next try will find what this one leaves."""
+        return self._store is not None
+
+    @property
+    def has_successor(self) -> bool:
+        """Whether Airflow retries the task if this try fails, and that try takes up what this one leaves."""
+        return self.is_durable and self._ti.try_number <= self.generation
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """By which Airflow knows the task instance, over all tries."""
+        return names_of(self._ti)
+
+    @property
+    def canceller(self) -> dict[str, Any]:
+        """What an invocation is told that this try cancels."""
+        return canceller(self._ti)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the task is one of several, of a mapped operator."""
+        return self.map_index >= 0
+
+    def started_at(self) -> float | None:
+        """Return when this try started, in seconds since 1970: before all its deferrals."""
+        start = getattr(self._ti, "start_date", None)
+        return start.timestamp() if start else None
+
+    @cached_property
+    def record(self) -> Record | None:
+        """
+        What was left last, by an earlier try or this one.
+
+        :raises KernelRecordError: it cannot be read.
+        """
+        return Record.from_stored(self._store.get(RECORD_KEY)) if self.is_durable else None
+
+    def intend(self, record: Record) -> None:
+        """
+        Leave the intent of a request; without it, the request must not be sent.
+
+        :raises KernelSupersededError: another try has the task.
+        :raises KernelError: Airflow did not take it.
+        """
+        self.record = record
+        self._store_record("An invocation was not requested")
+
+    def leave(self, **changes: Any) -> None:
+        """
+        Change the record. If Airflow cannot take it now, go on: what it has already will do.
+
+        :raises KernelSupersededError: another try has the task.
+        """
+        if self.record is None:
+            return
+        self.record = replace(self.record, **changes)
+        try:
+            self._store_record("The task goes on")
+        except KernelSupersededError:
+            raise
+        except KernelError as error:
+            log.warning("%s", error)
+
+    def forget(self) -> None:
+        """Take the intent back: Kernel has refused."""
+        self.record = None
+        if self.is_durable:
+            try:
+                self._store.delete(RECORD_KEY)
+            except Exception as error:  # noqa: BLE001 - what Airflow raises here is not documented
+                log.warning("The intent of the request could not be taken back: %s", type(error).__name__)
+
+    def _store_record(self, what: str) -> None:
+        if not self.is_durable or self.record is None:
+            return
+        try:
+            self._store.set(RECORD_KEY, self.record.to_stored())
+        except Exception as error:  # noqa: BLE001 - what Airflow raises here is not documented
+            if _status_code(error) in (404, 410):
+                raise KernelSupersededError(
+                    "Airflow does not know this try of the task any more: another one has taken its place."
+                ) from None
+            # Not the error's own words: they are Airflow's, of any length.
+            raise KernelError(
+                f"{what}, for Airflow's task state store could not be written ({type(error).__name__})."
+            ) from None
+
+    def is_killed(self) -> bool | None:
+        """Ask Airflow whether a user, or the end of the Dag run, has ended the task; None if that cannot be known."""
+        try:
+            states = self._ti.get_task_states(
+                dag_id=self._ti.dag_id,
+                task_ids=[self._ti.task_id],
+                run_ids=[self._ti.run_id],
+                map_index=self.map_index,
+            )
+            state = next(iter(states[self._ti.run_id].values()))
+        except Exception:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
+            return None
+        return state in KILLED_STATES
+
+
+def _status_code(error: BaseException) -> Any:
+    detail = getattr(getattr(error, "error", None), "detail", None)
+    return detail.get("status_code") if isinstance(detail, dict) else None

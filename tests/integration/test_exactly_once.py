@@ -1,0 +1,831 @@
+"""
+Whatever dies, the action runs once: the operator over its tries, through a faulty proxy, against the emulator.
+
+The emulator judges how often the action ran: what the proxy saw accepted is what there is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+from tenacity import wait_none
+
+from airflow_provider_kernel.api import capacity, settling
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelCapacityTimeout,
+    KernelError,
+    KernelInvocationFailed,
+    KernelInvocationTimeout,
+    KernelInvocationUnsettled,
+    KernelTransportError,
+)
+from airflow_provider_kernel.hooks import transport
+from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.operators import leg
+from airflow_provider_kernel.operators.this_try import KernelSupersededError
+from tests import faults
+from tests.faulty import FaultyProxy
+from tests.integration.task import Died, Task
+
+POST = "POST /invocations"
+both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+LOST = [
+    faults.drop_reply(),
+    faults.drop_reply(reset=True),
+    faults.answer(500, after=True),
+    faults.html(502, after=True),
+]
+losing = pytest.mark.parametrize("fault", LOST, ids=lambda fault: fault.name)
+
+
+@pytest.fixture(autouse=True)
+def proxy(emulator, monkeypatch):
+    """The way to the emulator; pauses are short."""
+    monkeypatch.setattr(transport, "_backoff", wait_none())
+    monkeypatch.setattr(settling, "SETTLING_SECONDS", 0.5)
+    with FaultyProxy(emulator.base_url) as proxy:
+        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json())
+        yield proxy
+
+
+@pytest.fixture
+def told(capfd, caplog):
+    """All that was logged, by Airflow's logger and by Python's."""
+    caplog.set_level(logging.INFO)
+    return lambda: caplog.text + capfd.readouterr().out
+
+
+@pytest.fixture
+def invocations(proxy, client):
+    """The invocations that were accepted in this test, as the emulator has them, oldest first."""
+
+    def invocations():
+        payloads = [exchange.json.get("payload") for exchange in proxy.accepted]
+        found = [i for i in client.invocations.list(app_name="tests") if i.payload in payloads]
+        return sorted(found, key=lambda invocation: invocation.started_at)
+
+    yield invocations
+    for invocation in invocations():
+        if invocation.status in ("queued", "running"):
+            client.invocations.update(invocation.id, status="failed")
+
+
+@pytest.fixture
+def statuses(invocations):
+    """Their statuses; a queued one is about to run."""
+    return lambda: [invocation.status.replace("queued", "running") for invocation in invocations()]
+
+
+def unique(**payload):
+    """A payload by which the invocations of a test can be told from all others."""
+    return {"test": uuid4().hex, **payload}
+
+
+def echo(**kwargs):
+    payload = kwargs.pop("payload", None) or unique()
+    return Task("echo", payload, **kwargs), payload
+
+
+def sleeping(**kwargs):
+    return Task("sleep", unique(seconds=60), **kwargs)
+
+
+class TestAfterACrash:
+    @both_waits
+    @pytest.mark.parametrize(
+        "step", ["after:accepted", "before:handed_over", "after:handed_over", "before:ended", "after:ended"]
+    )
+    def test_the_next_try_takes_the_invocation_up(self, statuses, step, deferrable):
+        task, payload = echo(retries=1, deferrable=deferrable)
+        task.die_at(step)
+        try:
+            assert task.run() == payload
+        except Died:
+            assert task.retry().run() == payload
+        assert statuses() == ["succeeded"]
+        assert task.record["ti_id"] == str(task.ti.id)
+        assert task.record["ended"]
+
+    @both_waits
+    @pytest.mark.parametrize("key_field", [None, "airflow"])
+    @pytest.mark.parametrize("step", ["before:accepted", "after:intent"])
+    def test_a_try_that_died_in_the_middle_of_its_request_is_settled_by_looking(
+        self, statuses, step, key_field, deferrable
+    ):
+        task, payload = echo(
+            retries=1, deferrable=deferrable, payload_key_field=key_field, on_lost_reply="resubmit"
+        )
+        task.die_at(step)
+        with pytest.raises(Died):
+            task.run()
+        result = task.retry().run()
+        assert result["test"] == payload["test"]
+        assert statuses() == ["succeeded"]
+
+    def test_one_that_died_before_it_left_anything_begins_anew(self, statuses):
+        task, payload = echo(retries=1)
+        task.die_at("before:intent")
+        with pytest.raises(Died):
+            task.run()
+        assert statuses() == []
+        assert task.retry().run() == payload
+        assert statuses() == ["succeeded"]
+
+    def test_a_request_that_was_not_accepted_fails_the_next_try_unless_told_otherwise(self, statuses):
+        task, _ = echo(retries=2)
+        task.die_at("after:intent")
+        with pytest.raises(Died):
+            task.run()
+        with pytest.raises(
+            AirflowFailException, match=r"most likely not accepted.*clear the task.*not retried"
+        ):
+            task.retry().run()
+        assert statuses() == []
+
+    def test_and_a_clear_runs_it_then(self, statuses):
+        task, payload = echo(retries=0)
+        task.die_at("after:intent")
+        with pytest.raises(Died):
+            task.run()
+        assert task.clear().run() == payload
+        assert statuses() == ["succeeded"]
+
+    @both_waits
+    def test_a_payload_that_renders_otherwise_does_not_run_the_action_again(self, statuses, deferrable):
+        task, payload = echo(retries=1, deferrable=deferrable)
+        task.die_at("after:accepted")
+        with pytest.raises(Died):
+            task.run()
+        task.arguments["payload"] = unique()
+        assert task.retry().run() == payload
+        assert statuses() == ["succeeded"]
+
+    def test_an_action_that_failed_is_run_anew(self, statuses):
+        task = Task("fail", unique(message="no such sku"), retries=1)
+        for _ in range(2):
+            with pytest.raises(KernelInvocationFailed, match="A retry of the task runs the action anew"):
+                task.run()
+            task.retry()
+        assert statuses() == ["failed", "failed"]
+
+    @both_waits
+    def test_the_deadline_counts_from_the_submission(self, statuses, deferrable):
+        task = sleeping(retries=1, timeout=2, deferrable=deferrable)
+        task.die_at("after:accepted")
+        with pytest.raises(Died):
+            task.run()
+        submitted_at = task.record["submitted_at"]
+        with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
+            task.retry().run()
+        assert 2 <= time.time() - submitted_at < 4
+        assert statuses() == ["failed"]
+
+    def test_an_invocation_that_is_gone_is_not_run_again_but_by_a_clear(self, proxy, monkeypatch):
+        monkeypatch.setattr(transport, "NOT_FOUND_GRACE", 0.2)
+        task = sleeping(retries=2)
+        task.die_at("after:accepted")
+        with pytest.raises(Died):
+            task.run()
+        gone = task.record | {"invocation_id": "gone"}
+        task.stored["kernel_invocation"] = json.dumps(gone)
+        with pytest.raises(AirflowFailException, match=r"does not know invocation gone .*clear the task"):
+            task.retry().run()
+        assert len(proxy.accepted) == 1
+        task.clear().defer()
+        assert len(proxy.accepted) == 2
+
+    def test_fire_and_forget_starts_once(self, statuses):
+        task = sleeping(retries=1, wait_for_completion=False)
+        task.die_at("after:ended")
+        with pytest.raises(Died):
+            task.run()
+        started = task.record["invocation_id"]
+        assert task.retry().run() == started
+        assert statuses() == ["running"]
+        with KernelHook() as hook:
+            hook.cancel_invocation(started)
+
+    def test_without_durability_nothing_is_left_or_looked_for(self, proxy, statuses):
+        task, payload = echo(retries=1, durable=False)
+        assert task.run() == payload
+        assert task.record is None
+        assert task.retry().run() == payload
+        assert statuses() == ["succeeded", "succeeded"]
+
+    def test_airflow_before_3_3_has_no_store_and_all_else_works(self, statuses):
+        task, payload = echo()
+        del task.context["task_state_store"]
+        assert task.run() == payload
+        assert statuses() == ["succeeded"]
+
+    def test_a_record_of_a_newer_version_fails_and_starts_nothing(self, proxy):
+        task, _ = echo(retries=1)
+        task.stored["kernel_invocation"] = json.dumps({"version": 2, "something": "else"})
+        with pytest.raises(AirflowFailException, match="Upgrade the provider"):
+            task.run()
+        assert proxy.accepted == []
+
+    @both_waits
+    def test_the_record_holds_no_payload_and_no_output(self, deferrable):
+        task, _ = echo(payload=unique(secret="canary"), deferrable=deferrable, payload_key_field="airflow")
+        task.run()
+        assert "canary" not in json.dumps(task.stored)
+
+
+class TestAfterAClear:
+    def test_one_that_was_handed_over_and_runs_is_cancelled_before_another_starts(self, invocations):
+        task = sleeping()
+        task.defer()
+        task.clear().defer()
+        first, second = invocations()
+        assert (first.status, second.status in ("queued", "running")) == ("failed", True)
+        assert first.finished_at <= second.started_at
+        assert json.loads(first.output)["by"]["ti_id"] == str(task.ti.id)
+        task.operator.on_kill()
+
+    def test_it_fails_where_that_cannot_be_cancelled_and_the_next_try_does_not_forget(self, proxy, statuses):
+        task = sleeping(retries=1)
+        task.defer()
+        refusing = proxy.on("PATCH /invocations/{id}", faults.answer(403))
+        with pytest.raises(KernelApiError, match="403"):
+            task.clear().run()
+        assert statuses() == ["running"]
+        refusing.lift()
+        task.retry().defer()
+        assert statuses() == ["failed", "running"]
+
+    def test_one_that_nobody_waits_for_yet_serves(self, statuses):
+        task = sleeping()
+        task.die_at("after:accepted")
+        with pytest.raises(Died):
+            task.run()
+        task.clear().defer()
+        assert statuses() == ["running"]
+
+    def test_but_not_if_something_else_is_asked_for_now(self, statuses):
+        task = sleeping()
+        task.die_at("after:accepted")
+        with pytest.raises(Died):
+            task.run()
+        task.arguments["payload"] = unique(seconds=60)
+        task.clear().defer()
+        assert statuses() == ["failed", "running"]
+
+    def test_a_result_that_nobody_has_seen_is_not_lost(self, statuses):
+        task, payload = echo()
+        task.die_at("before:ended")
+        with pytest.raises(Died):
+            task.run()
+        assert task.clear().run() == payload
+        assert statuses() == ["succeeded"]
+
+    def test_a_result_that_was_seen_is_over_and_a_new_one_is_made(self, statuses):
+        task, payload = echo()
+        assert task.run() == payload
+        assert task.clear().run() == payload
+        assert statuses() == ["succeeded", "succeeded"]
+
+    def test_in_a_resumed_leg_the_new_try_enters_there_and_does_not_believe_the_old_event(self, statuses):
+        task, payload = echo()
+        resumed = task.resume(task.defer())
+        task.die_at("after:ended")
+        with pytest.raises(Died):
+            resumed()
+        event = task.event
+        task.clear()
+        result = task.legs(
+            lambda: task.operator.resume_execution("execute_complete", {"event": event}, task.context)
+        )
+        assert result == payload
+        assert statuses() == ["succeeded", "succeeded"]
+
+    def test_in_a_deferral_that_airflow_ends_the_new_try_begins_anew(self, statuses):
+        task = sleeping()
+        task.defer()
+        task.clear()
+        with pytest.raises(TaskDeferred):
+            task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+        assert statuses() == ["failed", "running"]
+
+
+class TestALostReply:
+    @both_waits
+    @losing
+    @pytest.mark.parametrize("key_field", [None, "airflow"])
+    def test_is_settled_by_looking(self, proxy, statuses, fault, key_field, deferrable):
+        proxy.on(POST, fault, times=1)
+        task, payload = echo(deferrable=deferrable, payload_key_field=key_field)
+        assert task.run()["test"] == payload["test"]
+        assert statuses() == ["succeeded"]
+
+    def test_without_a_key_it_warns_that_it_may_be_a_twin(self, proxy, told):
+        proxy.on(POST, faults.drop_reply(), times=1)
+        echo()[0].run()
+        assert "taken for the one that was asked for. payload_key_field would make that certain" in told()
+
+    def test_among_identical_twins_it_fails_and_names_them(self, proxy):
+        payload = unique()
+        echo(payload=payload)[0].run()
+        proxy.on(POST, faults.drop_reply(), times=1)
+        task, _ = echo(payload=payload)
+        with pytest.raises(
+            AirflowFailException, match="Which of them is this task's cannot be told"
+        ) as doubt:
+            task.run()
+        assert len(re.findall(r"[a-z0-9]{24}", str(doubt.value))) == 2
+        assert len(proxy.accepted) == 2
+
+    def test_with_a_key_it_is_found_among_identical_twins(self, proxy, statuses):
+        payload = unique()
+        for _ in range(12):
+            echo(payload=payload)[0].run()
+        proxy.on(POST, faults.drop_reply(), times=1)
+        task, _ = echo(payload=payload, payload_key_field="airflow")
+        key = task.run()["airflow"]
+        assert key["key"] == task.record["key"]
+        assert key["task_id"] == "t"
+        assert key["run_id"] == task.ti.run_id
+        assert len(proxy.accepted) == 13
+
+    def test_a_mapped_task_without_a_key_does_not_take_what_may_be_a_twins(self, proxy):
+        proxy.on(POST, faults.drop_reply(), times=1)
+        task, _ = echo(map_index=3)
+        with pytest.raises(AirflowFailException, match=r"see whether one has its payload.*payload_key_field"):
+            task.run()
+
+    def test_a_mapped_task_with_a_key_does(self, proxy, statuses):
+        proxy.on(POST, faults.drop_reply(), times=1)
+        task, _ = echo(map_index=3, payload_key_field="airflow")
+        assert task.run()["airflow"]["map_index"] == 3
+        assert statuses() == ["succeeded"]
+
+    @pytest.mark.parametrize("fault", [faults.drop_request(), faults.answer(500), faults.html(502)])
+    def test_what_was_not_accepted_fails_by_default(self, proxy, fault):
+        proxy.on(POST, fault, times=1)
+        with pytest.raises(AirflowFailException, match='set on_lost_reply="resubmit"'):
+            echo(retries=3)[0].run()
+        assert proxy.accepted == []
+
+    @both_waits
+    @pytest.mark.parametrize("fault", [faults.drop_request(), faults.answer(500), faults.html(502)])
+    def test_or_is_submitted_again(self, proxy, statuses, fault, deferrable):
+        proxy.on(POST, fault, times=1)
+        task, payload = echo(on_lost_reply="resubmit", deferrable=deferrable)
+        assert task.run() == payload
+        assert statuses() == ["succeeded"]
+
+    def test_but_once_only(self, proxy):
+        proxy.on(POST, faults.drop_request())
+        with pytest.raises(AirflowFailException, match="most likely not accepted"):
+            echo(on_lost_reply="resubmit")[0].run()
+        assert len(proxy.seen(POST)) == 2
+
+    def test_while_kernel_cannot_be_asked_nothing_is_concluded(self, proxy, statuses):
+        proxy.on(POST, faults.drop_reply(), times=1)
+        proxy.on("GET /invocations", faults.answer(503), times=3)
+        task, payload = echo(on_lost_reply="resubmit")
+        assert task.run() == payload
+        assert statuses() == ["succeeded"]
+
+    def test_where_kernel_refuses_to_tell_the_next_try_looks_again(self, proxy, statuses):
+        proxy.on(POST, faults.drop_reply(), times=1)
+        proxy.on("GET /invocations", faults.answer(403), times=1)
+        task, payload = echo(retries=1)
+        with pytest.raises(KernelError, match="A retry of the task looks again"):
+            task.run()
+        assert task.retry().run() == payload
+        assert statuses() == ["succeeded"]
+
+    def test_and_where_there_is_no_next_try_it_says_that_it_may_be_running(self, proxy):
+        proxy.on(POST, faults.drop_reply(), times=1)
+        proxy.on("GET /invocations", faults.answer(403))
+        with pytest.raises(AirflowFailException, match=r"it may be running.*not retried"):
+            echo()[0].run()
+
+    def test_of_a_call_that_waits_for_the_end_is_settled_too(self, proxy, statuses):
+        proxy.on(POST, faults.drop_reply(), times=1)
+        task, payload = echo(async_=False)
+        assert task.run() == payload
+        assert statuses() == ["succeeded"]
+
+
+class TestARefusal:
+    @pytest.mark.parametrize("status", [400, 401, 403, 404])
+    def test_takes_the_intent_back_so_that_no_later_try_takes_a_twin_for_its_own(self, proxy, status):
+        proxy.on(POST, faults.answer(status), times=1)
+        payload = unique()
+        task, _ = echo(payload=payload, retries=1)
+        with pytest.raises(AirflowFailException, match=f"{status} .*not retried"):
+            task.run()
+        assert task.record is None
+        echo(payload=payload)[0].run()
+        assert task.clear().run() == payload
+        assert len(proxy.accepted) == 2
+
+    def test_nothing_sent_may_be_retried(self, proxy, told):
+        proxy.go_down()
+        task, payload = echo(retries=1)
+        with pytest.raises(KernelTransportError):
+            task.run()
+        assert "No invocation was started. A retry of the task submits it again." in told()
+        assert task.record is None
+        proxy.come_up()
+        assert task.retry().run() == payload
+        assert len(proxy.accepted) == 1
+
+    def test_nothing_sent_is_sent_again_at_once(self, proxy):
+        proxy.on(POST, faults.refuse(0.05), times=1)  # breaks what it takes, and is down for a moment
+        task, payload = echo(on_lost_reply="resubmit")
+        assert task.run() == payload
+        assert len(proxy.accepted) == 1
+
+
+class TestTheStore:
+    def test_an_intent_that_cannot_be_left_starts_nothing(self, proxy):
+        task, _ = echo(retries=1)
+
+        def away():
+            raise ConnectionError("Airflow's API, with a secret")
+
+        task.at("before:intent", away)
+        with pytest.raises(KernelError, match="An invocation was not requested") as error:
+            task.run()
+        assert "secret" not in str(error.value)
+        assert proxy.seen(POST) == []
+
+    @both_waits
+    @pytest.mark.parametrize("stage", ["accepted", "handed_over", "ended"])
+    def test_after_that_the_task_goes_on_without(self, statuses, stage, deferrable):
+        task, payload = echo(retries=1, deferrable=deferrable)
+
+        def away():
+            raise ConnectionError("Airflow's API")
+
+        task.at(f"before:{stage}", away)
+        assert task.run() == payload
+        assert statuses() == ["succeeded"]
+
+    def test_a_superseded_try_cancels_what_it_started_and_nothing_else(self, statuses):
+        frozen = sleeping(retries=1)
+        operator, context = frozen.operator, frozen.context
+        frozen.at("before:accepted", lambda: frozen.retry().defer())
+        with pytest.raises(KernelSupersededError, match="another one has taken its place"):
+            operator.execute(context)
+        # The retry found what the frozen try had started, and took it up; the frozen one cancelled it.
+        assert statuses() == ["failed"]
+
+    def test_the_try_that_took_it_up_submits_another_once(self, statuses):
+        task = sleeping(retries=1)
+        operator, context = task.operator, task.context
+        deferrals = []
+        task.at("before:accepted", lambda: deferrals.append(task.retry().defer()))
+        with pytest.raises(KernelSupersededError):
+            operator.execute(context)
+        resumed = task.resume(deferrals[0])
+        with pytest.raises(TaskDeferred) as second:
+            resumed()
+        assert statuses() == ["failed", "running"]
+        # The same once more would be two tries that chase each other.
+        with KernelHook() as hook:
+            by = {"ti_id": str(uuid4()), **NAMES}
+            hook.cancel_invocation(task.record["invocation_id"], "Airflow: late", by)
+        with pytest.raises(KernelInvocationFailed):
+            task.resume(second.value)()
+        assert statuses() == ["failed", "failed"]
+
+    def test_a_superseded_try_that_waits_does_not_cancel_what_the_next_one_waits_for(self, statuses):
+        task, payload = echo(retries=1)
+        operator, context = task.operator, task.context
+        task.resume(task.defer())
+        event = task.event
+        task.retry()
+        with pytest.raises(KernelSupersededError):
+            operator.resume_execution("execute_complete", {"event": event}, context)
+        assert task.run() == payload
+        assert statuses() == ["succeeded"]
+
+
+NAMES = {"dag_id": "shop", "run_id": "manual__2026-11-24", "task_id": "t", "map_index": -1}
+
+
+class TestAKill:
+    @pytest.fixture
+    def kill_when(self):
+        """Call ``on_kill`` of a task in a signal handler, as Airflow does, as soon as a condition holds."""
+        previous = signal.getsignal(signal.SIGALRM)
+
+        def kill_when(task, condition, state="running"):
+            def handler(*_):
+                if condition():
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    task.state = state
+                    task.operator.on_kill()
+
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+
+        yield kill_when
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+    @pytest.mark.parametrize("state", ["failed", "success", "restarting", "skipped"])
+    def test_by_a_user_cancels_and_tells_who_did_it(self, kill_when, invocations, state):
+        task = sleeping(deferrable=False, retries=1)
+        kill_when(task, lambda: "invocation_id" in task.xcom, state)
+        began = time.monotonic()
+        with pytest.raises(
+            KernelInvocationFailed, match=r"The task was killed, and Kernel invocation .* with it"
+        ):
+            task.run()
+        assert time.monotonic() - began < 4
+        [cancelled] = invocations()
+        assert cancelled.status == "failed"
+        assert json.loads(cancelled.output) == {
+            "cancelled": "Airflow: the task was killed",
+            "by": {"ti_id": str(task.ti.id), **NAMES},
+        }
+
+    def test_from_outside_leaves_the_invocation_to_the_next_try(self, kill_when, statuses):
+        task = sleeping(deferrable=False, retries=1)
+        kill_when(task, lambda: "invocation_id" in task.xcom)
+        with pytest.raises(KernelError, match="a retry takes its invocation up"):
+            task.run()
+        assert statuses() == ["running"]
+        task.arguments["deferrable"] = True
+        task.retry().defer()
+        assert statuses() == ["running"]
+
+    def test_from_outside_cancels_where_there_is_no_next_try(self, kill_when, statuses):
+        task = sleeping(deferrable=False)
+        kill_when(task, lambda: "invocation_id" in task.xcom)
+        with pytest.raises(KernelInvocationFailed, match="The task was killed"):
+            task.run()
+        assert statuses() == ["failed"]
+
+    def test_where_airflow_cannot_be_asked_it_counts_as_one_from_outside(self, kill_when, statuses):
+        task = sleeping(deferrable=False, retries=1)
+        task.ti.get_task_states = None
+        kill_when(task, lambda: "invocation_id" in task.xcom)
+        with pytest.raises(KernelError, match="a retry takes its invocation up"):
+            task.run()
+        assert statuses() == ["running"]
+
+    def test_can_be_told_to_leave_the_invocation_alone(self, kill_when, statuses):
+        task = sleeping(deferrable=False, cancel_on_kill=False)
+        kill_when(task, lambda: "invocation_id" in task.xcom, "failed")
+        with pytest.raises(KernelError, match=r"runs on \(cancel_on_kill=False\)"):
+            task.run()
+        assert statuses() == ["running"]
+
+    @both_waits
+    def test_in_the_middle_of_the_request_is_settled_after_the_reply(
+        self, proxy, kill_when, statuses, deferrable
+    ):
+        task = sleeping(deferrable=deferrable)
+        rule = proxy.on(POST, faults.hold(forward=True), times=1)
+
+        def held():
+            return rule.held and not rule.release()
+
+        kill_when(task, held, "failed")
+        with pytest.raises(KernelInvocationFailed, match="The task was killed"):
+            task.run()
+        assert statuses() == ["failed"]
+
+    def test_while_a_lost_reply_is_looked_for_cancels_what_is_found(self, proxy, kill_when, statuses):
+        task = sleeping()
+        proxy.on(POST, faults.drop_reply(), times=1)
+        rule = proxy.on("GET /invocations", faults.hold(forward=False), times=1)
+        kill_when(task, lambda: rule.held, "failed")
+        with pytest.raises(KernelInvocationFailed, match="The task was killed"):
+            task.run()
+        assert statuses() == ["failed"]
+
+    def test_before_the_request_starts_nothing(self, proxy, statuses):
+        task = sleeping()
+        task.at("after:intent", lambda: None)
+        task.operator.on_kill()
+        task.state = "failed"
+        with pytest.raises(KernelError, match="no invocation of it was started"):
+            task.run()
+        assert proxy.seen(POST) == []
+
+    def test_marked_failed_just_before_the_deferral_cancels_though_no_signal_came(self, statuses):
+        task = sleeping()
+        task.at("after:handed_over", lambda: setattr(task, "state", "failed"))
+        with pytest.raises(KernelInvocationFailed, match="The task was killed"):
+            task.run()
+        assert statuses() == ["failed"]
+
+    def test_that_comes_with_the_end_is_no_success(self, statuses):
+        task, _ = echo(deferrable=False)
+        task.at("before:ended", lambda: task.operator.on_kill())
+        task.state = "failed"
+        with pytest.raises(KernelError, match="The task was killed"):
+            task.run()
+        assert statuses() == ["succeeded"]
+
+    def test_says_so_where_the_invocation_cannot_be_cancelled(self, proxy, kill_when, statuses):
+        task = sleeping(deferrable=False)
+        proxy.on("PATCH /invocations/{id}", faults.answer(403))
+        kill_when(task, lambda: "invocation_id" in task.xcom, "failed")
+        with pytest.raises(KernelError, match="what it started may run on: Kernel answered 403"):
+            task.run()
+        assert statuses() == ["running"]
+
+
+class TestTheExecutionTimeout:
+    def test_bounds_the_deferral_too_from_the_start_of_the_try(self):
+        task = sleeping(execution_timeout=timedelta(seconds=100))
+        task.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
+        trigger = task.defer().trigger
+        assert 55 < trigger.deadline - time.time() < 61
+
+    def test_cancels_what_the_worker_waits_for(self, statuses):
+        task = sleeping(deferrable=False)
+        self.strike(task, lambda: "invocation_id" in task.xcom)
+        assert statuses() == ["failed"]
+
+    def test_in_the_middle_of_the_request_looks_for_what_came_of_it_and_cancels_that(self, proxy, statuses):
+        task = sleeping()
+        rule = proxy.on(POST, faults.hold(forward=True), times=1)
+        self.strike(task, lambda: rule.held)
+        rule.release()
+        assert statuses() == ["failed"]
+
+    @staticmethod
+    def strike(task, condition):
+        """Raise in the main thread as Airflow's alarm does."""
+
+        def handler(*_):
+            if condition():
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                raise AirflowTaskTimeout
+
+        previous = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+        try:
+            with pytest.raises(AirflowTaskTimeout):
+                task.run()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+
+
+class TestAWaitThatIsGivenUp:
+    @both_waits
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_is_left_to_the_next_try(self, proxy, statuses, status, deferrable):
+        task = sleeping(retries=1, deferrable=deferrable)
+        rules = [
+            proxy.on(route, faults.answer(status))
+            for route in ("GET /invocations/{id}", "GET /invocations/{id}/events")
+        ]
+        with pytest.raises(
+            KernelInvocationUnsettled,
+            match=r"could not be learned.*A retry of the task takes the invocation up",
+        ):
+            task.run()
+        assert statuses() == ["running"]
+        for rule in rules:
+            rule.lift()
+        task.arguments["deferrable"] = True
+        task.retry().defer()
+        assert statuses() == ["running"]
+
+    @both_waits
+    def test_is_cancelled_where_there_is_no_next_try(self, proxy, statuses, deferrable):
+        task = sleeping(deferrable=deferrable)
+        proxy.on("GET /invocations/{id}", faults.answer(401), times=2)
+        proxy.on("GET /invocations/{id}/events", faults.answer(401))
+        with pytest.raises(KernelInvocationUnsettled, match="It was cancelled"):
+            task.run()
+        assert statuses() == ["failed"]
+
+    def test_a_trigger_that_failed_hands_over(self, statuses):
+        task = sleeping(retries=1)
+        task.defer()
+        with pytest.raises(KernelInvocationUnsettled, match="A retry of the task takes the invocation up"):
+            task.operator.resume_execution("__fail__", {"error": "Trigger failure"}, task.context)
+        assert statuses() == ["running"]
+        task.retry().defer()
+        assert statuses() == ["running"]
+
+    def test_a_deferral_that_timed_out_is_cancelled_though_there_is_a_next_try(self, statuses):
+        task = sleeping(retries=1)
+        task.defer()
+        with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
+            task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+        assert statuses() == ["failed"]
+
+    @both_waits
+    def test_a_deadline_at_which_it_cannot_be_cancelled_is_left_to_the_next_try(
+        self, proxy, statuses, deferrable
+    ):
+        task = sleeping(retries=1, timeout=0.5, deferrable=deferrable)
+        rule = proxy.on("PATCH /invocations/{id}", faults.answer(403))
+        with pytest.raises(KernelInvocationTimeout, match=r"may still be running.*takes the invocation up"):
+            task.run()
+        rule.lift()
+        with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
+            task.retry().run()
+        assert statuses() == ["failed"]
+
+
+class TestAFullAccount:
+    @pytest.fixture(autouse=True)
+    def short_pauses(self, monkeypatch):
+        pauses = (
+            "MIN_PAUSE",
+            "LOOK_PAUSE",
+            "MAX_LOOK_PAUSE",
+            "PROBE_PAUSE",
+            "PAUSE_PER_ACTIVE",
+            "MAX_WORKER_PAUSE",
+        )
+        for name in (*pauses, "SPREAD"):
+            monkeypatch.setattr(capacity, name, 0.1)
+        monkeypatch.setattr(leg, "MIN_PAUSE", 0.1)
+
+    @both_waits
+    @pytest.mark.parametrize("status", [429, 529])
+    def test_is_waited_for_and_then_the_invocation_is_submitted(self, proxy, statuses, status, deferrable):
+        proxy.on(POST, faults.answer(status, headers={"Retry-After": "0.1"}), times=2)
+        task, payload = echo(deferrable=deferrable)
+        assert task.run() == payload
+        assert task.deferred is deferrable
+        assert len(proxy.seen(POST)) == 3
+        assert statuses() == ["succeeded"]
+
+    @both_waits
+    def test_is_waited_for_no_longer_than_told(self, proxy, deferrable):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo(deferrable=deferrable, capacity_timeout=0.7)
+        began = time.monotonic()
+        with pytest.raises(
+            KernelCapacityTimeout, match=r"no invocation was started. A retry of the task waits"
+        ):
+            task.run()
+        assert 0.7 <= time.monotonic() - began < 5
+        assert task.record is None
+
+    @both_waits
+    def test_need_not_be_waited_for(self, proxy, deferrable):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo(deferrable=deferrable, capacity_timeout=0)
+        with pytest.raises(KernelCapacityTimeout):
+            task.run()
+        assert len(proxy.seen(POST)) == 1
+
+    def test_leaves_no_intent_while_it_is_waited_for_and_no_payload_anywhere(self, proxy):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo(payload=unique(secret="canary"))
+        deferral = task.defer()
+        assert task.record is None
+        assert "canary" not in json.dumps([deferral.trigger.serialize(), deferral.kwargs])
+
+    def test_a_clear_meanwhile_begins_anew(self, proxy, statuses):
+        proxy.on(POST, faults.answer(429), times=1)
+        task, payload = echo()
+        ti_id = task.defer().kwargs["ti_id"]
+        event = {"capacity": "timeout", "deadline": 1.0}
+        result = task.clear().legs(
+            lambda: task.operator.resume_execution(
+                "execute_with_capacity", {"event": event, "ti_id": ti_id}, task.context
+            )
+        )
+        assert result == payload
+
+    def test_a_connection_that_was_broken_meanwhile_fails_without_a_retry(self, proxy):
+        task, _ = echo()
+        event = {"capacity": "unsettled", "message": "no token"}
+        with pytest.raises(AirflowFailException, match="no token"):
+            task.operator.resume_execution("execute_with_capacity", {"event": event}, task.context)
+
+    def test_a_deferral_that_airflow_ended_started_nothing(self, proxy):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo()
+        task.defer()
+        with pytest.raises(KernelCapacityTimeout, match="no invocation was started"):
+            task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
+
+    def test_a_user_kill_ends_the_wait_on_the_worker(self, proxy, monkeypatch):
+        monkeypatch.setattr(capacity, "MAX_WORKER_PAUSE", 60)
+        proxy.on(POST, faults.answer(429, headers={"Retry-After": "60"}))
+        task, _ = echo(deferrable=False)
+        task.state = "failed"
+        timer = threading.Timer(0.3, task.operator.on_kill)
+        timer.start()
+        with pytest.raises(KernelError, match="The task was killed; no invocation of it was started"):
+            task.run()
+        timer.join()

@@ -1,0 +1,176 @@
+"""Canaries: the token, the payload and the output are nowhere but where they belong, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import traceback
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from tenacity import wait_none
+
+from airflow_provider_kernel.api import settling
+from airflow_provider_kernel.hooks import transport
+from tests import faults
+from tests.faulty import FaultyProxy
+from tests.integration.task import Task
+
+TOKEN = "sk_canary_token"
+POST, GET, EVENTS = "POST /invocations", "GET /invocations/{id}", "GET /invocations/{id}/events"
+
+
+@pytest.fixture(autouse=True)
+def proxy(emulator, monkeypatch):
+    monkeypatch.setattr(transport, "_backoff", wait_none())
+    monkeypatch.setattr(settling, "SETTLING_SECONDS", 0.2)
+    with FaultyProxy(emulator.base_url) as proxy:
+        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json(TOKEN))
+        yield proxy
+
+
+@pytest.fixture
+def witness(capfd, caplog, mocker):
+    """Runs a task, and returns all that others get to see of it: its log, errors, deferrals, events and records."""
+    caplog.set_level(logging.DEBUG)
+    seen = []
+    resume = Task.resume
+
+    def resumed(self, deferral):
+        seen.append(json.dumps([deferral.trigger.serialize(), deferral.kwargs, str(deferral.timeout)]))
+        leg = resume(self, deferral)
+        seen.append(json.dumps(self.event))
+        return leg
+
+    mocker.patch.object(Task, "resume", resumed)
+
+    def witness(task):
+        task.at("after:accepted", lambda: seen.append(json.dumps(task.stored)))
+        task.at("after:handed_over", lambda: seen.append(json.dumps(task.stored)))
+        try:
+            task.run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
+            shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+            seen.append("".join(traceback.format_exception(error)))
+            # What shows local variables shows the task's own arguments; but never the token.
+            assert TOKEN not in "".join(shown.format())
+        printed = capfd.readouterr()
+        return "\n".join([*seen, json.dumps(task.stored), printed.out, printed.err, caplog.text])
+
+    return witness
+
+
+def nothing(proxy):
+    """All goes well."""
+
+
+def lost(proxy):
+    proxy.on(POST, faults.drop_reply(), times=1)
+
+
+def lost_and_absent(proxy):
+    proxy.on(POST, faults.drop_request())
+
+
+def lost_and_refused(proxy):
+    proxy.on(POST, faults.drop_reply(), times=1)
+    proxy.on("GET /invocations", faults.answer(403))
+
+
+def refused(proxy):
+    proxy.on(POST, faults.answer(400))
+
+
+def unauthorized(proxy):
+    proxy.on(GET, faults.answer(401))
+    proxy.on(EVENTS, faults.answer(401))
+
+
+def full(proxy):
+    proxy.on(POST, faults.answer(429))
+
+
+def away(proxy):
+    proxy.on(GET, faults.html(502), times=3)
+    proxy.on(EVENTS, faults.cut_after(events=1), times=1)
+
+
+def garbled(proxy):
+    proxy.on(EVENTS, faults.garble())
+
+
+def echoed(proxy):
+    """A proxy on the way that quotes the request in its error."""
+    proxy.on(POST, faults.answer(400, {"code": "bad", "message": "bad"}))
+    proxy.on(GET, faults.answer(500, b"<pre>payload: canary_payload</pre>"), times=2)
+
+
+TROUBLES = [
+    nothing,
+    lost,
+    lost_and_absent,
+    lost_and_refused,
+    refused,
+    unauthorized,
+    full,
+    away,
+    garbled,
+    echoed,
+]
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
+def test_token_payload_and_output_are_in_no_log_error_trigger_event_or_record(
+    proxy, witness, trouble, deferrable
+):
+    trouble(proxy)
+    payload = {"test": uuid4().hex, "secret": "canary_payload"}
+    said = witness(
+        Task("echo", payload, deferrable=deferrable, capacity_timeout=0, payload_key_field="airflow")
+    )
+    assert "Kernel" in said
+    for canary in (TOKEN, "canary_payload", payload["test"]):
+        assert canary not in said
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+def test_of_a_failure_the_output_is_shown_and_nothing_else(witness, deferrable):
+    said = witness(
+        Task("fail", {"message": "out of stock", "secret": "canary_payload"}, deferrable=deferrable)
+    )
+    assert "out of stock" in said
+    assert TOKEN not in said
+    assert "canary_payload" not in said
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+def test_a_deadline_and_a_cancellation_tell_nothing(witness, deferrable):
+    payload = {"seconds": 60, "secret": "canary_payload"}
+    said = witness(Task("sleep", payload, deferrable=deferrable, timeout=0.5))
+    assert "It was cancelled" in said
+    assert TOKEN not in said
+    assert "canary_payload" not in said
+
+
+def test_the_recipe_for_what_is_left_over_cancels_that_and_nothing_else(submit, client, monkeypatch):
+    recipe = next(
+        code
+        for code in re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+        if "def cancel_what_is_left_of" in code
+    )
+    namespace = {}
+    exec(recipe.replace('"shop"', '"tests"'), namespace)
+    mark = {"airflow": {"key": "k", "run_id": "manual__1"}}
+    ours = [submit("sleep", {"seconds": 60, **mark}) for _ in range(2)]
+    others = [
+        submit("sleep", {"seconds": 60}),
+        submit("sleep", {"seconds": 60, "airflow": {"run_id": "other"}}),
+    ]
+    assert sorted(namespace["cancel_what_is_left_of"]("manual__1")) == sorted(ours)
+    assert {client.invocations.retrieve(i).status for i in ours} == {"failed"}
+    assert {client.invocations.retrieve(i).status for i in others} <= {"queued", "running"}
+    for left in others:
+        client.invocations.update(left, status="failed")

@@ -1,0 +1,493 @@
+"""Whose turn it is when the account is full: the goals in simulations, and each rule by itself."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_kernel.api import capacity
+from airflow_provider_kernel.api.capacity import (
+    FRESH,
+    LAST_CHANCE,
+    LOOK_PAUSE,
+    MAX_BATCH,
+    MAX_BLIND_PAUSE,
+    MAX_LOOK_PAUSE,
+    MIN_PAUSE,
+    PATIENT_LOOKS,
+    PROBE_PAUSE,
+    SPREAD,
+    STALE,
+    CapacityQueue,
+    worker_pause,
+)
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from tests.unit.account import DEFERRING, RESUMING, START, Account
+
+NOW = START
+
+
+def answered(status: int, retry_after: float | None = None) -> KernelApiError:
+    return KernelApiError("so", status_code=status, retry_after=retry_after)
+
+
+def ids(count: int, first: int = 0) -> list[str]:
+    return [f"i{number}" for number in range(first, first + count)]
+
+
+# The goals, in simulations.
+
+SEEDS = pytest.mark.parametrize("seed", range(4))
+
+
+def check(account: Account) -> None:
+    """What holds in every world."""
+    assert len(account.accepted) + len(account.timed_out) == account.tasks
+    assert account.shortest_pause >= MIN_PAUSE
+    for looks in account.looks:
+        assert all(later - at >= LOOK_PAUSE for at, later in itertools.pairwise(looks))
+
+
+@SEEDS
+@pytest.mark.parametrize("triggerers", [1, 2])
+@pytest.mark.parametrize(("tasks", "limit", "tasks_per_second"), [(20, 4, 4), (200, 10, 2), (200, 10, 40)])
+def test_all_get_their_turn_with_few_submissions_and_little_idleness(
+    seed, triggerers, tasks, limit, tasks_per_second
+):
+    account = Account(
+        seed, tasks=tasks, limit=limit, triggerers=triggerers, tasks_per_second=tasks_per_second
+    ).run()
+    check(account)
+    assert len(account.accepted) == tasks
+    assert account.submissions_per_task <= 3
+    assert account.use() >= 0.8 * limit
+
+
+@SEEDS
+def test_nobody_stampedes(seed):
+    account = Account(seed, tasks=200, limit=10).run()
+    assert account.most_submissions_within(1.0) <= 10
+
+
+@SEEDS
+def test_what_waits_longest_comes_first_even_if_it_was_refused_again(seed):
+    account = Account(seed, tasks=100, limit=10, outsider=(15, 60)).run()
+    check(account)
+    # The order of their first refusals is that in which they were accepted, but for those under way meanwhile.
+    order = sorted(account.first_refusals, key=account.first_refusals.__getitem__)
+    places = {task: place for place, task in enumerate(account.accepted_tasks)}
+    first_place = min(places[task] for task in order)
+    for place, task in enumerate(order, first_place):
+        assert abs(places[task] - place) <= 10, task
+
+
+@SEEDS
+@pytest.mark.parametrize("triggerers", [1, 2])
+def test_an_outsider_takes_a_part_and_the_rest_is_used(seed, triggerers):
+    account = Account(seed, tasks=200, limit=10, triggerers=triggerers, outsider=(15, 60)).run()
+    check(account)
+    assert len(account.accepted) == 200
+    assert account.submissions_per_task <= 3
+    assert account.use() >= 0.8 * 10
+    assert account.use("ours") < 9
+
+
+@SEEDS
+def test_a_raised_plan_is_found_out(seed):
+    account = Account(seed, tasks=400, limit=10, limits=((300, 30),)).run()
+    check(account)
+    assert account.queues[0].limit in (30, 31)  # 31 while it probes
+    assert account.submissions_per_task <= 3
+    assert account.use(since=700) >= 0.8 * 30
+
+
+@SEEDS
+def test_a_lowered_plan_is_respected(seed):
+    account = Account(seed, tasks=200, limit=30, limits=((150, 6),)).run()
+    check(account)
+    assert account.queues[0].limit in (6, 7)
+    assert len(account.accepted) == 200
+    assert account.submissions_per_task <= 3
+    assert account.use(since=300) >= 0.8 * 6
+
+
+@SEEDS
+@pytest.mark.parametrize("requests_per_minute", [30, 60])
+def test_a_mere_rate_limit_is_not_taken_for_a_full_account(seed, requests_per_minute):
+    account = Account(seed, tasks=200, limit=1000, requests_per_minute=requests_per_minute).run()
+    check(account)
+    assert account.submissions_per_task <= 3
+    assert account.end <= 3 * 200 * 60 / requests_per_minute
+
+
+@SEEDS
+@pytest.mark.parametrize(("limit", "triggerers"), [(50, 1), (20, 1), (20, 2)])
+def test_a_limit_of_the_app_below_the_accounts_is_used(seed, limit, triggerers):
+    account = Account(
+        seed, tasks=200, limit=limit, triggerers=triggerers, app_limit=10, outsider=(10, 60)
+    ).run()
+    check(account)
+    assert len(account.accepted) == 200
+    assert account.submissions_per_task <= 3
+    assert account.use("ours") >= 0.8 * 10
+
+
+@SEEDS
+@pytest.mark.parametrize(("triggerers", "resuming"), [(1, (10, 40)), (2, (5, 20))])
+def test_workers_that_start_slowly_do_not_make_it_submit_in_vain(seed, triggerers, resuming):
+    account = Account(seed, tasks=200, limit=10, triggerers=triggerers, resuming=resuming).run()
+    check(account)
+    assert account.submissions_per_task <= 3
+
+
+@SEEDS
+def test_long_actions_cost_few_submissions_and_few_looks(seed):
+    account = Account(seed, tasks=200, limit=10, seconds=1800).run()
+    check(account)
+    assert account.submissions_per_task <= 3
+    assert account.use() >= 0.95 * 10
+    assert len(account.looks[0]) <= 4 * account.end / 60
+
+
+@SEEDS
+def test_short_actions_do_not_starve(seed):
+    account = Account(seed, tasks=200, limit=5, seconds=5, tasks_per_second=10).run()
+    check(account)
+    assert account.submissions_per_task <= 3
+    assert account.end <= 200 / 5 * 2 * (LOOK_PAUSE + SPREAD)
+
+
+@SEEDS
+def test_where_looking_is_not_allowed_all_get_their_turn_one_by_one(seed):
+    account = Account(seed, tasks=100, limit=10, failing=lambda second: answered(403)).run()
+    check(account)
+    assert len(account.accepted) == 100
+    assert account.submissions_per_task <= 3
+    assert account.use() >= 0.5 * 10
+
+
+@SEEDS
+def test_an_outage_of_looking_is_survived(seed):
+    account = Account(
+        seed, tasks=100, limit=10, failing=lambda second: answered(503) if 100 < second < 400 else None
+    ).run()
+    check(account)
+    assert len(account.accepted) == 100
+    assert account.submissions_per_task <= 3
+
+
+@SEEDS
+def test_those_whose_time_is_over_are_told_soon_and_only_they(seed):
+    account = Account(seed, tasks=200, limit=10, timeout=300).run()
+    check(account)
+    assert 40 <= len(account.accepted) < 200
+    for task, at in account.timed_out:
+        # Some had their last chance, and were refused.
+        late = at - (account.first_refusals[task] + 300)
+        assert 0 <= late <= LAST_CHANCE + RESUMING[1] + DEFERRING[1]
+
+
+# The rules, one by one.
+
+
+@pytest.fixture
+def queue() -> CapacityQueue:
+    return CapacityQueue(jitter=lambda: 0.5)
+
+
+@pytest.fixture
+def no_probes(monkeypatch):
+    monkeypatch.setattr(capacity, "PROBE_PAUSE", 1e9)
+
+
+def fill(queue: CapacityQueue, count: int, now: float = NOW) -> list:
+    return [queue.join(now, now, deadline=now + 3600 + number) for number in range(count)]
+
+
+def learn(queue: CapacityQueue, limit: int, now: float = NOW) -> float:
+    """A look finds ``limit`` active; return when all may go and the next look is due."""
+    assert queue.saw(ids(limit), now) == []
+    assert queue.limit == limit
+    return max(now + MIN_PAUSE + SPREAD, queue.look_at())
+
+
+@given(st.integers(1, 100), st.sampled_from([0.0, 1.0, 30.0, 500.0]), st.floats(0, 1))
+def test_a_workers_pause_is_never_short_and_never_longer_than_it_must_be(refusals, retry_after, share):
+    pause = worker_pause(refusals, retry_after, lambda: share)
+    assert pause >= max(MIN_PAUSE, retry_after)
+    assert pause <= max(60.0, retry_after + SPREAD)
+
+
+def test_a_workers_pauses_grow_and_are_spread():
+    assert [worker_pause(n, jitter=lambda: 0.0) for n in (1, 2, 3, 4)] == [10, 20, 30, 30]
+    assert [worker_pause(n, jitter=lambda: 1.0) for n in (1, 2, 3, 4)] == [20, 40, 60, 60]
+    assert worker_pause(1, 45.0, lambda: 0.5) == 45 + SPREAD / 2
+
+
+@pytest.mark.parametrize(("retry_after", "seconds"), [(0.0, MIN_PAUSE), (1.0, MIN_PAUSE), (40.0, 40.0)])
+def test_nobody_goes_before_its_pause_is_over(queue, retry_after, seconds):
+    waiter = queue.join(NOW + 1, NOW, retry_after)
+    queue.saw(ids(1), NOW + 1)
+    assert waiter.not_before >= NOW + seconds
+    assert queue.saw([], waiter.not_before - 0.01) == []
+    assert queue.saw([], waiter.not_before) == [waiter]
+
+
+def test_a_refusal_in_the_future_of_a_fast_clock_counts_as_now(queue):
+    assert queue.join(NOW, NOW + 500).not_before <= NOW + MIN_PAUSE + SPREAD
+
+
+def test_the_first_look_comes_soon_and_tells_the_limit(queue):
+    fill(queue, 3)
+    assert NOW <= queue.look_at() <= NOW + SPREAD
+    learn(queue, 7)
+
+
+def test_nothing_active_after_a_refusal_still_means_a_limit_of_one(queue):
+    fill(queue, 3)
+    assert queue.saw([], NOW) == []
+    assert queue.limit == 1
+
+
+def test_as_many_go_as_places_are_free_in_their_turn(queue):
+    waiters = fill(queue, 8)
+    now = learn(queue, 5)
+    assert queue.saw(ids(2), now) == waiters[:3]
+    assert len(queue) == 5
+
+
+def test_the_turn_is_by_deadline_and_without_one_late_but_not_never(queue):
+    never = queue.join(NOW, NOW)
+    late = queue.join(NOW, NOW, deadline=NOW + 200)
+    early = queue.join(NOW, NOW, deadline=NOW + 100)
+    days = queue.join(NOW, NOW, deadline=NOW + 7 * 86_400)
+    assert [queue.position(waiter) for waiter in (never, late, early, days)] == [3, 2, 1, 4]
+    now = learn(queue, 4)
+    assert queue.saw([], now) == [early, late, never, days]
+
+
+def test_one_who_leaves_is_not_let_go(queue):
+    first, second = fill(queue, 2)
+    now = learn(queue, 2)
+    queue.leave(first)
+    queue.leave(first)
+    assert queue.saw([], now) == [second]
+    queue.leave(second)
+    assert len(queue) == 0
+
+
+def test_who_is_on_the_way_takes_a_place_until_it_arrives_or_is_late(no_probes, queue):
+    waiters = fill(queue, 8)
+    now = learn(queue, 4)
+    assert queue.saw(ids(2), now) == waiters[:2]
+    assert queue.saw(ids(2), now + 11) == []
+    assert (
+        queue.saw([*ids(1), "new"], now + 15) == waiters[2:3]
+    )  # one of two arrived, another invocation ended
+    assert queue.saw([*ids(1), "new"], now + 21) == waiters[3:4]  # the other of the two is late
+
+
+def test_one_look_lets_go_a_batch_at_most(queue):
+    waiters = fill(queue, 100)
+    now = learn(queue, 90)
+    assert queue.saw([], now) == waiters[:MAX_BATCH]
+
+
+def test_the_limit_rises_to_what_is_seen(queue):
+    fill(queue, 8)
+    now = learn(queue, 2)
+    queue.saw(ids(6), now)
+    assert queue.limit == 6
+
+
+def test_the_limit_falls_by_the_refusals_but_not_below_what_is_seen(queue):
+    fill(queue, 20)
+    now = learn(queue, 10)
+    assert len(queue.saw(ids(4), now)) == 6
+    fill(queue, 2, now + 5)
+    queue.saw(ids(4), now + 11)
+    assert queue.limit == 8
+    fill(queue, 8, now + 15)
+    queue.saw(ids(5), now + 22)
+    assert queue.limit == 5
+
+
+def test_refusals_of_long_ago_say_nothing_of_now(queue):
+    fill(queue, 2)
+    now = learn(queue, 10)
+    for _ in range(5):  # a triggerer ended; its waits come here
+        queue.join(now, now - FRESH)
+    queue.saw(ids(3), now)
+    assert queue.limit == 10
+
+
+def test_without_refusals_it_probes_beyond_the_limit_with_growing_steps(queue):
+    fill(queue, 50)
+    now = learn(queue, 5)
+    probes = []
+    active = ids(5)
+    for _ in range(30):
+        let_go = queue.saw(active, now)
+        active = [*active, *ids(len(let_go), first=len(active))]  # all are accepted
+        probes += [len(let_go)] if let_go else []
+        now = queue.look_at()
+    assert probes == [1, 2, 4, 8, 16, 19]
+    assert queue.limit == 55
+
+
+def test_probes_that_are_refused_become_rare_and_do_not_lower_the_limit(queue):
+    fill(queue, 50)
+    now = learn(queue, 5)
+    probed = []
+    while now < NOW + 7200:
+        for _ in queue.saw(ids(5), now):
+            probed.append(now)
+            queue.join(now + 5, now + 4, deadline=NOW + 3600)
+        now = queue.look_at()
+    pauses = [later - at for at, later in itertools.pairwise(probed)]
+    assert queue.limit == 5
+    assert pauses == sorted(pauses)
+    assert probed[0] - NOW >= PROBE_PAUSE
+    assert 900 <= pauses[-1] <= 900 + MAX_LOOK_PAUSE + SPREAD
+
+
+def test_a_limit_that_was_not_looked_at_for_long_is_unknown_again(queue):
+    fill(queue, 1)
+    now = learn(queue, 50)
+    assert len(queue.saw([], now)) == 1
+    fill(queue, 30, now + STALE + 1)
+    assert queue.limit is None
+    learn(queue, 3, now + STALE + 2)
+
+
+def test_one_who_is_refused_again_soon_finds_the_limit_known_and_no_look_too_early(queue):
+    fill(queue, 1)
+    now = learn(queue, 3)
+    queue.saw(ids(2), now)
+    fill(queue, 1, now + 5)
+    assert queue.limit == 3
+    assert queue.look_at() >= now + LOOK_PAUSE
+
+
+def test_looks_become_rarer_while_nothing_becomes_free(no_probes, queue):
+    fill(queue, 5)
+    pauses, now = [], learn(queue, 3)
+    while now < NOW + 600:
+        queue.saw(ids(3), now)
+        pauses.append(queue.look_at() - now)
+        now = queue.look_at()
+    assert pauses[0] == LOOK_PAUSE + SPREAD / 2
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == MAX_LOOK_PAUSE + SPREAD / 2
+    queue.saw(ids(2), now)
+    assert queue.look_at() == now + LOOK_PAUSE + SPREAD / 2
+
+
+def test_a_look_that_takes_many_pages_is_taken_rarely(queue):
+    fill(queue, 1)
+    queue.saw(ids(300), NOW)
+    assert queue.look_at() >= NOW + 30
+
+
+def test_it_does_not_look_while_nobody_may_go(queue):
+    queue.join(NOW, NOW, retry_after=600)
+    queue.saw(ids(3), NOW)
+    assert queue.look_at() >= NOW + 600
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_where_looking_is_refused_one_goes_at_a_time_and_slowly_when_refused(queue, status):
+    first, second, third, *_ = fill(queue, 9)
+    assert queue.failed(answered(status), NOW) == []  # nobody may go yet
+    now = NOW + 20
+    assert queue.failed(answered(status), now) == [first]
+    assert queue.look_at() == now + LOOK_PAUSE + SPREAD / 2
+    assert queue.failed(answered(status), now + 11) == [second]
+    fill(queue, 1, now + 15)
+    assert queue.failed(answered(status), now + 22) == [third]
+    assert queue.look_at() == now + 22 + 2 * LOOK_PAUSE + SPREAD / 2
+
+
+@pytest.mark.parametrize(
+    "error", [answered(500), answered(503), answered(429), KernelTransportError("reset")]
+)
+def test_while_kernel_may_be_down_nobody_goes_at_first(queue, error):
+    first, *_ = fill(queue, 9)
+    now, pauses = NOW + 20, []
+    for _ in range(PATIENT_LOOKS - 1):
+        assert queue.failed(error, now) == []
+        pauses.append(queue.look_at() - now)
+        now = queue.look_at()
+    assert queue.failed(error, now) == [first]
+    assert pauses == [20 + SPREAD / 2, 40 + SPREAD / 2]
+    assert queue.look_at() == now + MAX_BLIND_PAUSE + SPREAD / 2
+
+
+def test_a_looks_own_retry_after_is_honoured(queue):
+    fill(queue, 1)
+    queue.failed(answered(429, retry_after=300), NOW + 20)
+    assert queue.look_at() >= NOW + 320
+
+
+def test_after_a_good_look_failures_count_anew(queue):
+    fill(queue, 9)
+    now = learn(queue, 3)
+    for _ in range(PATIENT_LOOKS - 1):
+        queue.failed(answered(503), now)
+    queue.saw(ids(3), now)
+    assert queue.failed(answered(503), now) == []
+
+
+def test_at_the_deadline_a_last_look_decides(no_probes, queue):
+    waiter, other = queue.join(NOW, NOW, deadline=NOW + 60), queue.join(NOW, NOW, deadline=NOW + 60)
+    queue.saw(ids(3), NOW)
+    queue.saw(ids(3), NOW + 55)
+    assert queue.expired(NOW + 60) == []
+    assert queue.saw(ids(2), NOW + 66) == [waiter]
+    assert queue.expired(NOW + 66) == [other]
+    assert len(queue) == 0
+
+
+def test_without_a_look_soon_the_deadline_holds_all_the_same(queue):
+    waiter = queue.join(NOW, NOW, deadline=NOW + 60)
+    queue.failed(answered(429, retry_after=3000), NOW)
+    assert queue.wake_at() == NOW + 60 + LAST_CHANCE
+    assert queue.expired(NOW + 60 + LAST_CHANCE - 0.1) == []
+    assert queue.expired(queue.wake_at()) == [waiter]
+
+
+@given(st.data())
+def test_whatever_happens_nobody_is_lost_doubled_or_let_go_early(data):
+    queue, now, waiting = CapacityQueue(), NOW, set()
+    for _ in range(data.draw(st.integers(1, 30))):
+        now += data.draw(st.floats(0, 60))
+        match data.draw(st.sampled_from(["join", "leave", "saw", "failed", "expired"])):
+            case "join":
+                deadline = data.draw(st.none() | st.floats(now, now + 100))
+                waiting.add(queue.join(now, now - data.draw(st.floats(-5, 100)), 0.0, deadline))
+                continue
+            case "leave":
+                gone = {waiting.pop()} if waiting else set()
+                for waiter in gone:
+                    queue.leave(waiter)
+                waiting |= gone
+            case "saw":
+                gone = queue.saw(ids(data.draw(st.integers(0, 12))), now)
+                assert all(waiter.not_before <= now for waiter in gone)
+            case "failed":
+                errors: list[KernelError] = [answered(403), answered(503), KernelTransportError("reset")]
+                gone = queue.failed(data.draw(st.sampled_from(errors)), now)
+                assert all(waiter.not_before <= now for waiter in gone)
+                assert len(gone) <= 1
+            case "expired":
+                gone = queue.expired(now)
+                assert all(waiter.deadline is not None and waiter.deadline <= now for waiter in gone)
+        assert len(set(gone)) == len(gone)
+        assert set(gone) <= waiting
+        waiting -= set(gone)
+        assert len(queue) == len(waiting)
+        if waiting:
+            assert queue.wake_at() < float("inf")

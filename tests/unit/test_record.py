@@ -1,0 +1,101 @@
+"""What one try leaves for the next, and what the next makes of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.record import Decision, KernelRecordError, Record, decide
+
+RECORD = Record("ti-1", 2, "abc", 1_700_000_000.5, "airflow", "k3y", "inv1", True)
+
+
+def test_a_record_survives_being_stored_as_json():
+    assert Record.from_stored(json.loads(json.dumps(RECORD.to_stored()))) == RECORD
+    assert Record.from_stored(None) is None
+
+
+def test_what_the_first_version_stored_can_be_read():
+    stored = {
+        "version": 1,
+        "ti_id": "ti-1",
+        "generation": 2,
+        "fingerprint": "abc",
+        "submitted_at": 1700000000.5,
+        "key_field": "airflow",
+        "key": "k3y",
+        "invocation_id": "inv1",
+        "handed_over": True,
+        "ended": False,
+        "replaces_cancelled": False,
+    }
+    assert RECORD.to_stored() == stored
+    assert Record.from_stored(stored) == RECORD
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        "inv1",
+        7,
+        [],
+        {},
+        {"version": 1},
+        {**RECORD.to_stored(), "version": 2},
+        {**RECORD.to_stored(), "surprise": 1},
+        {**RECORD.to_stored(), "generation": "2"},
+        {**RECORD.to_stored(), "invocation_id": 7},
+    ],
+)
+def test_what_cannot_be_understood_is_an_error_and_not_an_empty_record(stored):
+    with pytest.raises(KernelRecordError, match="delete that key"):
+        Record.from_stored(stored)
+
+
+ACTIVE, ENDED, UNKNOWN = ("queued", "running"), ("succeeded", "failed"), ("paused",)
+
+
+@pytest.mark.parametrize("fingerprint", ["abc", "another"])
+@pytest.mark.parametrize("handed_over", [True, False])
+@pytest.mark.parametrize("ended", [True, False])
+@pytest.mark.parametrize("status", [*ACTIVE, *ENDED, *UNKNOWN, None])
+def test_within_a_generation_the_invocation_is_taken_up_whatever_happened(
+    status, ended, handed_over, fingerprint
+):
+    record = Record("ti-1", 2, "abc", 0, None, None, "inv1", handed_over, ended)
+    found = status and Invocation("inv1", status)
+    expected = {None: Decision.FAIL, "failed": Decision.SUBMIT}.get(status, Decision.TAKE_UP)
+    assert decide(record, found, generation=2, fingerprint=fingerprint) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "handed_over", "same_request", "decision"),
+    [
+        ("running", True, True, Decision.CANCEL),
+        ("running", True, False, Decision.CANCEL),
+        ("running", False, True, Decision.TAKE_UP),
+        ("running", False, False, Decision.CANCEL),
+        ("queued", False, True, Decision.TAKE_UP),
+        ("paused", True, True, Decision.CANCEL),
+        ("succeeded", True, True, Decision.TAKE_UP),
+        ("succeeded", False, True, Decision.TAKE_UP),
+        ("succeeded", True, False, Decision.SUBMIT),
+        ("failed", True, True, Decision.SUBMIT),
+        ("failed", False, False, Decision.SUBMIT),
+        (None, True, True, Decision.SUBMIT),
+    ],
+)
+def test_after_a_clear_it_depends(status, handed_over, same_request, decision):
+    record = Record("ti-1", 2, "abc", 0, None, None, "inv1", handed_over)
+    found = status and Invocation("inv1", status)
+    fingerprint = "abc" if same_request else "another"
+    assert decide(record, found, generation=3, fingerprint=fingerprint) is decision
+
+
+@pytest.mark.parametrize("status", [*ACTIVE, *ENDED, *UNKNOWN, None])
+def test_after_a_clear_an_end_that_was_seen_is_over(status):
+    record = Record("ti-1", 2, "abc", 0, None, None, "inv1", True, ended=True)
+    found = status and Invocation("inv1", status)
+    assert decide(record, found, generation=3, fingerprint="abc") is Decision.SUBMIT
