@@ -1,7 +1,8 @@
 """
 The operator and its trigger over real HTTP against the emulator, in this process.
 
-What Airflow does between the legs of a deferral is played (see ``Task``). The real Airflow is in the system tests.
+What Airflow does between the legs of a deferral is played (see ``Task``). The real Airflow is in the system tests;
+what each option of the operator does is in ``test_parity``.
 """
 
 from __future__ import annotations
@@ -43,48 +44,11 @@ def connection(emulator_env, monkeypatch):
 
 
 @both_waits
-@pytest.mark.parametrize(
-    "payload",
-    [{}, [], "null", 0, 1.5, True, {"a": [1, {"b": None}]}, {"text": "čaj ☕ \u0000"}, "[1, 2]"],
-)
-def test_the_output_of_the_action_is_returned(payload, deferrable):
-    expected = json.loads(payload) if isinstance(payload, str) else payload
-    assert Task("echo", payload, deferrable=deferrable).run() == expected
-
-
-@both_waits
 def test_a_large_output_arrives_whole_and_stays_out_of_the_event(deferrable):
     task = Task("big", {"n": 3_000_000}, deferrable=deferrable)
     assert len(task.run()) == 3_000_000
     if deferrable:
         assert task.event == {"invocation_id": task.invocation_id, "status": "succeeded"}
-
-
-@both_waits
-def test_a_failed_action_fails_the_task_with_kernels_reason_and_its_own(deferrable):
-    task = Task("fail", {"message": "no such sku"}, deferrable=deferrable)
-    with pytest.raises(KernelInvocationFailed) as failed:
-        task.run()
-    message = str(failed.value)
-    assert message.startswith(
-        f"Kernel invocation {task.invocation_id} failed: {task.found.status_reason.rstrip('.')}."
-    )
-    assert "A retry of the task runs the action anew." in message
-    assert "no such sku" in message
-
-
-@both_waits
-def test_a_long_reason_is_shortened(deferrable):
-    with pytest.raises(KernelInvocationFailed) as failed:
-        Task("fail", {"message": "x" * 100_000}, deferrable=deferrable).run()
-    assert 1_000 < len(str(failed.value)) < 2_300
-
-
-@both_waits
-@pytest.mark.parametrize("action", ["exit", "segfault"])
-def test_a_crash_of_the_app_fails_the_task(action, deferrable):
-    with pytest.raises(KernelInvocationFailed):
-        Task(action, {"code": 3} if action == "exit" else None, deferrable=deferrable).run()
 
 
 @pytest.fixture
@@ -100,60 +64,11 @@ def told(capfd, caplog):
 
 
 @both_waits
-def test_the_lines_of_the_app_are_in_the_tasks_log(deferrable, told):
-    Task("logs", {"n": 3}, deferrable=deferrable).run()
-    assert re.findall(r"\[app\] (line \d)", told()) == ["line 0", "line 1", "line 2"]
-
-
-@both_waits
-def test_the_lines_of_the_app_can_be_left_out(deferrable, told):
-    assert Task("logs", {"n": 3}, deferrable=deferrable, follow_logs=False).run() == 3
-    said = told()
-    assert "succeeded" in said
-    assert "line 0" not in said
-
-
-@both_waits
 def test_payload_and_output_are_in_no_log(deferrable, told):
     assert Task("echo", {"who": "canary-person"}, deferrable=deferrable).run() == {"who": "canary-person"}
     said = told()
     assert "succeeded" in said
     assert "canary-person" not in said
-
-
-@both_waits
-def test_the_deadline_cancels_the_invocation_and_fails_the_task(deferrable):
-    task = Task("sleep", {"seconds": 60}, deferrable=deferrable, timeout=0.5)
-    with pytest.raises(KernelInvocationTimeout) as late:
-        task.run()
-    assert str(late.value) == (
-        f"Kernel invocation {task.invocation_id} had not ended by its deadline. It was cancelled. "
-        "A retry of the task runs the action anew."
-    )
-    assert task.found.status == "failed"
-    assert "deadline" in task.found.raw_output
-
-
-def test_kernels_own_time_out_fails_the_task():
-    task = Task("sleep", {"seconds": 60}, async_timeout_seconds=10)
-    with pytest.raises(KernelInvocationFailed, match="time"):
-        task.run()
-
-
-def test_without_waiting_the_id_is_the_result_and_the_invocation_goes_on():
-    task = Task("sleep", {"seconds": 20}, wait_for_completion=False)
-    assert task.run() == task.invocation_id
-    assert task.found.is_active
-    with KernelHook() as hook:
-        hook.cancel_invocation(task.invocation_id)
-
-
-def test_a_synchronous_call_neither_defers_nor_waits():
-    task = Task("echo", {"a": 1}, async_=False)
-    assert task.run() == {"a": 1}
-    assert not task.deferred
-    with pytest.raises(KernelInvocationFailed, match="out of stock"):
-        Task("fail", {"message": "out of stock"}, async_=False).run()
 
 
 @pytest.mark.parametrize("missing", [{"app_name": "nope"}, {"action_name": "nope"}, {"version": "9.9"}])
