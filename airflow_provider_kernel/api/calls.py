@@ -74,7 +74,7 @@ def invoke(
 
 def get_invocation(invocation_id: str) -> Call[Invocation]:
     """Ask for one invocation: the authority on its state."""
-    return Call("GET", _path(invocation_id), _invocation)
+    return Call("GET", _path(invocation_id), _invocation_with(invocation_id))
 
 
 def list_invocations(**filters: Any) -> Call[Page]:
@@ -98,7 +98,7 @@ def end_invocation(invocation_id: str, output: str | None = None) -> Call[Invoca
     return Call(
         "PATCH",
         _path(invocation_id),
-        _invocation,
+        _invocation_with(invocation_id),
         body=body if output is None else {**body, "output": output},
     )
 
@@ -192,6 +192,18 @@ def read_reply(call: Call[T], status: int, headers: Mapping[str, str], body: byt
         ) from None
 
 
+def check_stream(headers: Mapping[str, str]) -> None:
+    """
+    Check the head of what was answered 200 to :func:`follow_events`.
+
+    :raises KernelTransportError: it is no event stream, so that its end does not count as that of one.
+    """
+    if _kind(headers).strip().lower() != "text/event-stream":
+        raise KernelTransportError(
+            f"The events were asked for, and {_kind(headers)} came; a proxy on the way may have answered."
+        )
+
+
 def raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
     """
     Raise what an error reply says.
@@ -232,6 +244,16 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 def _invocation(data: Any, headers: Mapping[str, str]) -> Invocation:
     return Invocation.from_json(data)
+
+
+def _invocation_with(invocation_id: str) -> Callable[[Any, Mapping[str, str]], Invocation]:
+    def read(data: Any, headers: Mapping[str, str]) -> Invocation:
+        found = Invocation.from_json(data)
+        if found.id != invocation_id:
+            raise ValueError("another invocation than was asked for")
+        return found
+
+    return read
 
 
 def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any]) -> Page:

@@ -17,6 +17,9 @@ REMEMBERED_LINES = 1_000
 #: A stream is opened anew from a little before the last line: whether ``since`` includes its own moment,
 #: and whether lines come in the order of their time, is unknown.
 OVERLAP_NANOSECONDS = 1_000_000_000
+#: Said around lines that an earlier wait has shown.
+REPLAY = "… the wait was taken up anew, and the log is shown from its start again"
+REPLAY_OVER = "… from here on the lines are new"
 
 
 class RemoteLog:
@@ -25,11 +28,20 @@ class RemoteLog:
 
     Within :data:`BURST_RECORDS`, and :data:`RECORDS_PER_SECOND` after that, each line is a record of its own.
     Lines that come faster are joined, and what exceeds :data:`MAX_RECORD` by then is dropped and counted.
+
+    ``lines`` counts the lines, without those that came again.
+
+    :param replayed_before: lines from before this time (seconds since 1970, by Kernel's clock) were shown by an
+        earlier wait: :data:`REPLAY` is written before the first of them, :data:`REPLAY_OVER` before the first later
+        line. None: there was no earlier wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, replayed_before: float | None = None) -> None:
+        self.lines = 0
+        self._replayed_before = replayed_before
+        self._is_replaying = False
         self._seen: deque[tuple[int | None, int]] = deque(maxlen=REMEMBERED_LINES)
-        self._replayed: Counter[tuple[int | None, int]] = Counter()
+        self._repeated: Counter[tuple[int | None, int]] = Counter()
         self._tokens = float(BURST_RECORDS)
         self._refilled: float | None = None
         self._held: list[str] = []
@@ -38,7 +50,7 @@ class RemoteLog:
 
     def open_stream(self) -> str | None:
         """Return the ``since`` to open a stream with, None for the whole log; call it for every stream."""
-        self._replayed = Counter(self._seen)
+        self._repeated = Counter(self._seen)
         times = [time for time, _ in self._seen if time is not None]
         if not times:
             return None
@@ -51,17 +63,34 @@ class RemoteLog:
         if not isinstance(event, LogEvent):
             return self._due(now)
         key = (parse_timestamp(event.timestamp), hash(event.message))
-        if self._replayed[key] > 0:
-            self._replayed[key] -= 1
+        if self._repeated[key] > 0:
+            self._repeated[key] -= 1
             return []
         self._seen.append(key)
+        self.lines += 1
+        records = []
+        if notice := self._notice(key[0]):
+            self._held.append(notice)
+            records = self._due(now)
         line = event.message.rstrip("\r\n")
         if self._held_size + len(line) > MAX_RECORD and self._held:
             self._dropped += 1
         else:
             self._held.append(line)
             self._held_size += len(line) + 1
-        return self._due(now)
+        return records + self._due(now)
+
+    def _notice(self, time: int | None) -> str | None:
+        """Return what is to be said before a line of this time."""
+        if self._replayed_before is None or time is None:
+            return None
+        if is_old := time < self._replayed_before * 1e9:
+            notice = None if self._is_replaying else REPLAY
+        else:
+            notice = REPLAY_OVER if self._is_replaying else None
+            self._replayed_before = None  # from here on all is new
+        self._is_replaying = is_old
+        return notice
 
     def _due(self, now: float) -> list[str]:
         """Return what was held back, if it may be written by now."""

@@ -8,8 +8,8 @@ tell it what came of it; so the two cannot differ. The rules:
 - The stream is followed because it costs one request, however long the invocation runs. A stream that breaks
   early or falls silent is opened again after a growing pause; meanwhile the invocation is looked at.
 - Errors are waited out, with backoff and jitter, for :data:`PATIENCE` seconds; a refusal is asked once more.
-- The deadline is a wall-clock time, and is judged only after a last look.
-- What the app logged is read to its end: if the last stream was not, it is opened once more after the end.
+- The deadline is a wall-clock time, and is judged only after a last look. A clock that is set back lengthens nothing.
+- What the app logged is read to its end: if the last stream was not, another is opened after the end.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from airflow_provider_kernel.api.calls import Cancellation
 from airflow_provider_kernel.api.errors import (
@@ -37,7 +37,9 @@ from airflow_provider_kernel.api.logs import RemoteLog
 
 #: Seconds without a single good answer from Kernel after which the wait is given up.
 PATIENCE = 900.0
-#: Seconds after the start in which a 404 is taken for an invocation that is not listed yet.
+#: So many failed looks in a row are the least to give up for: a process that slept for long learns from one nothing.
+MIN_ERRORS = 5
+#: Seconds for which a 404 is taken for an invocation that is not listed yet, or not there where was asked.
 NOT_FOUND_GRACE = 30.0
 #: Seconds without an event after which a stream counts as dead. Kernel's heartbeat has an unknown period; one
 #: that keeps connections alive is shorter than the 60 s after which load balancers cut.
@@ -47,7 +49,9 @@ SHORT_LIFE = 30.0
 #: Longest life of a stream, in seconds: even one that seems well is left now and then, to look.
 MAX_STREAM_LIFE = 300.0
 #: For how long, in seconds, and with what silence, the rest of the log is read once the invocation has ended.
-TAIL_LIFE, TAIL_SILENCE = 10.0, 5.0
+TAIL_LIFE, TAIL_SILENCE = 60.0, 5.0
+#: For how many seconds that is tried again while streams break: not for long where none ever worked.
+TAIL_PATIENCE, TAIL_PATIENCE_WITHOUT_STREAM = 90.0, 2.0
 #: Seconds over which waits spread their looks when their streams broke: many may have at the same moment.
 RECONNECT_SPREAD = 1.0
 #: A shorter ``poll_interval`` is taken for this, in seconds.
@@ -102,31 +106,36 @@ class Wait:
     """
     The wait for one invocation.
 
+    :param invocation_id: what an event must be about to be believed.
     :param now: the time at the start, in seconds since 1970 (as in all methods).
     :param deadline: the time after which the wait is given up; None for never.
     :param poll_interval: longest time in seconds between two looks when there is no stream.
     :param on_log: called with each record of the app's log (see :class:`RemoteLog`); None: not of interest.
+    :param replayed_before: lines from before this time were shown by an earlier wait; they are marked as such.
     :param on_trouble: called with errors that are waited out, but not with every one of a series.
     :param jitter: returns a number from 0 to 1.
     """
 
     def __init__(
         self,
+        invocation_id: str,
         now: float,
         *,
         deadline: float | None = None,
         poll_interval: float = 30.0,
         on_log: Callable[[str], None] | None = None,
+        replayed_before: float | None = None,
         on_trouble: Callable[[KernelError], None] = lambda error: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._start = now
+        self._id = invocation_id
+        self._time = self._clock = now
         self._deadline = deadline
         self._poll_interval = max(poll_interval, MIN_POLL_INTERVAL)
         self._on_log = on_log
         self._on_trouble = on_trouble
         self._jitter = jitter
-        self._log = RemoteLog()
+        self._log = RemoteLog(replayed_before)
         self._log_complete = on_log is None
         self._outcome: Ended | GaveUp | None = None
         self._look_due = False
@@ -135,15 +144,20 @@ class Wait:
         self._errors = self._refusals = 0
         self._failing_since = now
         self._stream_opened = self._stream_heard = now
-        self._stream_failures = 0
+        self._stream_failures = self._stream_lines = 0
         self._stream_after = now
+        self._stream_worked = False
+        self._tail_tries = 0
+        self._ended_at = now
 
     def next(self, now: float) -> Step:
         """Return what to do now."""
+        now = self._elapsed(now)
         if self._outcome:
             if isinstance(self._outcome, Ended) and not self._log_complete:
-                self._log_complete = True  # this once
-                return Follow(TAIL_SILENCE, TAIL_LIFE, self._log.open_stream())
+                if now < self._wake:
+                    return Sleep(self._wake - now)
+                return self._follow(TAIL_SILENCE, TAIL_LIFE, now)
             self._write(self._log.flush())
             return self._outcome
         if self._is_overdue(now):
@@ -152,23 +166,31 @@ class Wait:
             return Sleep(min(self._wake, self._deadline or self._wake) - now)
         if self._look_due or now < self._stream_after:
             return Look()
-        self._stream_opened = self._stream_heard = now
         self._log_complete = self._on_log is None
         life = MAX_STREAM_LIFE if self._deadline is None else min(MAX_STREAM_LIFE, self._deadline - now)
-        return Follow(STREAM_SILENCE, life, self._log.open_stream())
+        return self._follow(STREAM_SILENCE, life, now)
+
+    def _follow(self, silence: float, life: float, now: float) -> Follow:
+        self._stream_opened = self._stream_heard = now
+        self._stream_lines = self._log.lines
+        return Follow(silence, life, self._log.open_stream())
 
     def saw_event(self, event: Event, now: float) -> bool:
         """Take an event of the stream; return False if the stream is to be left."""
+        now = self._elapsed(now)
         self._stream_heard = now
+        self._stream_worked = True
         self._write(self._log.add(event, now))
-        if not isinstance(event, StateEvent) or event.invocation.is_active:
+        if not isinstance(event, StateEvent) or event.invocation.is_active or event.invocation.id != self._id:
             return True
         self._log_complete = True
         return False
 
     def stream_ended(self, now: float, error: KernelError | None = None) -> None:
         """Take that the stream ended, was left, or could not be opened (``error``)."""
+        now = self._elapsed(now)
         if self._outcome:
+            self._tail_ended(now, error)
             return
         # Comments are no events, but keep a stream alive: silence is judged by whoever sees the bytes.
         silent = error is not None and now - self._stream_heard >= STREAM_SILENCE
@@ -183,12 +205,27 @@ class Wait:
         if error is not None:
             self._wake += max(self._jitter() * RECONNECT_SPREAD, retry_after(error))
 
+    def _tail_ended(self, now: float, error: KernelError | None) -> None:
+        """Take that a stream opened after the invocation's end ended; decide whether the log was read to its end."""
+        self._tail_tries += 1
+        patience = TAIL_PATIENCE if self._stream_worked else TAIL_PATIENCE_WITHOUT_STREAM
+        fell_silent = self._stream_heard > self._stream_opened and now - self._stream_heard >= TAIL_SILENCE
+        self._wake = now + max(self._pause(self._tail_tries), retry_after(error))
+        if (error is None or fell_silent) and self._log.lines == self._stream_lines:
+            self._log_complete = True  # nothing is left, though Kernel did not say so
+        elif self._wake > self._ended_at + patience or (_is_kernels_refusal(error) and self._tail_tries > 1):
+            self._log_complete = True
+            why = error or "its streams are cut short"
+            self._write([*self._log.flush(), f"… the rest of the log could not be read: {why}"])
+
     def saw_invocation(self, invocation: Invocation, now: float) -> None:
         """Take the answer to a look."""
+        now = self._elapsed(now)
         if invocation.is_ended:
             self._outcome = Ended(invocation)
+            self._wake = self._ended_at = now
         elif not invocation.is_active:
-            self.saw_error(
+            self._failed(
                 KernelTransportError(
                     f"Kernel says that the status is {invocation.status!r}, which this provider does not know."
                 ),
@@ -206,6 +243,9 @@ class Wait:
 
     def saw_error(self, error: KernelError, now: float) -> None:
         """Take that a look failed."""
+        self._failed(error, self._elapsed(now))
+
+    def _failed(self, error: KernelError, now: float) -> None:
         self._errors += 1
         if self._errors == 1:
             self._failing_since = now
@@ -219,22 +259,28 @@ class Wait:
         if self._errors & (self._errors - 1) == 0:
             self._on_trouble(error)
 
+    def _elapsed(self, now: float) -> float:
+        """Return the time by a clock that is never set back."""
+        self._time += max(0.0, now - self._clock)
+        self._clock = now
+        return self._time
+
     def _is_overdue(self, now: float) -> bool:
         return self._deadline is not None and now >= self._deadline
 
     def _is_hopeless(self, error: KernelError, now: float) -> bool:
         if isinstance(error, KernelConfigurationError):
             return True
-        if isinstance(error, KernelApiError) and error.is_refusal:
+        if _is_kernels_refusal(error):
             self._refusals += 1
-            early = error.status_code == 404 and now - self._start < NOT_FOUND_GRACE
+            early = error.status_code == 404 and now - self._failing_since < NOT_FOUND_GRACE
             if self._refusals > 1 and not early:
                 return True
         else:
             self._refusals = 0
         if isinstance(error, KernelApiError) and error.status_code == 429:
             self._failing_since = now  # Kernel is there, and will answer again
-        return now - self._failing_since >= PATIENCE
+        return now - self._failing_since >= PATIENCE and self._errors >= MIN_ERRORS
 
     def _write(self, records: list[str]) -> None:
         for record in records if self._on_log else ():
@@ -242,6 +288,15 @@ class Wait:
 
     def _pause(self, count: int) -> float:
         return min(self._poll_interval, 2.0 ** min(count - 1, 20)) * (0.5 + self._jitter() / 2)
+
+
+def _is_kernels_refusal(error: KernelError | None) -> TypeGuard[KernelApiError]:
+    """Tell whether Kernel refused, and not a proxy that has lost Kernel (nginx says 404 then, others redirect)."""
+    return (
+        isinstance(error, KernelApiError)
+        and error.is_refusal
+        and (error.code is not None or error.status_code in (401, 403))
+    )
 
 
 def gave_up(invocation_id: str, error: KernelError | None) -> KernelInvocationError:

@@ -6,7 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from airflow_provider_kernel.api.errors import KernelConfigurationError
+from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelTransportError
 from airflow_provider_kernel.api.settings import KernelSettings
 
 if TYPE_CHECKING:
@@ -64,3 +64,11 @@ def settings_without_connection(conn_id: str) -> KernelSettings:
 
     mask_secret(settings.api_key)
     return settings
+
+
+def unreadable(conn_id: str, error: Exception) -> KernelTransportError:
+    """Return the exception for a connection that Airflow could not be asked for; it may pass."""
+    # Not the error's text: it may hold the connection's.
+    return KernelTransportError(
+        f"The Airflow connection {conn_id!r} could not be read ({type(error).__name__}).", sent=False
+    )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,9 +15,7 @@ from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
-    KernelConfigurationError,
     KernelError,
-    KernelLostReplyError,
     KernelTransportError,
     is_certainly_not_accepted,
 )
@@ -27,16 +24,14 @@ from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.settling import Search, Settled
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, settings_of, settings_without_connection
-from airflow_provider_kernel.hooks.transport import (
-    CONNECT_TIMEOUT,
-    USER_AGENT,
-    is_refused_tunnel,
-    patiently,
-    retrying,
-    root_causes,
-    transport_error,
+from airflow_provider_kernel.hooks.connection import (
+    DEFAULT_CONN_ID,
+    settings_of,
+    settings_without_connection,
+    unreadable,
 )
+from airflow_provider_kernel.hooks.exchange import exchange
+from airflow_provider_kernel.hooks.transport import USER_AGENT, lost_reply, patiently, retrying
 
 if TYPE_CHECKING:
     import requests
@@ -69,14 +64,19 @@ class KernelHook(BaseHook):
     @cached_property
     def settings(self) -> KernelSettings:
         """
-        How Kernel is reached, read once.
+        How Kernel is reached; read once, and once more when Kernel refuses the token (401, 403).
 
         :raises KernelConfigurationError: the connection does not exist, has no token, or cannot be used.
+        :raises KernelTransportError: Airflow cannot be asked for it.
         """
         try:
             return settings_of(self.get_connection(self.kernel_conn_id))
         except AirflowNotFoundException:
             return settings_without_connection(self.kernel_conn_id)
+        except KernelError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever Airflow raises when it is away
+            raise unreadable(self.kernel_conn_id, error) from None
 
     def get_conn(self) -> requests.Session:
         """Return the session, which carries the token and no more; made once."""
@@ -149,7 +149,7 @@ class KernelHook(BaseHook):
         try:
             return self.send(calls.invoke(request, may_repeat))
         except (KernelApiError, KernelTransportError) as error:
-            raise _lost_reply(request, error) or error from None
+            raise lost_reply(request, error) or error from None
 
     def settle(self, search: Search) -> Settled:
         """
@@ -238,7 +238,7 @@ class KernelHook(BaseHook):
         :param since: an RFC 3339 time or a duration such as ``5m``; None for all of the log.
         :raises KernelError: the stream cannot be opened, or broke.
         """
-        return self._follow(invocation_id, since, silence=None, life=float("inf"))
+        return self._follow(invocation_id, since, silence=None, life=None)
 
     def wait_for_invocation(
         self,
@@ -247,6 +247,7 @@ class KernelHook(BaseHook):
         timeout: float | None = None,
         poll_interval: float = 30.0,
         on_log: Callable[[str], None] | None = None,
+        replayed_before: float | None = None,
     ) -> Invocation:
         """
         Wait until the invocation has ended, following its event stream. It is never cancelled by this.
@@ -254,6 +255,8 @@ class KernelHook(BaseHook):
         :param timeout: seconds to wait at most; None for no limit.
         :param poll_interval: longest time in seconds between two looks while there is no stream.
         :param on_log: called with each line (or lines, if they come fast) that the app logs.
+        :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait; a
+            line is added before and after them that says so. None: there was no earlier wait.
         :return: the invocation, succeeded or failed.
         :raises KernelInvocationTimeout: it had not ended by then.
         :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
@@ -264,7 +267,13 @@ class KernelHook(BaseHook):
             self.log.warning("Waiting for Kernel invocation %s: %s", invocation_id, error)
 
         wait = Wait(
-            time.time(), deadline=deadline, poll_interval=poll_interval, on_log=on_log, on_trouble=trouble
+            invocation_id,
+            time.time(),
+            deadline=deadline,
+            poll_interval=poll_interval,
+            on_log=on_log,
+            replayed_before=replayed_before,
+            on_trouble=trouble,
         )
         while True:
             match wait.next(time.time()):
@@ -326,55 +335,43 @@ class KernelHook(BaseHook):
         return reply
 
     def _send_once(self, call: Call[T]) -> T:
-        response = self._request(call, max(self.settings.timeout, call.min_timeout))
-        return calls.read_reply(call, response.status_code, response.headers, response.content)
+        timeout = max(self.settings.timeout, call.min_timeout)
+        # The time is for each piece of the reply: a large output may take longer as a whole, but not for ever.
+        with self._request(call, silence=timeout, total=10 * timeout) as response:
+            return calls.read_reply(call, response.status_code, response.headers, response.content)
 
-    def _request(
-        self, call: Call[Any], read_timeout: float | None, *, stream: bool = False
-    ) -> requests.Response:
-        import requests
-
-        headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
-        body = None
-        if call.body is not None:
-            headers["Content-Type"] = "application/json"
-            body = json.dumps(call.body, ensure_ascii=False).encode()
+    @contextmanager
+    def _request(self, call: Call[Any], **limits: Any) -> Iterator[requests.Response]:
+        """Send ``call`` and give its reply; see :func:`exchange`."""
+        settings = self.settings
         try:
-            return self._session.request(
-                call.method,
-                self.settings.base_url + call.path,
-                params=call.params,
-                data=body,
-                headers=headers,
-                timeout=(CONNECT_TIMEOUT, read_timeout),
-                stream=stream,
-                allow_redirects=False,
-            )
-        except requests.RequestException as error:
-            raise _transport_error(self.settings.base_url, error) from None
-        except OSError as error:  # from requests itself, before it sends: REQUESTS_CA_BUNDLE names no file
-            raise KernelConfigurationError(str(error)) from None
+            with exchange(self._session, settings.base_url, call, **limits) as response:
+                yield response
+        except KernelApiError as error:
+            if error.status_code in (401, 403) and self.__dict__.get("settings") is settings:
+                self.close()
+                self.__dict__.pop("settings", None)
+            raise
 
     def _follow(
-        self, invocation_id: str, since: str | None, silence: float | None, life: float
+        self, invocation_id: str, since: str | None, silence: float | None, life: float | None
     ) -> Generator[Event, None, None]:
-        from urllib3.exceptions import HTTPError
-
         call = calls.follow_events(invocation_id, since)
         opened = time.monotonic()
-        silence = silence and min(silence, max(life, 0.1))
-        with self._request(call, silence, stream=True) as response:
-            try:
+        if life is not None:
+            silence = min(silence or life, max(life, 0.1))
+        try:
+            with self._request(call, silence=silence, total=life, stream=True) as response:
                 if response.status_code != 200:
                     calls.raise_for_status(response.status_code, response.headers, response.content)
+                calls.check_stream(response.headers)
                 decoder = EventDecoder()
                 # Not iter_content: it gives nothing before the end of a stream that a proxy passes on unchunked.
                 while chunk := response.raw.read1(decode_content=True):
                     yield from decoder.feed(chunk)
-                    if time.monotonic() - opened > life:
-                        return
-            except (HTTPError, OSError) as error:
-                raise _transport_error(self.settings.base_url, error) from None
+        except KernelTransportError:
+            if life is None or time.monotonic() - opened < life:
+                raise
 
     def _run(self, steps: Generator[Call[Any], Any, T]) -> T:
         try:
@@ -397,37 +394,3 @@ class KernelHook(BaseHook):
             if page.next_offset is not None and page.next_offset <= offset:
                 return  # would ask for the same page for ever
             offset = page.next_offset
-
-
-def _lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostReplyError | None:
-    """Return the exception for a POST that may have been accepted; None for one that was not."""
-    if is_certainly_not_accepted(error) or (isinstance(error, KernelApiError) and error.is_refusal):
-        return None
-    return KernelLostReplyError(
-        f"Whether Kernel accepted the invocation of {request.app_name}/{request.action_name} is unknown, "
-        f"so it may be running: {error} Look for it among the app's invocations before you run this again."
-    )
-
-
-def _transport_error(base_url: str, error: Exception) -> KernelTransportError:
-    import ssl
-
-    from requests.exceptions import InvalidSchema, InvalidURL, ProxyError, Timeout
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
-
-    causes = list(root_causes(error))
-    # A ProxyError is one of connecting to the proxy; an unusable one is an InvalidURL or InvalidSchema.
-    unsent = (
-        ConnectTimeoutError,
-        InvalidSchema,
-        InvalidURL,
-        NewConnectionError,
-        ProxyError,
-        ssl.SSLCertVerificationError,
-    )
-    return transport_error(
-        base_url,
-        causes,
-        sent=not any(isinstance(cause, unsent) or is_refused_tunnel(cause) for cause in causes),
-        timed_out=isinstance(error, Timeout) or any(isinstance(cause, ReadTimeoutError) for cause in causes),
-    )

@@ -31,7 +31,12 @@ from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, settings_of, settings_without_connection
+from airflow_provider_kernel.hooks.connection import (
+    DEFAULT_CONN_ID,
+    settings_of,
+    settings_without_connection,
+    unreadable,
+)
 from airflow_provider_kernel.hooks.transport import (
     CONNECT_TIMEOUT,
     USER_AGENT,
@@ -73,7 +78,7 @@ class KernelAsyncHook:
 
     A triggerer runs a thousand triggers in one event loop, and reads connections one at a time, at 35-40 ms
     each. So all hooks of one connection share an HTTP session, which closes with the last of them, and the
-    connection is read by one of them for all, kept for a minute, and read again after a 401.
+    connection is read by one of them for all, kept for a minute, and read again after a 401 or 403.
 
     :param kernel_conn_id: the Airflow connection; as with
         :class:`~airflow_provider_kernel.hooks.kernel.KernelHook`, the environment serves in place of the default.
@@ -136,6 +141,7 @@ class KernelAsyncHook:
         deadline: float | None = None,
         poll_interval: float = 30.0,
         on_log: Callable[[str], None] | None = None,
+        replayed_before: float | None = None,
     ) -> Invocation:
         """
         As :meth:`KernelHook.wait_for_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.wait_for_invocation>`.
@@ -147,7 +153,13 @@ class KernelAsyncHook:
             log.warning("Waiting for Kernel invocation %s: %s", invocation_id, error)
 
         wait = Wait(
-            time.time(), deadline=deadline, poll_interval=poll_interval, on_log=on_log, on_trouble=trouble
+            invocation_id,
+            time.time(),
+            deadline=deadline,
+            poll_interval=poll_interval,
+            on_log=on_log,
+            replayed_before=replayed_before,
+            on_trouble=trouble,
         )
         while True:
             match wait.next(time.time()):
@@ -210,9 +222,7 @@ class KernelAsyncHook:
                 return known
             if isinstance(error, KernelError):
                 raise
-            raise KernelTransportError(
-                f"The Airflow connection {self.kernel_conn_id!r} could not be read.", sent=False
-            ) from None
+            raise unreadable(self.kernel_conn_id, error) from None
 
     async def send(self, call: Call[T]) -> T:
         """Send ``call``, again where that is safe and may help."""
@@ -267,7 +277,7 @@ class KernelAsyncHook:
                 settings.base_url, root_causes(error), sent=not isinstance(error, unsent), timed_out=timed_out
             ) from None
         except KernelApiError as error:
-            if error.status_code == 401 and shared.settings is settings:
+            if error.status_code in (401, 403) and shared.settings is settings:
                 shared.settings = None
             raise
 
@@ -281,6 +291,7 @@ class KernelAsyncHook:
             async with self._request(call, settings, total=life, silence=silence, stream=True) as response:
                 if response.status != 200:
                     calls.raise_for_status(response.status, response.headers, await response.read())
+                calls.check_stream(response.headers)
                 decoder = EventDecoder()
                 async for chunk in response.content.iter_any():
                     for event in decoder.feed(chunk):

@@ -15,10 +15,13 @@ from airflow_provider_kernel.api.calls import Call
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelError,
+    KernelLostReplyError,
     KernelTransportError,
+    is_certainly_not_accepted,
     is_worth_repeating,
     retry_after,
 )
+from airflow_provider_kernel.api.invocation import InvocationRequest
 from airflow_provider_kernel.api.settings import is_loopback
 from airflow_provider_kernel.api.waiting import NOT_FOUND_GRACE, PATIENCE
 
@@ -120,3 +123,13 @@ def _system_reason(cause: BaseException) -> str | None:
         return str(cause)
     # asyncio puts words of its own before the system's; below 2 are the numbers of TLS and of name look-ups.
     return os.strerror(cause.errno) if cause.errno and cause.errno > 1 else cause.strerror
+
+
+def lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostReplyError | None:
+    """Return the exception for a POST that may have been accepted; None for one that was not."""
+    if is_certainly_not_accepted(error) or (isinstance(error, KernelApiError) and error.is_refusal):
+        return None
+    return KernelLostReplyError(
+        f"Whether Kernel accepted the invocation of {request.app_name}/{request.action_name} is unknown, "
+        f"so it may be running: {error} Look for it among the app's invocations before you run this again."
+    )

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from tenacity import wait_none
 
+from airflow_provider_kernel.api.calls import follow_events
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
@@ -28,7 +29,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.hooks import kernel_async, transport
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
-from tests.integration.scripted import Reply, error, html, invocation, serving
+from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
 
 TOKEN = "sk_canary_0123456789"
 GET = "GET /invocations/inv1"
@@ -290,6 +291,21 @@ def test_both_trust_the_certificates_that_requests_is_told_of(certificate, ask, 
         ask("get_invocation", "inv1")
 
 
+def test_over_tls_too_a_silent_reply_is_ended_in_time(certificate, monkeypatch):
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with serving(tls) as server, KernelHook("tls") as hook:
+        connect(monkeypatch, "tls", host=server.url, password=TOKEN)
+        server.on("GET /invocations/inv1/events", Stream(state("running"), end="silent"))
+        call = follow_events("inv1")
+        with (
+            pytest.raises(KernelTransportError, match="did not reply in time"),
+            hook._request(call, silence=None, total=0.3, stream=True) as response,
+        ):
+            assert response.content
+
+
 def test_a_netrc_file_does_not_replace_the_token(server, ask, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -429,6 +445,26 @@ def test_the_token_is_in_no_representation_and_no_log(server, hook, caplog, capf
     assert server.seen(GET)[0].headers["Authorization"].endswith(TOKEN)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_token_makes_the_synchronous_hook_read_the_connection_again(
+    server, hook, mocker, monkeypatch, status
+):
+    server.on(GET, error(status), invocation("running"))
+    with pytest.raises(KernelApiError):
+        hook.get_invocation("inv1")
+    away = mocker.patch.object(hook, "get_connection", side_effect=OSError("sk_canary"))
+    with pytest.raises(
+        KernelTransportError, match=r"'kernel_default' could not be read \(OSError\)"
+    ) as unread:
+        hook.get_invocation("inv1")
+    assert "canary" not in str(unread.value)
+    mocker.stop(away)
+    connect(monkeypatch, host=server.url, password="sk_new_token")
+    hook.get_invocation("inv1")
+    tokens = [request.headers["Authorization"] for request in server.seen(GET)]
+    assert tokens == [f"Bearer {TOKEN}", "Bearer sk_new_token"]
+
+
 class TestWhatTheAsynchronousHooksShare:
     """A thousand triggers in one event loop."""
 
@@ -465,8 +501,11 @@ class TestWhatTheAsynchronousHooksShare:
         asyncio.run(many())
         assert reads.call_count == 1
 
-    def test_a_401_makes_the_connection_be_read_again(self, server, hook, reads, monkeypatch):
-        server.on(GET, error(401), invocation("running"))
+    @pytest.mark.parametrize("status", [401, 403])
+    def test_a_refused_token_makes_the_connection_be_read_again(
+        self, server, hook, reads, monkeypatch, status
+    ):
+        server.on(GET, error(status), invocation("running"))
 
         async def rotate():
             async with KernelAsyncHook() as hook:

@@ -119,6 +119,20 @@ def test_a_success_that_is_not_kernels_is_an_error_of_the_way_there(body):
     assert isinstance(error_of(GET, 200, body), KernelTransportError)
 
 
+@pytest.mark.parametrize("call", [GET, calls.end_invocation("i1")])
+def test_what_is_said_of_another_invocation_is_not_believed(call):
+    assert reply(call, 200, {"id": "i1", "status": "failed"}).id == "i1"
+    assert isinstance(error_of(call, 200, {"id": "i2", "status": "failed"}), KernelTransportError)
+
+
+@pytest.mark.parametrize("kind", ["text/html", "application/json", "", None])
+def test_only_an_event_stream_counts_as_one(kind):
+    for good in ("text/event-stream", "Text/Event-Stream; charset=utf-8"):
+        calls.check_stream({"Content-Type": good})
+    with pytest.raises(KernelTransportError, match="The events were asked for, and"):
+        calls.check_stream({} if kind is None else {"Content-Type": kind})
+
+
 def test_html_in_place_of_a_reply_is_named():
     error = error_of(GET, 200, f"<h1>{SECRET}</h1>".encode(), **{"content_type": "text/html; charset=x"})
     assert str(error) == (

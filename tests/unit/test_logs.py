@@ -19,6 +19,8 @@ from airflow_provider_kernel.api.logs import (
     MAX_RECORD,
     OVERLAP_NANOSECONDS,
     RECORDS_PER_SECOND,
+    REPLAY,
+    REPLAY_OVER,
     RemoteLog,
 )
 
@@ -153,3 +155,44 @@ def test_with_more_lines_than_are_remembered_none_is_lost(parts, cuts, inclusive
         log = log_of([(step, f"{number}") for number, (step, _) in enumerate(parts)])
         written = follow(log, cuts, inclusive=inclusive)
     assert sorted(set(written), key=int) == [event.message for event in log]
+
+
+class TestAWaitThatWasTakenUpAnew:
+    """What an earlier wait has shown is shown again, and marked."""
+
+    BEFORE = START / 1e9
+
+    def written(self, *log: LogEvent, before: float | None = BEFORE) -> list[str]:
+        remote = RemoteLog(before)
+        return [record for event in log for record in remote.add(event, 0.0)] + remote.flush()
+
+    def test_the_lines_shown_before_stand_between_two_marks(self):
+        log = [line("a", START - SECOND), line("b", START - 1), line("c", START), line("d", START + 1)]
+        assert self.written(*log) == [REPLAY, "a", "b", REPLAY_OVER, "c", "d"]
+
+    def test_where_none_is_new_there_is_no_second_mark(self):
+        assert self.written(line("a", START - 1)) == [REPLAY, "a"]
+
+    def test_where_none_was_shown_before_there_is_no_mark(self):
+        assert self.written(line("a"), line("b", START + 1)) == ["a", "b"]
+        assert self.written(line("a"), before=None) == ["a"]
+
+    def test_lines_out_of_order_or_without_a_time_turn_nothing_back(self):
+        log = [LogEvent("", "a"), line("b", START - 1), LogEvent("", "c"), line("d"), line("e", START - 1)]
+        assert self.written(*log) == ["a", REPLAY, "b", "c", REPLAY_OVER, "d", "e"]
+
+    def test_a_stream_that_is_opened_anew_marks_nothing_twice(self):
+        log = [line("a", START - 2), line("b", START - 1), line("c", START)]
+        remote = RemoteLog(self.BEFORE)
+        records = []
+        for there in (1, 2, 3, 3):
+            for event in stream(log[:there], remote.open_stream(), inclusive=True):
+                records += remote.add(event, 0.0)
+        assert records == [REPLAY, "a", "b", REPLAY_OVER, "c"]
+
+    def test_a_flood_joins_the_marks_with_the_lines_and_drops_neither_mark(self):
+        log = [line("x" * 1_000, START - 5_000 + n) for n in range(5_000)] + [line("y" * 1_000)]
+        text = "\n".join(self.written(*log)).split("\n")
+        assert text[0] == REPLAY
+        assert text[-2] == REPLAY_OVER
+        assert text[-1].startswith("… 4")

@@ -20,15 +20,17 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnsettled,
     KernelTransportError,
 )
-from airflow_provider_kernel.api.events import ErrorEvent, Heartbeat, LogEvent, StateEvent
+from airflow_provider_kernel.api.events import ErrorEvent, Heartbeat, LogEvent, StateEvent, format_timestamp
 from airflow_provider_kernel.api.invocation import Invocation
-from airflow_provider_kernel.api.logs import BURST_RECORDS
+from airflow_provider_kernel.api.logs import BURST_RECORDS, REPLAY, REPLAY_OVER
 from airflow_provider_kernel.api.waiting import (
     MAX_STREAM_LIFE,
     NOT_FOUND_GRACE,
     PATIENCE,
     STREAM_SILENCE,
     TAIL_LIFE,
+    TAIL_PATIENCE,
+    TAIL_PATIENCE_WITHOUT_STREAM,
     TAIL_SILENCE,
     Ended,
     Follow,
@@ -44,8 +46,13 @@ START = 1_800_000_000.0
 RUNNING, SUCCEEDED, FAILED = (Invocation("i1", status) for status in ("running", "succeeded", "failed"))
 
 
-def answered(status: int, retry_after: float | None = None) -> KernelApiError:
-    return KernelApiError("so", status_code=status, retry_after=retry_after)
+def answered(status: int, retry_after: float | None = None, code: str | None = "a_code") -> KernelApiError:
+    return KernelApiError("so", status_code=status, retry_after=retry_after, code=code)
+
+
+def proxied(status: int) -> KernelApiError:
+    """An error status that is not Kernel's."""
+    return answered(status, code=None)
 
 
 LOST = KernelTransportError("reset")
@@ -145,12 +152,13 @@ class World:
 
 
 def waiting(**options) -> Wait:
-    return Wait(START, **{"jitter": random.Random(7).random, **options})
+    return Wait("i1", START, **{"jitter": random.Random(7).random, **options})
 
 
 errors = st.one_of(
     st.sampled_from([LOST, HTML]),
     st.builds(answered, st.sampled_from([500, 502, 503, 408, 529])),
+    st.builds(proxied, st.sampled_from([404, 302, 405, 502])),
     st.builds(answered, st.just(429), st.none() | st.floats(0, 3600)),
 )
 refusals = st.builds(answered, st.sampled_from([400, 401, 403, 404, 302]))
@@ -173,14 +181,21 @@ def test_every_wait_with_a_deadline_is_over_by_then_and_never_wrong(
     sky, ends_at, deadline, poll_interval, jitter
 ):
     world = World(ends_at, sky)
-    wait = Wait(START, deadline=START + deadline, poll_interval=poll_interval, jitter=lambda: jitter)
+    wait = Wait("i1", START, deadline=START + deadline, poll_interval=poll_interval, jitter=lambda: jitter)
     end = world.run(wait)
     assert end is not None
     assert world.now - START <= max(deadline, 0) + 1
     if end == GaveUp(None):
         assert world.looks[-1] >= START + deadline - world.latency, "no last look at the deadline"
         assert world.now >= START + deadline
-    if isinstance(end, GaveUp) and end.error and not getattr(end.error, "is_refusal", False):
+    if (
+        isinstance(end, GaveUp)
+        and end.error
+        and not (
+            getattr(end.error, "is_refusal", False)
+            and (end.error.code or end.error.status_code in (401, 403))
+        )
+    ):
         assert world.now - START >= PATIENCE
     # A tenth of a second can hold a look, the end of a stream, a sleep and the opening of a stream; no more.
     assert len(world.steps) <= 30 * (world.now - START + 1)
@@ -203,13 +218,38 @@ def test_errors_shorter_than_the_patience_lose_nothing():
     assert world.now - START < 3001
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 302])
+@pytest.mark.parametrize("status", [400, 401, 403, 410, 302])
 def test_a_refusal_is_asked_once_more_and_then_believed(status):
     world = World(weather=[(0.0, "ok", "closes"), (60.0, answered(status), "closes")])
     end = world.run(waiting())
     assert isinstance(end, GaveUp)
     assert end.error.status_code == status
     assert len([at for at in world.looks if at - START + world.latency >= 60]) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_is_believed_to_be_refused_whoever_says_so(status):
+    world = World(weather=[(0.0, "ok", "closes"), (60.0, proxied(status), "closes")])
+    assert isinstance(world.run(waiting()), GaveUp)
+    assert world.now - START < 120
+
+
+@pytest.mark.parametrize("status", [404, 405, 302])
+def test_what_a_proxy_says_that_has_lost_kernel_is_waited_out(status):
+    outage = [(0.0, "ok", "closes"), (60.0, proxied(status), proxied(status)), (600.0, "ok", "heartbeats")]
+    assert World(700.0, outage).run(waiting()) == Ended(SUCCEEDED)
+
+
+def test_a_404_in_the_midst_is_believed_only_when_it_stays():
+    spell = [
+        (0.0, "ok", "closes"),
+        (60.0, answered(404), "closes"),
+        (60.0 + NOT_FOUND_GRACE - 1, "ok", "closes"),
+    ]
+    assert World(300.0, spell).run(waiting(poll_interval=5.0)) == Ended(SUCCEEDED)
+    gone = World(weather=spell[:2])
+    assert gone.run(waiting(poll_interval=5.0)).error.status_code == 404
+    assert NOT_FOUND_GRACE <= gone.now - START - 60 <= NOT_FOUND_GRACE + 15
 
 
 def test_one_refusal_alone_is_forgiven():
@@ -355,9 +395,163 @@ def test_after_the_end_the_rest_of_a_log_that_was_cut_is_read(error):
     assert wait.next(START + 3) == Follow(TAIL_SILENCE, TAIL_LIFE, "2025-12-31T23:59:59.000000000Z")
     for text in ("one", "two"):
         wait.saw_event(line(text), START + 4)
-    wait.stream_ended(START + 5, LOST)
+    wait.saw_event(StateEvent("", SUCCEEDED), START + 4)
+    wait.stream_ended(START + 5)
     assert wait.next(START + 5) == Ended(SUCCEEDED)
     assert records == ["one", "two"]
+
+
+class TestTheRestOfALogAfterTheEnd:
+    """Its streams may break as others do."""
+
+    def ended(self, *, with_stream: bool) -> tuple[Wait, list[str]]:
+        records: list[str] = []
+        wait = waiting(on_log=records.append)
+        assert isinstance(wait.next(START), Follow)
+        if with_stream:
+            wait.saw_event(line("one"), START)
+        wait.stream_ended(START, LOST)
+        wait.saw_invocation(SUCCEEDED, START)
+        return wait, records
+
+    def tries(self, wait: Wait, error: KernelError) -> list[float]:
+        """When, in seconds after the end, it is tried to read the log."""
+        now, tried = START, []
+        while not isinstance(step := wait.next(now), Ended):
+            if isinstance(step, Sleep):
+                now += step.seconds
+            else:
+                assert isinstance(step, Follow)
+                tried.append(now - START)
+                wait.stream_ended(now, error)
+        return tried
+
+    def test_it_is_tried_again_over_an_outage_of_a_minute(self):
+        wait, records = self.ended(with_stream=True)
+        tried = self.tries(wait, LOST)
+        assert len(tried) < 10
+        assert 60 < tried[-1] <= TAIL_PATIENCE
+        assert records == ["one", "… the rest of the log could not be read: reset"]
+
+    def test_where_no_stream_ever_worked_it_is_hardly_waited_for(self):
+        wait, records = self.ended(with_stream=False)
+        tried = self.tries(wait, answered(502))
+        assert len(tried) == 2
+        assert tried[-1] <= TAIL_PATIENCE_WITHOUT_STREAM
+        assert records == ["… the rest of the log could not be read: Kernel answered 502 a_code: so"]
+
+    def test_a_refusal_is_asked_once_more_and_is_no_outage(self):
+        wait, _ = self.ended(with_stream=True)
+        assert len(self.tries(wait, answered(401))) == 2
+        wait, _ = self.ended(with_stream=True)
+        assert len(self.tries(wait, proxied(404))) > 5
+
+    def test_retry_after_is_honoured_within_reason(self):
+        wait, _ = self.ended(with_stream=True)
+        tried = self.tries(wait, answered(429, 7.0))
+        assert all(later - earlier >= 7 for earlier, later in itertools.pairwise(tried))
+        assert len(tried) > 3
+        wait, _ = self.ended(with_stream=True)
+        assert self.tries(wait, answered(429, 3600.0)) == [0]
+
+    def test_it_goes_on_where_it_broke(self):
+        wait, records = self.ended(with_stream=True)
+        assert isinstance(wait.next(START), Follow)
+        for text in ("one", "two"):
+            wait.saw_event(line(text), START + 1)
+        wait.stream_ended(START + 2, LOST)
+        wait.next(START + 10)
+        for text in ("one", "two", "three"):
+            wait.saw_event(line(text), START + 11)
+        wait.saw_event(StateEvent("", SUCCEEDED), START + 11)
+        wait.stream_ended(START + 11)
+        assert wait.next(START + 11) == Ended(SUCCEEDED)
+        assert records == ["one", "two", "three"]
+
+    @pytest.mark.parametrize("silent", [True, False])
+    def test_a_stream_that_brings_nothing_new_is_the_end_though_kernel_does_not_say_so(self, silent):
+        wait, records = self.ended(with_stream=True)
+        how_it_ends = (TAIL_SILENCE, LOST) if silent else (0.0, None)
+        for at, new in ((START, "two"), (START + 20, "three")):
+            assert isinstance(wait.next(at), Follow)
+            wait.saw_event(line("one"), at + 1)
+            wait.saw_event(line(new), at + 1)
+            wait.stream_ended(at + 1 + how_it_ends[0], how_it_ends[1])
+        assert isinstance(wait.next(START + 40), Follow)
+        wait.saw_event(line("one"), START + 41)
+        wait.stream_ended(START + 41 + how_it_ends[0], how_it_ends[1])
+        assert isinstance(wait.next(START + 50), Ended)
+        assert records == ["one", "two", "three"]
+
+    def test_a_stream_that_says_nothing_at_all_is_no_end(self):
+        wait, _ = self.ended(with_stream=True)
+        wait.next(START)
+        wait.stream_ended(START + TAIL_SILENCE, LOST)
+        assert isinstance(wait.next(START + 60), Follow)
+
+    def test_streams_cut_short_for_ever_are_given_up(self):
+        wait, records = self.ended(with_stream=True)
+        now = START
+        for number in itertools.count():
+            while isinstance(step := wait.next(now), Sleep):
+                now += step.seconds
+            if isinstance(step, Ended):
+                break
+            wait.saw_event(line(f"{number}"), now)
+            wait.stream_ended(now)
+        assert records[-1] == "… the rest of the log could not be read: its streams are cut short"
+        assert now - START <= TAIL_PATIENCE
+
+
+@pytest.mark.parametrize("back", [1.0, 3600.0])
+def test_a_clock_that_is_set_back_lengthens_nothing(back):
+    wait = waiting(deadline=START + 600)
+    wait.next(START)
+    wait.stream_ended(START + 40, LOST)
+    wait.saw_error(LOST, START + 41)
+    step = wait.next(START + 41 - back)
+    assert isinstance(step, Sleep)
+    assert step.seconds <= 1
+    assert wait.next(START + 42 - back) == Look()
+    wait.saw_invocation(Invocation("i1", "paused"), START + 42 - back)
+    assert isinstance(wait.next(START + 42 - back), Sleep)
+    assert wait.next(START + 44 - back) == Look()
+    wait.saw_invocation(RUNNING, START + 44 - back)
+    assert isinstance(wait.next(START + 45 - back), Follow)
+    wait.stream_ended(START + 599 - back)
+    wait.saw_invocation(RUNNING, START + 599 - back)
+    assert isinstance(wait.next(START + 599 - back), Follow), "nor shortens anything"
+    wait.stream_ended(START + 601 - back)
+    wait.saw_invocation(RUNNING, START + 601 - back)
+    assert wait.next(START + 601 - back) == GaveUp(None)
+
+
+def test_a_process_that_slept_for_long_does_not_give_up_for_the_one_error_it_wakes_to():
+    wait = waiting()
+    wait.saw_error(LOST, START)
+    for number in range(1, 4):
+        wait.saw_error(LOST, START + 10 * PATIENCE + number)
+        assert not isinstance(wait.next(START + 10 * PATIENCE + number), GaveUp)
+    wait.saw_error(LOST, START + 10 * PATIENCE + 5)
+    assert wait.next(START + 10 * PATIENCE + 5) == GaveUp(LOST)
+
+
+def test_the_end_of_another_invocation_is_no_reason_to_leave_the_stream():
+    wait = waiting(on_log=[].append)
+    assert isinstance(wait.next(START), Follow)
+    assert wait.saw_event(StateEvent("", Invocation("i2", "failed")), START + 1)
+    wait.stream_ended(START + 60)
+    wait.saw_invocation(SUCCEEDED, START + 60)
+    assert isinstance(wait.next(START + 60), Follow), "the log was not read to its end"
+
+
+def test_lines_shown_by_an_earlier_wait_are_marked():
+    records = []
+    wait = waiting(on_log=records.append, replayed_before=START)
+    wait.next(START + 100)
+    for text, at in (("one", START - 1), ("two", START + 99)):
+        wait.saw_event(LogEvent(format_timestamp(int(at) * 10**9), text), START + 101)
+    assert records == [REPLAY, "one", REPLAY_OVER, "two"]
 
 
 def test_a_log_that_was_read_to_its_end_is_not_read_again():
@@ -401,7 +595,7 @@ def test_giving_up_reads_as_what_it_was():
     assert isinstance(timeout, KernelInvocationTimeout)
     assert isinstance(unsettled, KernelInvocationUnsettled)
     assert (timeout.invocation_id, unsettled.invocation_id) == ("i1", "i1")
-    assert "Kernel answered 401: so" in str(unsettled)
+    assert "Kernel answered 401 a_code: so" in str(unsettled)
 
 
 LONG = KernelApiError("x" * 5_000, status_code=500)

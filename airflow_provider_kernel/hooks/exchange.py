@@ -1,0 +1,117 @@
+"""One request and its reply, synchronous, with requests: what may take how long, and how a failure reads."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_kernel.api.calls import Call
+from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelTransportError
+from airflow_provider_kernel.hooks.transport import (
+    CONNECT_TIMEOUT,
+    is_refused_tunnel,
+    root_causes,
+    transport_error,
+)
+
+if TYPE_CHECKING:
+    import requests
+
+
+@contextmanager
+def exchange(
+    session: requests.Session,
+    base_url: str,
+    call: Call[Any],
+    *,
+    silence: float | None,
+    total: float | None,
+    stream: bool = False,
+) -> Iterator[requests.Response]:
+    """
+    Send ``call`` and give its reply; errors of requests, here and in the ``with`` block, become ours.
+
+    :param silence: seconds that each piece of the reply may take; None for any time.
+    :param total: seconds from its head to its end; None for any time.
+    :param stream: whether the reply is a stream of events.
+    :raises KernelTransportError: there was no reply, or not the whole of it in time.
+    :raises KernelConfigurationError: requests cannot be used as the environment has it.
+    """
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    over, response = threading.Event(), None
+    headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
+    body = None
+    if call.body is not None:
+        headers["Content-Type"] = "application/json"
+        body = json.dumps(call.body, ensure_ascii=False).encode()
+    try:
+        response = session.request(
+            call.method,
+            base_url + call.path,
+            params=call.params,
+            data=body,
+            headers=headers,
+            timeout=(CONNECT_TIMEOUT, silence),
+            stream=True,
+            allow_redirects=False,
+        )
+        with response, _ended_after(total, response, over):
+            yield response
+            if over.is_set():
+                raise requests.Timeout
+    except (requests.RequestException, HTTPError, OSError) as error:
+        if response is None and not isinstance(error, requests.RequestException):
+            # From requests itself, before it sends: REQUESTS_CA_BUNDLE names no file.
+            raise KernelConfigurationError(str(error)) from None
+        raise _transport_error(base_url, error, timed_out=over.is_set()) from None
+
+
+@contextmanager
+def _ended_after(seconds: float | None, response: requests.Response, over: threading.Event) -> Iterator[None]:
+    """End the reading of ``response`` after so many seconds, though it be silent, or trickle; ``over`` tells."""
+
+    def end() -> None:
+        over.set()
+        with suppress(Exception):  # it ended by itself just now
+            response.raw.shutdown()
+
+    timer = None if seconds is None else threading.Timer(seconds, end)
+    if timer:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        if timer:
+            timer.cancel()
+
+
+def _transport_error(base_url: str, error: Exception, *, timed_out: bool) -> KernelTransportError:
+    import ssl
+
+    from requests.exceptions import InvalidSchema, InvalidURL, ProxyError, Timeout
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
+
+    causes = list(root_causes(error))
+    # A ProxyError is one of connecting to the proxy; an unusable one is an InvalidURL or InvalidSchema.
+    unsent = (
+        ConnectTimeoutError,
+        InvalidSchema,
+        InvalidURL,
+        NewConnectionError,
+        ProxyError,
+        ssl.SSLCertVerificationError,
+    )
+    return transport_error(
+        base_url,
+        causes,
+        sent=not any(isinstance(cause, unsent) or is_refused_tunnel(cause) for cause in causes),
+        timed_out=timed_out
+        or isinstance(error, Timeout)
+        or any(isinstance(cause, ReadTimeoutError) for cause in causes),
+    )

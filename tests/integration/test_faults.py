@@ -1,0 +1,251 @@
+"""The wait survives whatever befalls its requests on the way, in both hooks, and no line of the log is lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from itertools import pairwise
+
+import pytest
+
+from airflow_provider_kernel.api import waiting
+from airflow_provider_kernel.api.errors import KernelInvocationTimeout, KernelInvocationUnsettled
+from airflow_provider_kernel.api.logs import REPLAY, REPLAY_OVER
+from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+from tests import faults
+from tests.faulty import FaultyProxy
+
+LOOK = "GET /invocations/{id}"
+STREAM = "GET /invocations/{id}/events"
+OLD, NEW = "sk_the_old_token", "sk_the_new_token"
+
+
+@pytest.fixture
+def proxy(emulator):
+    with FaultyProxy(emulator.base_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def connect(proxy, monkeypatch):
+    """Set the connection ``kernel_default``, through the proxy."""
+
+    def connect(token=OLD, **extra):
+        connection = json.loads(proxy.connection_json(token)) | {"extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
+
+    connect(timeout=2)
+    return connect
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch):
+    """Their real length is proved, without waiting, by the unit tests of the state machine."""
+    monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.02)
+    monkeypatch.setattr(waiting, "MAX_STREAM_PAUSE", 0.05)
+    monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
+    monkeypatch.setattr(waiting, "STREAM_SILENCE", 1.0)  # the emulator's heartbeat comes twice as often
+    monkeypatch.setattr(waiting, "TAIL_SILENCE", 1.0)
+
+
+@pytest.fixture(params=["requests", "aiohttp"])
+def wait(request, connect):
+    """``wait(invocation_id, timeout=…, on_log=…)`` waits by either hook."""
+
+    def wait_synchronously(invocation_id, timeout=30.0, **kwargs):
+        with KernelHook() as hook:
+            return hook.wait_for_invocation(invocation_id, timeout=timeout, **kwargs)
+
+    async def wait_asynchronously(invocation_id, timeout, kwargs):
+        async with KernelAsyncHook() as hook:
+            deadline = time.time() + timeout
+            return await hook.wait_for_invocation(invocation_id, deadline=deadline, **kwargs)
+
+    if request.param == "requests":
+        return wait_synchronously
+    return lambda invocation_id, timeout=30.0, **kwargs: asyncio.run(
+        wait_asynchronously(invocation_id, timeout, kwargs)
+    )
+
+
+def printed(count):
+    """What the action ``logs`` prints."""
+    return [f"line {number}" for number in range(count)]
+
+
+BOTH_ANSWER = {
+    "500": faults.answer(500),
+    "503": faults.answer(503),
+    "529": faults.answer(529),
+    "408": faults.answer(408),
+    "429": faults.answer(429),
+    "HTML 502": faults.html(502),
+    "HTML 200": faults.html(200),
+    "HTML 404": faults.html(404),
+    "a redirect": faults.answer(302, b"", {"Location": "https://status.example.com/"}),
+    "404": faults.answer(404),
+    "nothing: the request is lost": faults.drop_request(),
+    "nothing: the reply is lost": faults.cut_after(size=3),
+    "a reset": faults.cut_after(size=3, reset=True),
+}
+CUT = (STREAM, faults.cut_after(events=6), 1)
+SPELLS = {
+    **{
+        f"both are answered {name}": [(STREAM, fault, 1), CUT, (STREAM, fault, 2), (LOOK, fault, 2)]
+        for name, fault in BOTH_ANSWER.items()
+    },
+    "one 401": [CUT, (STREAM, faults.answer(401), 1), (LOOK, faults.answer(401), 1)],
+    "the API goes down, twice": [CUT, CUT, (LOOK, faults.refuse(0.4), 2)],
+    "streams are cut": [(STREAM, faults.cut_after(events=n, reset=n == 9), 1) for n in (4, 9, 14)],
+    "streams are half-open": [(STREAM, faults.half_open(events=n), 1) for n in (0, 5)],
+    "streams are garbled": [CUT, (STREAM, faults.garble(), 1)],
+    "streams trickle": [CUT, (STREAM, faults.trickle(0.0001), 1)],
+    "a stream is late": [CUT, (STREAM, faults.delay(0.3), 1)],
+    "a stream is late to be answered": [CUT, (STREAM, faults.delay(0.3, reply=True), 1)],
+    "a look is never answered": [CUT, CUT, (LOOK, faults.hold(forward=True), 1)],
+}
+
+
+@pytest.mark.parametrize("spell", SPELLS.values(), ids=SPELLS)
+def test_the_wait_goes_on_and_no_line_is_lost_or_doubled(proxy, submit, wait, connect, spell):
+    connect(timeout=0.5)
+    rules = [proxy.on(route, fault, times=times) for route, fault, times in spell]
+    lines = []
+    found = wait(submit("logs", {"n": 20, "delay": 0.015}), on_log=lines.append)
+    assert found.output == 20
+    assert lines == printed(20)
+    assert [rule.route for rule in rules if rule.left] == [], "some of the faults never came"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_wait_goes_on_in_any_weather(proxy, submit, wait, connect, seed):
+    connect(timeout=0.5)
+    everywhere = {fault: 0.06 for name, fault in BOTH_ANSWER.items() if name != "404"}
+    proxy.plan = faults.random_plan(
+        seed,
+        {
+            STREAM: {faults.cut_after(events=14): 0.2, faults.half_open(events=13): 0.1, **everywhere},
+            LOOK: {faults.hold(forward=False): 0.05, faults.refuse(0.1): 0.1, **everywhere},
+        },
+    )
+    lines = []
+    assert wait(submit("logs", {"n": 20, "delay": 0.1}), on_log=lines.append).output == 20
+    assert lines == printed(20)
+    assert {exchange.did for exchange in proxy.exchanges} != {"pass"}
+
+
+def test_retry_after_is_honoured_by_both_requests(proxy, submit, wait):
+    for route in (STREAM, LOOK):
+        proxy.on(route, faults.answer(429, headers={"Retry-After": "1"}), times=1)
+    wait(submit("echo", 1))
+    refused_stream, refused_look, look = proxy.exchanges[:3]
+    assert [exchange.did for exchange in (refused_stream, refused_look, look)] == ["answer 429"] * 2 + [
+        "pass"
+    ]
+    assert all(later.at - earlier.at >= 1 for earlier, later in pairwise(proxy.exchanges[:3]))
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        [faults.half_open(events=1), faults.cut_after(events=2), faults.html(502)],
+        [faults.half_open(events=1), faults.half_open(), faults.drop_request(), faults.answer(503)],
+        [faults.answer(500), faults.cut_after(events=3), faults.answer(429, headers={"Retry-After": "1"})],
+    ],
+    ids=lambda spell: ", ".join(fault.name for fault in spell),
+)
+def test_the_log_is_read_to_its_end_though_its_streams_break_after_the_end(
+    proxy, submit, wait, until, client, spell, monkeypatch
+):
+    # The second stream opens after the end, and not before.
+    monkeypatch.setattr(waiting, "MAX_STREAM_PAUSE", 1000.0)
+    monkeypatch.setattr(waiting, "SHORT_LIFE", 1000.0)
+    for fault in spell:
+        proxy.on(STREAM, fault, times=1)
+    invocation_id, lines = submit("logs", {"n": 10}), []
+    until(lambda: client.invocations.retrieve(invocation_id).status == "succeeded")
+    proxy.on(LOOK, faults.html(502), times=1)
+    assert wait(invocation_id, on_log=lines.append).output == 10
+    assert lines == printed(10)
+    assert len(proxy.seen(STREAM)) == len(spell) + 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_that_was_changed_meanwhile_is_read_anew(proxy, submit, wait, connect, status):
+    lines = []
+
+    def rotate_once_it_runs(line):
+        lines.append(line)
+        if line == "line 3":
+            connect(NEW)
+            for route in (STREAM, LOOK):
+                proxy.on(route, faults.answer(status), where=lambda e: OLD in e.headers["Authorization"])
+            proxy.go_down()
+            proxy.come_up()
+
+    assert wait(submit("logs", {"n": 12, "delay": 0.05}), on_log=rotate_once_it_runs).output == 12
+    assert lines == printed(12)
+    assert len([exchange for exchange in proxy.exchanges if exchange.answered_status == status]) == 1
+    assert NEW in proxy.exchanges[-1].headers["Authorization"]
+
+
+def test_a_token_that_stays_refused_ends_the_wait_at_the_second_look(proxy, submit, wait):
+    for route in (STREAM, LOOK):
+        proxy.on(route, faults.html(403))
+    with pytest.raises(KernelInvocationUnsettled, match="Kernel answered 403"):
+        wait(submit("echo", 1))
+    assert len(proxy.seen(LOOK)) == 2
+
+
+def test_a_stream_that_falls_silent_does_not_hold_the_wait_beyond_its_deadline(
+    proxy, submit, wait, monkeypatch, client
+):
+    monkeypatch.setattr(waiting, "STREAM_SILENCE", 75.0)
+    proxy.on(STREAM, faults.half_open(events=10))
+    invocation_id, began = submit("logs", {"n": 1_000, "delay": 0.3}), time.monotonic()
+    with pytest.raises(KernelInvocationTimeout):
+        wait(invocation_id, timeout=3.0, on_log=lambda line: None)
+    assert 3 <= time.monotonic() - began < 4.5
+    client.invocations.update(invocation_id, status="failed")
+
+
+def test_a_reply_that_trickles_is_not_waited_for_for_ever(proxy, submit, wait, connect):
+    connect(timeout=0.1)
+    proxy.on(STREAM, faults.answer(503))
+    proxy.on(LOOK, faults.trickle(0.05), times=1)
+    began = time.monotonic()
+    assert wait(submit("echo", "x" * 1_000)).output == "x" * 1_000
+    assert time.monotonic() - began < 10
+
+
+def test_a_reply_about_another_invocation_is_not_believed(proxy, submit, wait):
+    other = {"id": "another", "status": "failed", "status_reason": "not mine"}
+    event = {"event": "invocation_state", "timestamp": "2026-01-01T00:00:00Z", "invocation": other}
+    proxy.on(STREAM, faults.garble([b"data: " + json.dumps(event).encode() + b"\n\n"]))
+    proxy.on(LOOK, faults.answer(200, other), times=3)
+    lines = []
+    assert wait(submit("logs", {"n": 5}), on_log=lines.append).status == "succeeded"
+    assert lines == printed(5)
+    assert [exchange.did for exchange in proxy.seen(LOOK)] == ["answer 200"] * 3 + ["pass"]
+
+
+def test_the_log_is_shown_again_and_marked_when_the_wait_is_taken_up_anew(submit, wait, client):
+    class Killed(BaseException):
+        pass
+
+    def die_at_line_3(line):
+        first.append(line)
+        if line == "line 3":
+            raise Killed
+
+    first, second = [], []
+    invocation_id = submit("logs", {"n": 20, "delay": 0.05})
+    with pytest.raises(Killed):
+        wait(invocation_id, on_log=die_at_line_3)
+    wait(invocation_id, on_log=second.append, replayed_before=time.time())
+    assert first == printed(4)
+    assert [line for line in second if line not in (REPLAY, REPLAY_OVER)] == printed(20)
+    assert second[0] == REPLAY
+    assert 5 <= second.index(REPLAY_OVER) < 21
