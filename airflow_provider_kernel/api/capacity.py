@@ -109,15 +109,20 @@ class CapacityQueue:
         self.failures = 0
         self._jitter = jitter
         self._waiters: list[Waiter] = []
-        self._limit: int | None = None
         self._active: frozenset[str] = frozenset()
-        self._active_before = 0
         self._on_the_way: deque[float] = deque()
-        self._refusals = self._probes = 0
-        self._refused_at = self._looked_at = self._free_at = self._probed_at = -inf
+        self._refusals = 0
+        self._refused_at = self._looked_at = self._probed_at = -inf
         self._look_at = 0.0
         self._blind_pause = LOOK_PAUSE
+        self._forget(-inf)
+
+    def _forget(self, now: float) -> None:
+        """Know nothing of the limit."""
+        self._limit: int | None = None
+        self._active_before = self._probes = 0
         self._probe_size, self._probe_pause = 1, PROBE_PAUSE
+        self._free_at = now
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -143,7 +148,7 @@ class CapacityQueue:
             self._refused_at = now
         if not self._waiters:
             if now - self._looked_at > STALE:
-                self._limit, self._active_before = None, 0
+                self._forget(now)
             self._look_at = max(self._look_at, now + SPREAD * self._jitter())
         waiter = Waiter(
             not_before=refused_at + max(MIN_PAUSE, retry_after) + SPREAD * self._jitter(),
@@ -180,7 +185,7 @@ class CapacityQueue:
         self.failures, self._blind_pause = 0, LOOK_PAUSE
         eligible = self._eligible(now)
         free = max(0, limit - len(active) - on_the_way)
-        if free or self._free_at == -inf:
+        if free:
             self._free_at = now
         pause = min(max(LOOK_PAUSE, LOOK_SHARE * (now - self._free_at)), MAX_LOOK_PAUSE)
         self._look_again(now, max(pause, PAUSE_PER_ACTIVE * len(active)))

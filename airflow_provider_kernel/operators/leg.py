@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
@@ -199,7 +200,9 @@ class Leg:
                     raise
                 now = time.time()
                 if self._capacity_deadline is None:
-                    self._capacity_deadline = now + self.task.capacity_timeout
+                    self._capacity_deadline = min(
+                        now + self.task.capacity_timeout, self._execution_deadline()
+                    )
                 if now >= self._capacity_deadline:
                     raise self._no_capacity() from error
                 if self.task.deferrable:
@@ -246,11 +249,15 @@ class Leg:
         timeout = self.task.timeout
         if timeout is None:
             timeout = (self.task.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS) + GRACE_SECONDS
-        deadline = (record.submitted_at if record else time.time()) + timeout
+        submitted_at = record.submitted_at if record else time.time()
+        return min(submitted_at + timeout, self._execution_deadline())
+
+    def _execution_deadline(self) -> float:
+        """Return when the task's ``execution_timeout`` passes, which Airflow itself does not apply to deferrals."""
         started_at = self.this_try.started_at()
-        if self.task.execution_timeout and started_at:  # Airflow itself does not apply it to deferrals
-            deadline = min(deadline, started_at + self.task.execution_timeout.total_seconds())
-        return deadline
+        if not (self.task.execution_timeout and started_at):
+            return inf
+        return started_at + self.task.execution_timeout.total_seconds()
 
     def _defer(self, invocation_id: str) -> NoReturn:
         self.this_try.leave(handed_over=True)
@@ -405,6 +412,6 @@ class Leg:
 
     def _no_capacity(self) -> KernelCapacityTimeout:
         return KernelCapacityTimeout(
-            f"Kernel's account was full for {self.task.capacity_timeout:.0f} s (capacity_timeout), so no invocation "
-            "was started. A retry of the task waits again."
+            "Kernel's account was full until capacity_timeout or execution_timeout had passed, so no invocation was "
+            "started. A retry of the task waits again."
         )

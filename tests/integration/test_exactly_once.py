@@ -787,6 +787,12 @@ class TestAFullAccount:
             task.run()
         assert len(proxy.seen(POST)) == 1
 
+    def test_is_waited_for_no_longer_than_the_execution_timeout(self, proxy):
+        proxy.on(POST, faults.answer(429))
+        task, _ = echo(execution_timeout=timedelta(seconds=100))
+        task.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
+        assert 55 < task.defer().trigger.deadline - time.time() < 61
+
     def test_leaves_no_intent_while_it_is_waited_for_and_no_payload_anywhere(self, proxy):
         proxy.on(POST, faults.answer(429))
         task, _ = echo(payload=unique(secret="canary"))

@@ -28,6 +28,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnsettled,
     KernelTransportError,
 )
+from airflow_provider_kernel.api.logs import REPLAY
 from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
@@ -351,6 +352,17 @@ class TestTrigger:
     def test_the_invocations_id_is_argument_enough(self, submit):
         event = asyncio.run(first_event(KernelInvocationTrigger(submit("echo", 1))))
         assert event["status"] == "succeeded"
+
+    @pytest.mark.parametrize(("ago", "is_marked"), [(60.0, True), (1.0, False)])
+    def test_the_log_that_is_shown_again_after_a_restart_says_so(
+        self, submit, until, status, told, ago, is_marked
+    ):
+        invocation_id = submit("logs", {"n": 2})
+        until(lambda: status(invocation_id) == "succeeded")
+        asyncio.run(first_event(KernelInvocationTrigger(invocation_id, handed_over_at=time.time() - ago)))
+        said = told()
+        assert said.count("[app] line 1") == 1
+        assert (REPLAY in said) is is_marked
 
     def test_a_stopping_triggerer_cancels_nothing(self, running, status):
         async def start_and_stop():
