@@ -24,6 +24,14 @@ class KernelConfigurationError(KernelError, ValueError):
     """The connection cannot be used as it is; the message says what to write instead."""
 
 
+class KernelConnectionNotFoundError(KernelConfigurationError):
+    """
+    Airflow says that there is no such connection.
+
+    It says so too when its API or its secrets backend cannot be reached, so it may pass.
+    """
+
+
 class KernelTransportError(KernelError):
     """
     No usable reply came: refused, reset, timed out, or something other than Kernel's JSON.

@@ -34,23 +34,29 @@ class Record:
     :param ti_id: Airflow's id of the try that wrote it.
     :param generation: the task instance's ``max_tries`` at that time.
     :param fingerprint: :meth:`~airflow_provider_kernel.api.invocation.InvocationRequest.fingerprint` of the request.
+    :param app_name: of the request, as ``action_name`` and ``app_version``: where to look for it.
     :param submitted_at: when it was requested, in seconds since 1970.
     :param key_field: name in the payload under which the key is; None without ``payload_key_field``.
     :param key: random key in the payload.
     :param handed_over: whether a trigger waits for the invocation.
     :param ended: whether a try has seen its end, or had no more interest in it.
-    :param replaces_cancelled: whether it was submitted because an earlier try cancelled its predecessor.
+    :param replaces: id of the task's invocation before this one, which may look the same.
+    :param replaces_cancelled: whether it was submitted because an earlier try cancelled that.
     """
 
     ti_id: str
     generation: int
     fingerprint: str
+    app_name: str
+    action_name: str
+    app_version: str
     submitted_at: float
     key_field: str | None = None
     key: str | None = None
     invocation_id: str | None = None
     handed_over: bool = False
     ended: bool = False
+    replaces: str | None = None
     replaces_cancelled: bool = False
 
     @classmethod
@@ -81,12 +87,16 @@ class Record:
             "ti_id": str,
             "generation": int,
             "fingerprint": str,
+            "app_name": str,
+            "action_name": str,
+            "app_version": str,
             "submitted_at": (int, float),
             "key_field": (str, type(None)),
             "key": (str, type(None)),
             "invocation_id": (str, type(None)),
             "handed_over": bool,
             "ended": bool,
+            "replaces": (str, type(None)),
             "replaces_cancelled": bool,
         }
         return all(isinstance(getattr(self, name), kind) for name, kind in kinds.items())

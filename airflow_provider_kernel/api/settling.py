@@ -14,7 +14,8 @@ from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Page
 from airflow_provider_kernel.api.errors import KernelError, is_worth_repeating, retry_after
 from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
-from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest, parse_json
+from airflow_provider_kernel.api.invocation import Invocation, parse_json
+from airflow_provider_kernel.api.record import Record
 from airflow_provider_kernel.api.waiting import Sleep
 
 #: Seconds over which it is looked for; one that is not listed by then was not accepted.
@@ -46,30 +47,21 @@ class Search:
     """
     Looks for the invocation of a lost request. Ask :meth:`next`, do that, and tell what came of it.
 
-    :param request: what was asked for; its payload without the key.
-    :param since: when, in seconds since 1970 (as all times here).
-    :param now: the time at the start.
-    :param key_field: name in the payload under which the key is; None without a key.
-    :param key: the key.
-    :param same_request: False if the request was another one, whose payload is not known.
+    :param intent: the record of the request.
+    :param payload: its payload as JSON text, without the key; None if there was none.
+    :param is_payload_known: False if the payload is not that of the request, which was another one.
+    :param now: the time at the start, in seconds since 1970 (as all times here).
     """
 
     def __init__(
-        self,
-        request: InvocationRequest,
-        *,
-        since: float,
-        now: float,
-        key_field: str | None = None,
-        key: str | None = None,
-        same_request: bool = True,
+        self, intent: Record, payload: str | None, now: float, *, is_payload_known: bool = True
     ) -> None:
-        self._request = request
-        self._key = (key_field, key) if key_field and key else None
-        self._same_request = same_request
-        self._since = since - CLOCK_SKEW
-        self._listed_since = since - (CLOCK_SKEW_WITH_KEY if self._key else CLOCK_SKEW)
-        self._payload = _canonical(request.payload)
+        self._intent = intent
+        self._key = (intent.key_field, intent.key) if intent.key_field and intent.key else None
+        self._payload = _canonical(payload)
+        self._is_payload_known = is_payload_known
+        self._since = intent.submitted_at - CLOCK_SKEW
+        self._listed_since = intent.submitted_at - (CLOCK_SKEW_WITH_KEY if self._key else CLOCK_SKEW)
         self._until = now + SETTLING_SECONDS
         self._good_at = now
         self._wake = now
@@ -84,10 +76,8 @@ class Search:
         if self._offset is None:  # a whole look is done
             if len(self._matches) == 1 and (self._key or not self._doubtful):
                 return Settled(found=next(iter(self._matches.values())))
-            if self._matches or self._doubtful:
+            if len(self._matches) > 1 or self._looked_at >= self._until:
                 return Settled(doubtful=(*self._matches, *self._doubtful))
-            if self._looked_at >= self._until:
-                return Settled()
             self._wake = min(now + self._pause, max(self._until, now))
             self._pause = min(2 * self._pause, MAX_PAUSE)
             self._offset = 0
@@ -96,8 +86,8 @@ class Search:
         if self._offset == 0:
             self._looked_at = now
         return calls.list_invocations(
-            app_name=self._request.app_name,
-            action_name=self._request.action_name,
+            app_name=self._intent.app_name,
+            action_name=self._intent.action_name,
             since=format_timestamp(int(self._listed_since * 1e9)),
             limit=PAGE_SIZE,
             offset=self._offset or None,
@@ -127,16 +117,21 @@ class Search:
     def _judge(self, invocation: Invocation) -> None:
         if self._key and invocation.mark(self._key[0]).get("key") == self._key[1]:
             self._matches[invocation.id] = invocation
-        elif self._is_older(invocation) or self._is_of_another_version(invocation):
             return
-        elif invocation.payload is None and (self._key or self._payload is not None):
-            self._doubtful[invocation.id] = None
-        elif self._key:
+        is_other = invocation.id == self._intent.replaces or self._is_older(invocation)
+        if is_other or self._is_of_another_version(invocation):
             return
-        elif not self._same_request:
-            self._doubtful[invocation.id] = None
-        elif _canonical(invocation.payload) == self._payload:
+        if self._key:
+            is_match, is_doubt = False, invocation.payload is None
+        elif not self._is_payload_known:
+            is_match, is_doubt = False, True
+        else:
+            is_match = _canonical(invocation.payload) == self._payload
+            is_doubt = invocation.payload is None and not is_match
+        if is_match:
             self._matches[invocation.id] = invocation
+        elif is_doubt:
+            self._doubtful[invocation.id] = None
 
     def _is_older(self, invocation: Invocation) -> bool:
         started = parse_timestamp(invocation.started_at or "")
@@ -144,7 +139,7 @@ class Search:
 
     def _is_of_another_version(self, invocation: Invocation) -> bool:
         # Whether an invocation of ``latest`` is listed so, or with the version that it came to, is not known.
-        pinned = self._request.version
+        pinned = self._intent.app_version
         return "latest" not in (pinned, invocation.version) and invocation.version not in (None, pinned)
 
 

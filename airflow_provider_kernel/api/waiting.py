@@ -213,7 +213,7 @@ class Wait:
         self._wake = now + max(self._pause(self._tail_tries), retry_after(error))
         if (error is None or fell_silent) and self._log.lines == self._stream_lines:
             self._log_complete = True  # nothing is left, though Kernel did not say so
-        elif self._wake > self._ended_at + patience or (_is_kernels_refusal(error) and self._tail_tries > 1):
+        elif self._wake > self._ended_at + patience or (is_kernels_refusal(error) and self._tail_tries > 1):
             self._log_complete = True
             why = error or "its streams are cut short"
             self._write([*self._log.flush(), f"… the rest of the log could not be read: {why}"])
@@ -271,7 +271,7 @@ class Wait:
     def _is_hopeless(self, error: KernelError, now: float) -> bool:
         if isinstance(error, KernelConfigurationError):
             return True
-        if _is_kernels_refusal(error):
+        if is_kernels_refusal(error):
             self._refusals += 1
             early = error.status_code == 404 and now - self._failing_since < NOT_FOUND_GRACE
             if self._refusals > 1 and not early:
@@ -290,7 +290,23 @@ class Wait:
         return min(self._poll_interval, 2.0 ** min(count - 1, 20)) * (0.5 + self._jitter() / 2)
 
 
-def _is_kernels_refusal(error: KernelError | None) -> TypeGuard[KernelApiError]:
+class Find(Wait):
+    """The question how an invocation is: as patient as a wait, and over (:class:`Ended`) with the first good answer."""
+
+    def __init__(
+        self, invocation_id: str, now: float, on_trouble: Callable[[KernelError], None] = lambda error: None
+    ) -> None:
+        super().__init__(invocation_id, now, on_trouble=on_trouble)
+        self._look_due = True
+
+    def saw_invocation(self, invocation: Invocation, now: float) -> None:
+        """Take the answer."""
+        super().saw_invocation(invocation, now)
+        if invocation.is_active:
+            self._outcome = Ended(invocation)
+
+
+def is_kernels_refusal(error: BaseException | None) -> TypeGuard[KernelApiError]:
     """Tell whether Kernel refused, and not a proxy that has lost Kernel (nginx says 404 then, others redirect)."""
     return (
         isinstance(error, KernelApiError)
@@ -365,8 +381,9 @@ class Outcome:
         :raises KernelError: it is none of ours; nothing is concluded from it.
         """
         try:
-            outcome = cls(**event)
-        except TypeError:
+            # A field that this version does not know is of no use to it.
+            outcome = cls(**{key: value for key, value in event.items() if key in cls.__dataclass_fields__})
+        except (TypeError, AttributeError):
             outcome = None
         if (
             outcome is None

@@ -6,7 +6,11 @@ import json
 import os
 from typing import TYPE_CHECKING
 
-from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelTransportError
+from airflow_provider_kernel.api.errors import (
+    KernelConfigurationError,
+    KernelConnectionNotFoundError,
+    KernelTransportError,
+)
 from airflow_provider_kernel.api.settings import KernelSettings
 
 if TYPE_CHECKING:
@@ -50,13 +54,19 @@ def settings_without_connection(conn_id: str) -> KernelSettings:
     """
     Read the environment in place of the default connection; call it where that does not exist.
 
-    :raises KernelConfigurationError: it is not the default connection, or there is no ``KERNEL_API_KEY``.
+    :raises KernelConnectionNotFoundError: it is not the default connection, or there is no ``KERNEL_API_KEY``.
+    :raises KernelConfigurationError: the environment cannot be used.
     """
     if conn_id != DEFAULT_CONN_ID:
-        raise KernelConfigurationError(
+        raise KernelConnectionNotFoundError(
             f"There is no Airflow connection {conn_id!r}. Make one of type 'kernel', or set AIRFLOW_CONN_{str(conn_id).upper()}."
         )
-    settings = KernelSettings.from_environment(conn_id, os.environ)
+    try:
+        settings = KernelSettings.from_environment(conn_id, os.environ)
+    except KernelConfigurationError as error:
+        if os.environ.get("KERNEL_API_KEY", "").strip():
+            raise
+        raise KernelConnectionNotFoundError(str(error)) from None
     try:  # the compat package has it only of late
         from airflow.sdk.log import mask_secret
     except ImportError:

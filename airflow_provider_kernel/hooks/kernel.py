@@ -16,6 +16,7 @@ from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelError,
+    KernelInvocationUnsettled,
     KernelTransportError,
     is_certainly_not_accepted,
 )
@@ -23,7 +24,17 @@ from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.settling import Search, Settled
-from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
+from airflow_provider_kernel.api.waiting import (
+    Ended,
+    Find,
+    Follow,
+    GaveUp,
+    Look,
+    Sleep,
+    Wait,
+    gave_up,
+    is_kernels_refusal,
+)
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
     settings_of,
@@ -31,7 +42,7 @@ from airflow_provider_kernel.hooks.connection import (
     unreadable,
 )
 from airflow_provider_kernel.hooks.exchange import exchange
-from airflow_provider_kernel.hooks.transport import USER_AGENT, lost_reply, patiently, retrying
+from airflow_provider_kernel.hooks.transport import USER_AGENT, lost_reply, retrying
 
 if TYPE_CHECKING:
     import requests
@@ -175,15 +186,15 @@ class KernelHook(BaseHook):
         """
         Ask for an invocation as patiently as a wait does; None if there is none, for half a minute.
 
-        :raises KernelError: Kernel refuses to tell, or could not be asked for 15 minutes.
+        :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
+        wait = Find(invocation_id, time.time(), self._tell_trouble_with(invocation_id))
         try:
-            found: Invocation = Retrying(**patiently())(self._send_once, calls.get_invocation(invocation_id))
-        except KernelApiError as error:
-            if error.status_code == 404:
+            return self._go_through(wait, invocation_id)
+        except KernelInvocationUnsettled as error:
+            if is_kernels_refusal(error.__cause__) and error.__cause__.status_code == 404:
                 return None
             raise
-        return found
 
     def get_invocation(self, invocation_id: str) -> Invocation:
         """
@@ -261,20 +272,21 @@ class KernelHook(BaseHook):
         :raises KernelInvocationTimeout: it had not ended by then.
         :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
-        deadline = None if timeout is None else time.time() + timeout
-
-        def trouble(error: KernelError) -> None:
-            self.log.warning("Waiting for Kernel invocation %s: %s", invocation_id, error)
-
         wait = Wait(
             invocation_id,
             time.time(),
-            deadline=deadline,
+            deadline=None if timeout is None else time.time() + timeout,
             poll_interval=poll_interval,
             on_log=on_log,
             replayed_before=replayed_before,
-            on_trouble=trouble,
+            on_trouble=self._tell_trouble_with(invocation_id),
         )
+        return self._go_through(wait, invocation_id)
+
+    def _tell_trouble_with(self, invocation_id: str) -> Callable[[KernelError], None]:
+        return lambda error: self.log.warning("Waiting for Kernel invocation %s: %s", invocation_id, error)
+
+    def _go_through(self, wait: Wait, invocation_id: str) -> Invocation:
         while True:
             match wait.next(time.time()):
                 case Follow(silence, life, since):
@@ -299,7 +311,7 @@ class KernelHook(BaseHook):
                 case Ended(invocation):
                     return invocation
                 case GaveUp(error):
-                    raise gave_up(invocation_id, error)
+                    raise gave_up(invocation_id, error) from error
 
     def cancel_invocation(
         self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None

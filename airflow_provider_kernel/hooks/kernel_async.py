@@ -24,6 +24,7 @@ from airflow_provider_kernel.api.calls import Call, Cancellation
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
+    KernelConnectionNotFoundError,
     KernelError,
     KernelTransportError,
 )
@@ -210,8 +211,13 @@ class KernelAsyncHook:
                 connection = await asyncio.to_thread(BaseHook.get_connection, self.kernel_conn_id)
             return settings_of(connection)
         except AirflowNotFoundException:
-            # In a thread, for it has Airflow mask the token, which waits for Airflow's supervisor.
-            return await asyncio.to_thread(settings_without_connection, self.kernel_conn_id)
+            if known:  # Airflow says so, too, when it cannot reach its own API
+                return known
+            try:
+                # In a thread, for it has Airflow mask the token, which waits for Airflow's supervisor.
+                return await asyncio.to_thread(settings_without_connection, self.kernel_conn_id)
+            except KernelConnectionNotFoundError as error:
+                raise KernelTransportError(str(error), sent=False) from None
         except Exception as error:
             if known:
                 # Airflow may be away for a while, or somebody at work on the connection, which says nothing of

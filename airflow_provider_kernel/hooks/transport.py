@@ -18,12 +18,10 @@ from airflow_provider_kernel.api.errors import (
     KernelLostReplyError,
     KernelTransportError,
     is_certainly_not_accepted,
-    is_worth_repeating,
     retry_after,
 )
 from airflow_provider_kernel.api.invocation import InvocationRequest
 from airflow_provider_kernel.api.settings import is_loopback
-from airflow_provider_kernel.api.waiting import NOT_FOUND_GRACE, PATIENCE
 
 log = logging.getLogger(__name__)
 USER_AGENT = f"airflow-provider-kernel/{__version__}"
@@ -51,22 +49,6 @@ def retrying(call: Call[Any]) -> dict[str, Any]:
         ),
         "reraise": True,
     }
-
-
-def patiently() -> dict[str, Any]:
-    """Return tenacity's arguments for a GET whose answer is worth the patience of a wait, 404 included."""
-
-    def is_missing(error: BaseException | None) -> bool:
-        return isinstance(error, KernelApiError) and error.status_code == 404
-
-    def should_retry(error: BaseException) -> bool:
-        return isinstance(error, KernelError) and (is_worth_repeating(error) or is_missing(error))
-
-    def should_stop(state: RetryCallState) -> bool:
-        patience = NOT_FOUND_GRACE if is_missing(_error(state)) else PATIENCE
-        return (state.seconds_since_start or 0) + state.upcoming_sleep > patience
-
-    return {"retry": retry_if_exception(should_retry), "stop": should_stop, "wait": _wait, "reraise": True}
 
 
 def _error(state: RetryCallState) -> BaseException | None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
+INTERRUPT, DONE = b"!", b"."
 
 
 class Interrupted(Exception):
@@ -33,7 +34,7 @@ class Interruptible:
         self.is_interrupted = True
         if self._bell:
             with suppress(OSError):
-                self._bell.send(b"!")
+                self._bell.send(INTERRUPT)
 
     def check(self) -> None:
         """
@@ -44,10 +45,11 @@ class Interruptible:
         if self.is_interrupted:
             raise Interrupted
 
-    def run(self, function: Callable[[], T]) -> T:
+    def run(self, function: Callable[[], T], grace: float = 0.0) -> T:
         """
         Return what ``function`` returns, or raise what it raises.
 
+        :param grace: seconds that it has to end by itself once it is interrupted.
         :raises Interrupted: it was interrupted; ``function`` goes on.
         """
         results: list[T] = []
@@ -61,14 +63,18 @@ class Interruptible:
             except BaseException as error:  # noqa: BLE001 - it is raised in the main thread
                 errors.append(error)
             with suppress(OSError):  # nobody waits any more
-                bell.send(b".")
+                bell.send(DONE)
 
         with waiting, bell:
             self._bell = bell
             try:
                 self.check()
                 threading.Thread(target=work, name="kernel-wait", daemon=True).start()
-                waiting.recv(1)
+                if waiting.recv(1) == INTERRUPT and grace:
+                    waiting.settimeout(grace)
+                    with suppress(TimeoutError):
+                        while waiting.recv(1) == INTERRUPT:
+                            pass
             finally:
                 self._bell = None
         if results:

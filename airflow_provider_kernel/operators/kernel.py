@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_kernel.api.invocation import (
     VERSION_MEANING,
@@ -171,21 +171,18 @@ class KernelInvokeOperator(BaseOperator):
         """
         Return what is asked of Kernel, but for the key; call it once the templates are rendered.
 
-        :raises AirflowFailException: an argument turned out wrong.
+        :raises ValueError: an argument turned out wrong.
         """
-        try:
-            request = InvocationRequest(
-                self.app_name,
-                self.action_name,
-                self.payload,
-                self.version,
-                self.async_,
-                self.async_timeout_seconds,
-            )
-            if self.payload_key_field is not None:
-                request.marked(self.payload_key_field, {})
-        except ValueError as error:
-            raise AirflowFailException(str(error)) from None
+        request = InvocationRequest(
+            self.app_name,
+            self.action_name,
+            self.payload,
+            self.version,
+            self.async_,
+            self.async_timeout_seconds,
+        )
+        if self.payload_key_field is not None:
+            request.marked(self.payload_key_field, {})
         return request
 
     def execute(self, context: Context) -> Any:
@@ -197,14 +194,15 @@ class KernelInvokeOperator(BaseOperator):
         with self._leg(context) as leg:
             return leg.start()
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
         """
         Continue after the deferral: ask Kernel for the invocation, and return its decoded output.
 
         :param event: what the trigger fired.
+        :param ti_id: the try that was deferred.
         """
         with self._leg(context) as leg:
-            return leg.start() if leg.is_of_new_try else leg.complete(event)
+            return leg.start() if leg.is_of_new_try(ti_id) else leg.complete(event)
 
     def execute_with_capacity(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
         """
@@ -214,7 +212,7 @@ class KernelInvokeOperator(BaseOperator):
         :param ti_id: the try that waited.
         """
         with self._leg(context) as leg:
-            if ti_id in (None, leg.this_try.id):
+            if not leg.is_of_new_try(ti_id):
                 leg.has_waited_for_capacity(event)
             return leg.start()
 
@@ -228,7 +226,7 @@ class KernelInvokeOperator(BaseOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         except (TaskDeferralError, TaskDeferralTimeout) as error:
             with self._leg(context) as leg:
-                if leg.is_of_new_try:
+                if leg.is_of_new_try():
                     return leg.start()
                 return leg.end_deferral(error, is_timeout=isinstance(error, TaskDeferralTimeout))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from math import inf
@@ -18,9 +17,9 @@ from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelCapacityTimeout,
     KernelConfigurationError,
+    KernelConnectionNotFoundError,
     KernelError,
     KernelInvocationError,
-    KernelInvocationFailed,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
     KernelLostReplyError,
@@ -37,7 +36,7 @@ from airflow_provider_kernel.api.record import KernelRecordError
 from airflow_provider_kernel.api.waiting import Outcome
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.submission import Submission
-from airflow_provider_kernel.operators.this_try import ThisTry
+from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
 from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
@@ -77,25 +76,29 @@ class Leg:
         self.task = task
         self.hook = task.hook
         self.log = task.log
-        self.this_try = ThisTry(context, task.durable)
+        self.this_try = ThisTry(
+            context, task.durable, may_be_denied=getattr(task, "retry_policy", None) is not None
+        )
         self._ti: Any = context["ti"]
         self._interruptible = interruptible
         self._capacity_deadline: float | None = None
         self._submission = Submission(
             self.hook,
             self.this_try,
-            task.request(),
+            task.request,
             interruptible,
-            self._cancel,
             task.payload_key_field,
             task.on_lost_reply,
         )
 
-    @property
-    def is_of_new_try(self) -> bool:
-        """Whether Airflow resumes a new try where an earlier one was deferred, as it does after a clear."""
+    def is_of_new_try(self, ti_id: str | None = None) -> bool:
+        """
+        Tell whether Airflow resumes a new try where an earlier one was deferred, as it does after a clear.
+
+        :param ti_id: the try that was deferred; None where Airflow has dropped that.
+        """
         record = self.this_try.record
-        return record is not None and record.ti_id != self.this_try.id
+        return any(id not in (None, self.this_try.id) for id in (ti_id, record and record.ti_id))
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -107,19 +110,18 @@ class Leg:
         try:
             with self._seen_to():
                 yield
+        except KernelConnectionNotFoundError:
+            raise  # Airflow says so, too, when it cannot reach its own API
         except (KernelLostReplyError, KernelConfigurationError, KernelRecordError, KernelApiError) as error:
             if isinstance(error, KernelApiError) and not error.is_refusal:
                 raise
-            hints = {KernelLostReplyError: NO_RETRY_UNCERTAIN, KernelApiError: NO_RETRY_REFUSED}
-            if hints.get(type(error)) != NO_RETRY_UNCERTAIN and self._leaves_invocation:
+            if isinstance(error, KernelLostReplyError):
+                hint = f" {NO_RETRY_UNCERTAIN}"
+            elif self._submission.invocation_id and self.this_try.has_successor:
                 raise  # a retry takes it up, by a connection that was mended meanwhile
-            raise AirflowFailException(
-                f"{str(error).rstrip('.')}. {hints.get(type(error), '')}".rstrip()
-            ) from error
-
-    @property
-    def _leaves_invocation(self) -> bool:
-        return self._submission.invocation_id is not None and self.this_try.has_successor
+            else:
+                hint = f" {NO_RETRY_REFUSED}" if isinstance(error, KernelApiError) else ""
+            raise AirflowFailException(f"{str(error).rstrip('.')}.{hint}") from error
 
     @contextmanager
     def _seen_to(self) -> Iterator[None]:
@@ -133,18 +135,29 @@ class Leg:
                 self._end_killed()
             raise
         except AirflowTaskTimeout:
-            with suppress(KernelError):  # it was logged
+            self._interruptible.is_interrupted = True  # a request that is under way is not sent again
+            try:
                 self._submission.stop("its execution_timeout passed")
+            except KernelError as error:
+                self.log.error("execution_timeout passed, and what the task started may run on: %s", error)
             raise
 
     def start(self) -> Any:
         """Take up the invocation of an earlier try, or submit one; go on to its result, or into the deferral."""
-        return self._carry_on(self._taken_up() or self._submitted())
+        record = self.this_try.record
+        is_started = record and record.ended and record.generation == self.this_try.generation
+        if record and is_started and not self.task.wait_for_completion:
+            return record.invocation_id  # all that was asked for
+        try:
+            invocation = self._submission.take_up()
+        except KernelInvocationUnsettled as error:
+            return self._conclude(self._given_up(error))
+        return self._carry_on(invocation or self._submitted())
 
     def complete(self, event: Any) -> Any:
         """Go on where the trigger has fired ``event``."""
+        self._submission.invocation_id = self._known_id()
         outcome = Outcome.from_event(event)
-        self._submission.invocation_id = outcome.invocation_id
         return self._conclude(self._given_up(outcome.error()) if outcome.may_run else outcome)
 
     def has_waited_for_capacity(self, event: dict[str, Any]) -> None:
@@ -153,6 +166,9 @@ class Leg:
 
         :raises KernelError: there is no capacity, and no use in waiting.
         """
+        record = self.this_try.record
+        if record and record.invocation_id is None:
+            self.this_try.forget()  # an intent that was refused, and that Airflow could not take back then
         self._capacity_deadline = event.get("deadline")
         if event.get("capacity") == "timeout":
             raise self._no_capacity()
@@ -161,14 +177,7 @@ class Leg:
 
     def end_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
         """Go on where Airflow has ended the deferral for ``error``."""
-        record = self.this_try.record
-        invocation_id = (
-            record.invocation_id
-            if record
-            else self._ti.xcom_pull(
-                task_ids=self.task.task_id, key="invocation_id", map_indexes=self._ti.map_index
-            )
-        )
+        invocation_id = self._known_id()
         if not invocation_id:
             raise KernelCapacityTimeout(
                 f"Airflow ended the wait for capacity ({error}), so no invocation was started. A retry of the task "
@@ -179,19 +188,24 @@ class Leg:
         reason = f"Airflow ended the wait for Kernel invocation {invocation_id} ({error})."
         return self._conclude(self._given_up(kind(reason, invocation_id=invocation_id)))
 
-    def _taken_up(self) -> Invocation | None:
+    def _known_id(self) -> str | None:
+        """Return the id of this try's invocation, by what it left in Airflow."""
         record = self.this_try.record
-        is_started = record and record.ended and record.generation == self.this_try.generation
-        if record and record.invocation_id and is_started and not self.task.wait_for_completion:
-            return Invocation(record.invocation_id, InvocationStatus.RUNNING)  # all that was asked for
-        return self._submission.take_up()
+        if record and record.invocation_id:
+            return record.invocation_id
+        pushed = self._ti.xcom_pull(
+            task_ids=self.task.task_id, key="invocation_id", map_indexes=self._ti.map_index
+        )
+        return pushed if isinstance(pushed, str) else None
 
     def _submitted(self, *, replaces_cancelled: bool = False) -> Invocation:
         """Submit; wait for capacity, deferred or here, as long as Kernel has none."""
         refusals = 0
         while True:
+            if time.time() >= self._execution_deadline():
+                raise self._no_capacity()
             try:
-                return self._submission.submit(replaces_cancelled=replaces_cancelled)
+                return self._announced(self._submission.submit(replaces_cancelled=replaces_cancelled))
             except KernelError as error:
                 if not is_certainly_not_accepted(error):
                     raise
@@ -216,7 +230,7 @@ class Leg:
     def _carry_on(self, invocation: Invocation) -> Any:
         """Go from the acceptance to the result, or into the deferral."""
         self._interruptible.check()
-        self._announce(invocation)
+        self._push_id(invocation.id)
         if not self.task.wait_for_completion:
             self.this_try.leave(ended=True)
             return invocation.id
@@ -228,18 +242,22 @@ class Leg:
             self._defer(invocation.id)
         return self._conclude(*self._wait(invocation.id))
 
-    def _announce(self, invocation: Invocation) -> None:
-        """Make the id known, in the log and in XCom, before anything else happens."""
+    def _announced(self, invocation: Invocation) -> Invocation:
+        task = self.task
         self.log.info(
             "Kernel accepted invocation %s of %s/%s, version %s (%s).",
             invocation.id,
-            self.task.app_name,
-            self.task.action_name,
-            self.task.version,
+            task.app_name,
+            task.action_name,
+            task.version,
             invocation.status,
         )
+        return invocation
+
+    def _push_id(self, invocation_id: str) -> None:
+        """Make the id known before anything else happens."""
         try:
-            self._ti.xcom_push(key="invocation_id", value=invocation.id)
+            self._ti.xcom_push(key="invocation_id", value=invocation_id)
         except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs
             self.log.warning("The invocation's id could not be pushed to XCom: %s", error)
 
@@ -278,6 +296,7 @@ class Leg:
                 handed_over_at=now,
             ),
             method_name="execute_complete",
+            kwargs={"ti_id": self.this_try.id},
             timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
         )
 
@@ -318,7 +337,11 @@ class Leg:
         if not isinstance(error, KernelInvocationTimeout) and self.this_try.has_successor:
             return Outcome.of_open(error)
         try:
-            cancellation: Cancellation | KernelError = self._cancel(error.invocation_id, str(error))
+            cancellation: Cancellation | KernelError = self._submission.cancel(
+                error.invocation_id, str(error)
+            )
+        except KernelSupersededError:
+            raise
         except KernelError as cancel_error:
             cancellation = cancel_error
         return Outcome.of_giving_up(error, cancellation)
@@ -332,7 +355,11 @@ class Leg:
                 raise outcome.error(RETRY_TAKES_UP)
             raise AirflowFailException(str(outcome.error(NO_RETRY_UNCERTAIN)))
         if invocation is None:
-            invocation = self._interruptible.run(partial(self.hook.find_invocation, outcome.invocation_id))
+            find = partial(self.hook.find_invocation, outcome.invocation_id)
+            try:
+                invocation = self._interruptible.run(find)
+            except KernelInvocationUnsettled as error:
+                return self._conclude(self._given_up(error))
             if invocation is None or not invocation.is_ended:
                 doubt = KernelInvocationUnsettled(
                     f"Kernel invocation {outcome.invocation_id} was reported as {outcome.status}, but is "
@@ -378,37 +405,12 @@ class Leg:
                 "The task was killed; its invocation, if there is one, runs on (cancel_on_kill=False)."
             )
         try:
-            invocation_id = self._submission.stop("the task was killed")
+            cancellation = self._submission.stop("the task was killed")
+        except KernelSupersededError:
+            raise
         except KernelError as error:
             raise KernelError(f"The task was killed, but what it started may run on: {error}") from error
-        if invocation_id is None:
-            raise KernelError("The task was killed; no invocation of it was started.")
-        raise KernelInvocationFailed(
-            f"The task was killed, and Kernel invocation {invocation_id} with it.",
-            invocation_id=invocation_id,
-        )
-
-    def _cancel(self, invocation_id: str, reason: str) -> Cancellation:
-        """
-        Cancel the invocation, and say so.
-
-        :raises KernelError: it could not be cancelled.
-        """
-        # A wait that was interrupted may be in the middle of a request on the hook's own session.
-        with self.hook.twin() as hook:
-            try:
-                cancellation = hook.cancel_invocation(
-                    invocation_id, f"Airflow: {reason}", self.this_try.canceller
-                )
-            except KernelError as error:
-                self.log.error(
-                    "Kernel invocation %s could not be cancelled and may still be running: %s",
-                    invocation_id,
-                    error,
-                )
-                raise
-        self.log.log(logging.WARNING if cancellation.browsers_error else logging.INFO, "%s", cancellation)
-        return cancellation
+        raise KernelError(f"The task was killed. {cancellation or 'No invocation of it was started.'}")
 
     def _no_capacity(self) -> KernelCapacityTimeout:
         return KernelCapacityTimeout(

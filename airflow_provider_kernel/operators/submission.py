@@ -5,38 +5,37 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from airflow_provider_kernel.api.errors import (
-    KernelError,
-    KernelLostReplyError,
-    was_not_sent,
-)
+from airflow_provider_kernel.api.errors import KernelError, KernelLostReplyError, was_not_sent
 from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
 from airflow_provider_kernel.api.record import Decision, Record, decide
 from airflow_provider_kernel.api.settling import SETTLING_SECONDS, Search, Settled
-from airflow_provider_kernel.operators.interruptible import Interruptible
+from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
 
 if TYPE_CHECKING:
+    from airflow_provider_kernel.api.calls import Cancellation
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
 log = logging.getLogger(__name__)
 OnLostReply = Literal["fail", "resubmit"]
+#: Seconds for which the reply to a request is waited for once the process was told to end; Airflow kills it after 5.
+GRACE = 2.0
 
 
 class Submission:
     """
-    Gives a try its invocation: that of an earlier try, or a new one.
+    Gives a try its invocation, that of an earlier try or a new one, and cancels it.
 
     :param hook: on the task's connection.
     :param this_try: the try.
-    :param request: what it asks for, without a key.
+    :param render: returns what it asks for, without a key; raises ValueError if the task's templates came to nonsense.
     :param interruptible: in which it looks and waits.
-    :param cancel: cancels an invocation for a reason; raises KernelError if that is not possible.
     :param key_field: name in the payload under which a key is added; None: no key.
     :param on_lost_reply: what to do where Kernel turns out not to have accepted a request.
     """
@@ -45,29 +44,41 @@ class Submission:
         self,
         hook: KernelHook,
         this_try: ThisTry,
-        request: InvocationRequest,
+        render: Callable[[], InvocationRequest],
         interruptible: Interruptible,
-        cancel: Callable[[str, str], object],
         key_field: str | None = None,
         on_lost_reply: OnLostReply = "fail",
     ) -> None:
         self._hook = hook
         self._try = this_try
-        self._request = request
-        self._fingerprint = request.fingerprint()
+        self._render = render
         self._interruptible = interruptible
-        self._cancel = cancel
         self._key_field = key_field
         self._on_lost_reply = on_lost_reply
         #: What this try has to do with: an invocation, or the intent of one that Kernel may have accepted.
         self.invocation_id: str | None = None
         self.pending: Record | None = None
 
+    @cached_property
+    def _request(self) -> InvocationRequest | None:
+        """What this try asks for; None if that cannot be said."""
+        # Not before it is needed: a result that waits in Kernel is not lost for a template that fails by now.
+        try:
+            return self._render()
+        except ValueError as error:
+            self._render_error = error
+            return None
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self._request.fingerprint() if self._request else ""
+
     def take_up(self) -> Invocation | None:
         """
         Return the invocation of an earlier try, if this one is to go on with it.
 
-        :raises KernelError: what became of it is not known, or it could not be cancelled.
+        :raises KernelInvocationUnsettled: what became of it cannot be learned.
+        :raises KernelError: whether there is one cannot be learned, or it cannot be cancelled.
         """
         record = self._try.record
         if record is None or (record.ended and record.generation != self._try.generation):
@@ -91,6 +102,10 @@ class Submission:
             )
             match decision:
                 case Decision.TAKE_UP if now:
+                    if record.fingerprint != self._fingerprint:
+                        log.warning(
+                            "It was asked for something else than this try would ask for: the arguments have changed."
+                        )
                     self._try.leave(
                         ti_id=self._try.id,
                         generation=self._try.generation,
@@ -100,10 +115,9 @@ class Submission:
                     )
                     return now
                 case Decision.SUBMIT:
-                    self.invocation_id = None
                     return None
                 case Decision.CANCEL:
-                    self._cancel(here, "its task was cleared")
+                    self.cancel(here, "its task was cleared")
                     self._interruptible.run(lambda: self._hook.wait_for_invocation(here, timeout=60))
                 case _:
                     raise AirflowFailException(
@@ -115,39 +129,64 @@ class Submission:
         """
         Ask Kernel for an invocation, once; once more only where it certainly did not accept that.
 
+        :raises AirflowFailException: an argument turned out wrong when it was rendered.
         :raises KernelLostReplyError: whether Kernel accepted the request is not known.
         :raises KernelSupersededError: another try has the task; what was accepted is cancelled.
         :raises KernelError: Kernel did not accept it.
         """
-        for is_last in (False, True):
+        if self._request is None:
+            raise AirflowFailException(str(self._render_error))
+        before = self._try.record
+        self.invocation_id = None
+        may_resubmit = self._on_lost_reply == "resubmit"
+        while True:
             self._interruptible.check()
-            key = uuid4().hex if self._key_field else None
-            request = self._request
-            if self._key_field:
-                request = request.marked(self._key_field, {"key": key, **self._try.names})
+            self._hook.get_conn()  # the connection is read before the intent, not between it and the request
             intent = Record(
                 ti_id=self._try.id,
                 generation=self._try.generation,
                 fingerprint=self._fingerprint,
+                app_name=self._request.app_name,
+                action_name=self._request.action_name,
+                app_version=self._request.version,
                 submitted_at=time.time(),
                 key_field=self._key_field,
-                key=key,
+                key=uuid4().hex if self._key_field else None,
+                replaces=before.invocation_id if before else None,
                 replaces_cancelled=replaces_cancelled,
             )
-            self._try.intend(intent)
             self.pending = intent
-            try:
-                invocation: Invocation | None = self._hook.submit(request, was_not_sent)
-            except KernelLostReplyError as error:
-                log.warning("%s", error)
-                invocation = self._settle(intent, may_resubmit=not is_last)
-            except KernelError:
-                self.pending = None
-                self._try.forget()
-                raise
+            self._try.intend(intent)
+            invocation = self._ask(self._request, intent, may_resubmit)
             if invocation:
                 return self._accepted(invocation)
-        raise AssertionError("the last attempt is settled, or raises")
+            may_resubmit = False
+
+    def _ask(self, request: InvocationRequest, intent: Record, may_resubmit: bool) -> Invocation | None:
+        """Send the request; return what came of it, None if it is to be sent again."""
+        if intent.key_field:
+            request = request.marked(intent.key_field, {"key": intent.key, **self._try.names})
+
+        def may_repeat(error: KernelError) -> bool:
+            return was_not_sent(error) and not self._interruptible.is_interrupted
+
+        begun: list[bool] = []
+
+        def ask() -> Invocation:
+            begun.append(True)
+            return self._hook.submit(request, may_repeat)
+
+        try:
+            return self._interruptible.run(ask, grace=GRACE)
+        except KernelLostReplyError as error:
+            log.warning("%s", error)
+            return self._settle(intent, may_resubmit=may_resubmit)
+        except (KernelError, Interrupted) as error:
+            if begun and isinstance(error, Interrupted):
+                raise  # its reply may come still, or be lost
+            self.pending = None
+            self._try.forget()
+            raise
 
     def _accepted(self, invocation: Invocation) -> Invocation:
         self.invocation_id, self.pending = invocation.id, None
@@ -158,34 +197,63 @@ class Submission:
             raise
         return invocation
 
-    def stop(self, reason: str) -> str | None:
+    def stop(self, reason: str) -> Cancellation | None:
         """
-        Cancel what this try has to do with, because it has to end; return its id, None if there is nothing.
+        Cancel what this try has to do with, because it has to end; None if Kernel has not accepted anything.
 
+        :raises KernelSupersededError: another try has the task, and decides.
         :raises KernelError: it could not be found out, or not be cancelled.
         """
         if self.invocation_id is None and self.pending is not None:
             settled = self._certain(self.pending, self._hook.settle(self._search(self.pending)))
             if settled.doubtful:
-                raise KernelLostReplyError(self._doubt(settled.doubtful))
-            self.invocation_id = settled.found.id if settled.found else None
-        if self.invocation_id is not None:
-            self._cancel(self.invocation_id, reason)
-        return self.invocation_id
+                raise KernelLostReplyError(self._doubt(self.pending, settled.doubtful))
+            if settled.found is None:
+                self._try.forget()
+                return None
+            self.invocation_id = settled.found.id
+        return None if self.invocation_id is None else self.cancel(self.invocation_id, reason)
 
-    def _certain(self, record: Record, settled: Settled) -> Settled:
+    def cancel(self, invocation_id: str, reason: str) -> Cancellation:
+        """
+        Cancel the invocation, and say so.
+
+        :raises KernelSupersededError: another try has the task, and may wait for it.
+        :raises KernelError: it could not be cancelled.
+        """
+        self._try.leave()
+        return self._cancel(invocation_id, reason)
+
+    def _cancel(self, invocation_id: str, reason: str) -> Cancellation:
+        # A wait that was interrupted may be in the middle of a request on the hook's own session.
+        with self._hook.twin() as hook:
+            try:
+                cancellation = hook.cancel_invocation(
+                    invocation_id, f"Airflow: {reason}", self._try.canceller
+                )
+            except KernelError as error:
+                log.error(
+                    "Kernel invocation %s could not be cancelled and may still be running: %s",
+                    invocation_id,
+                    error,
+                )
+                raise
+        log.log(logging.WARNING if cancellation.browsers_error else logging.INFO, "%s", cancellation)
+        return cancellation
+
+    def _certain(self, intent: Record, settled: Settled) -> Settled:
         """Take a match for a doubt where it may well be a twin's: the payloads of a mapped task are often alike."""
-        if settled.found and not record.key and self._try.is_mapped:
+        if settled.found and not intent.key and self._try.is_mapped:
             return Settled(doubtful=(settled.found.id,))
         return settled
 
-    def _settle(self, record: Record, *, may_resubmit: bool = True) -> Invocation | None:
+    def _settle(self, intent: Record, *, may_resubmit: bool | None = None) -> Invocation | None:
         """Return the invocation that came of a request; None if it is to be submitted (again)."""
-        self.pending = record
+        self.pending = intent
         log.info("Looking for it among the app's invocations, for up to %.0f s.", SETTLING_SECONDS)
-        search = self._search(record)
+        search = self._search(intent)
         try:
-            settled = self._certain(record, self._interruptible.run(lambda: self._hook.settle(search)))
+            settled = self._certain(intent, self._interruptible.run(lambda: self._hook.settle(search)))
         except KernelError as error:
             message = (
                 f"Whether Kernel accepted the invocation could not be learned, so it may be running: {error}"
@@ -195,45 +263,41 @@ class Submission:
             raise KernelLostReplyError(message) from error
         self.pending = None
         if settled.found:
-            if not record.key:
+            if not intent.key:
                 log.warning(
                     "Kernel invocation %s has the same payload and is taken for the one that was asked for. "
                     "payload_key_field would make that certain.",
                     settled.found.id,
                 )
             return settled.found
-        cleared = record.generation != self._try.generation
+        cleared = intent.generation != self._try.generation
         if settled.doubtful:
+            doubt = self._doubt(intent, settled.doubtful)
             if not cleared:
-                raise KernelLostReplyError(self._doubt(settled.doubtful))
-            log.warning(
-                "%s As the task was cleared since, the action is run anew.", self._doubt(settled.doubtful)
-            )
+                raise KernelLostReplyError(doubt)
+            log.warning("%s As the task was cleared since, the action is run anew.", doubt)
             return None
-        if cleared or (self._on_lost_reply == "resubmit" and may_resubmit):
+        if may_resubmit is None:
+            may_resubmit = self._on_lost_reply == "resubmit"
+        if cleared or may_resubmit:
             log.info("Kernel has not accepted it; submitting it again.")
             return None
         raise KernelLostReplyError(
-            f"Kernel does not list an invocation of {self._request.app_name}/{self._request.action_name} for the "
-            f"request whose reply was lost, {SETTLING_SECONDS:.0f} s after it: it was most likely not accepted. To "
-            'run it, clear the task; to have that done by itself, set on_lost_reply="resubmit".'
+            f"Kernel lists no invocation of {intent.app_name}/{intent.action_name} for a request of this task that "
+            "had no reply, neither at once nor later: it was most likely not accepted. To run the action, clear the "
+            'task; to have that done by itself, set on_lost_reply="resubmit".'
         )
 
-    def _search(self, record: Record) -> Search:
-        return Search(
-            self._request,
-            since=record.submitted_at,
-            now=time.time(),
-            key_field=record.key_field,
-            key=record.key,
-            same_request=record.fingerprint == self._fingerprint,
-        )
+    def _search(self, intent: Record) -> Search:
+        payload = self._request.payload if self._request else None
+        is_known = intent.fingerprint == self._fingerprint
+        return Search(intent, payload, time.time(), is_payload_known=is_known)
 
-    def _doubt(self, doubtful: Sequence[str]) -> str:
+    def _doubt(self, intent: Record, doubtful: Sequence[str]) -> str:
         ids = ", ".join(doubtful[:5]) + (f" and {len(doubtful) - 5} more" if len(doubtful) > 5 else "")
         return (
-            f"Kernel may have accepted the request whose reply was lost, as one of these invocations of "
-            f"{self._request.app_name}/{self._request.action_name}: {ids}. Which of them is this task's cannot be "
-            "told; see whether one has its payload and belongs to no other task, and cancel it or wait for its end. "
-            "Then clear the task to run the action again. payload_key_field would make it certain."
+            "Kernel may have accepted a request of this task that had no reply, as one of these invocations of "
+            f"{intent.app_name}/{intent.action_name}: {ids}. Which of them is this task's cannot be told; see whether "
+            "one has its payload and belongs to no other task, and cancel it or wait for its end. Then clear the "
+            "task to run the action again. payload_key_field would make it certain."
         )

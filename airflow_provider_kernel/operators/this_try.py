@@ -29,13 +29,15 @@ class ThisTry:
 
     :param context: Airflow's.
     :param durable: whether to leave a record for the next try. Needs Airflow 3.3: before, there is no place for it.
+    :param may_be_denied: whether a retry that is left may be denied all the same, by a retry policy.
     """
 
-    def __init__(self, context: Context, durable: bool = True) -> None:
+    def __init__(self, context: Context, durable: bool = True, *, may_be_denied: bool = False) -> None:
         self._ti: Any = context["ti"]
         self._store: Any = context.get("task_state_store") if durable else None
         self.id = str(getattr(self._ti, "id", ""))
         self.generation: int = getattr(self._ti, "max_tries", 0) or 0
+        self._may_be_denied = may_be_denied
         self.map_index: int = getattr(self._ti, "map_index", -1)
 
     @property
@@ -46,7 +48,7 @@ class ThisTry:
     @property
     def has_successor(self) -> bool:
         """Whether Airflow retries the task if this try fails, and that try takes up what this one leaves."""
-        return self.is_durable and self._ti.try_number <= self.generation
+        return self.is_durable and self._ti.try_number <= self.generation and not self._may_be_denied
 
     @property
     def names(self) -> dict[str, Any]:

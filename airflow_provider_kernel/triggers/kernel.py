@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
 from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError, KernelInvocationTimeout
 from airflow_provider_kernel.api.record import canceller
@@ -17,6 +18,8 @@ from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
+#: Seconds for which Airflow is asked again what became of the task, where it cannot answer.
+ASKING_SECONDS = 20.0
 #: A trigger that starts so many seconds after the handing over is not the first one; that takes 2 s at most.
 RESTARTED_AFTER = 8.0
 
@@ -32,6 +35,8 @@ class KernelInvocationTrigger(BaseTrigger):
 
     When a user kills the deferred task, the invocation is cancelled. A triggerer that stops, restarts or was
     overtaken by another cancels nothing: the wait goes on elsewhere, with the same arguments.
+
+    Arguments that this version does not know are ignored: a later one may have written them.
 
     :param invocation_id: what to wait for.
     :param kernel_conn_id: the Airflow connection; default ``kernel_default``.
@@ -54,6 +59,7 @@ class KernelInvocationTrigger(BaseTrigger):
         cancel_on_kill: bool = True,
         durable: bool = False,
         handed_over_at: float | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
         self.invocation_id = invocation_id
@@ -105,7 +111,7 @@ class KernelInvocationTrigger(BaseTrigger):
                     outcome = Outcome.of_open(error)
         except asyncio.CancelledError:
             if not hasattr(BaseTrigger, "on_kill"):  # before Airflow 3.3 a user's kill looks like a restart
-                await self._finish(self._end_killed(if_unknown=False))
+                await self._to_the_end(self._end_killed(if_unknown=False))
             raise
         yield TriggerEvent(outcome.to_event())
 
@@ -121,9 +127,9 @@ class KernelInvocationTrigger(BaseTrigger):
 
     async def on_kill(self) -> None:
         """Cancel the invocation if a user killed the task; Airflow 3.3 and later call this, for other reasons too."""
-        await self._finish(self._end_killed(if_unknown=True))
+        await self._to_the_end(self._end_killed(if_unknown=True))
 
-    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work`` to its end, though Airflow cancels who waits for it after about a second."""
         self._killing = asyncio.create_task(work)
         await asyncio.shield(self._killing)
@@ -138,8 +144,11 @@ class KernelInvocationTrigger(BaseTrigger):
 
         if not self.cancel_on_kill:
             return
+        asking = AsyncRetrying(
+            stop=stop_after_delay(ASKING_SECONDS), wait=wait_exponential(max=5), reraise=True
+        )
         try:
-            is_killed = not await asyncio.to_thread(self._is_in_good_hands)
+            is_killed = not await asking(asyncio.to_thread, self._somebody_has_it)
         except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
             self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
             is_killed = if_unknown
@@ -155,7 +164,7 @@ class KernelInvocationTrigger(BaseTrigger):
         else:
             self.log.info("The task was killed. %s", cancellation)
 
-    def _is_in_good_hands(self) -> bool:
+    def _somebody_has_it(self) -> bool:
         """
         Tell whether the task was not killed: another triggerer has taken over, or Airflow is to retry the task.
 
@@ -177,7 +186,7 @@ class KernelInvocationTrigger(BaseTrigger):
             run_id=ti.run_id,
             map_index=ti.map_index,
         )
-        return pushed in (None, self.invocation_id)
+        return bool(pushed == self.invocation_id)
 
     def _by(self) -> dict[str, Any] | None:
         """Return what the invocation is told of who cancels it; None where Airflow does not tell."""

@@ -53,6 +53,9 @@ class Store:
 
     def delete(self, key: str) -> None:
         self._refuse_if_superseded()
+        if self.task.fails_to_delete:
+            self.task.fails_to_delete -= 1
+            raise StoreError(500)
         self.task.stored.pop(key, None)
 
     def _refuse_if_superseded(self) -> None:
@@ -117,6 +120,7 @@ class Task:
         self.reached: list[str] = []
         self.steps: dict[str, Callable[[], Any]] = {}
         self.state = "running"
+        self.fails_to_delete = 0
         self._begin(1, self.retries)
 
     def _begin(self, try_number: int, max_tries: int) -> None:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from airflow_provider_kernel.api.invocation import Invocation
 from airflow_provider_kernel.api.record import Decision, KernelRecordError, Record, decide
 
-RECORD = Record("ti-1", 2, "abc", 1_700_000_000.5, "airflow", "k3y", "inv1", True)
+RECORD = Record(
+    "ti-1",
+    2,
+    "abc",
+    "shop",
+    "price",
+    "latest",
+    1_700_000_000.5,
+    "airflow",
+    "k3y",
+    "inv1",
+    True,
+    replaces="inv0",
+)
 
 
 def test_a_record_survives_being_stored_as_json():
@@ -23,12 +37,16 @@ def test_what_the_first_version_stored_can_be_read():
         "ti_id": "ti-1",
         "generation": 2,
         "fingerprint": "abc",
+        "app_name": "shop",
+        "action_name": "price",
+        "app_version": "latest",
         "submitted_at": 1700000000.5,
         "key_field": "airflow",
         "key": "k3y",
         "invocation_id": "inv1",
         "handed_over": True,
         "ended": False,
+        "replaces": "inv0",
         "replaces_cancelled": False,
     }
     assert RECORD.to_stored() == stored
@@ -64,7 +82,7 @@ ACTIVE, ENDED, UNKNOWN = ("queued", "running"), ("succeeded", "failed"), ("pause
 def test_within_a_generation_the_invocation_is_taken_up_whatever_happened(
     status, ended, handed_over, fingerprint
 ):
-    record = Record("ti-1", 2, "abc", 0, None, None, "inv1", handed_over, ended)
+    record = replace(RECORD, handed_over=handed_over, ended=ended)
     found = status and Invocation("inv1", status)
     expected = {None: Decision.FAIL, "failed": Decision.SUBMIT}.get(status, Decision.TAKE_UP)
     assert decide(record, found, generation=2, fingerprint=fingerprint) is expected
@@ -88,7 +106,7 @@ def test_within_a_generation_the_invocation_is_taken_up_whatever_happened(
     ],
 )
 def test_after_a_clear_it_depends(status, handed_over, same_request, decision):
-    record = Record("ti-1", 2, "abc", 0, None, None, "inv1", handed_over)
+    record = replace(RECORD, handed_over=handed_over)
     found = status and Invocation("inv1", status)
     fingerprint = "abc" if same_request else "another"
     assert decide(record, found, generation=3, fingerprint=fingerprint) is decision
@@ -96,6 +114,6 @@ def test_after_a_clear_it_depends(status, handed_over, same_request, decision):
 
 @pytest.mark.parametrize("status", [*ACTIVE, *ENDED, *UNKNOWN, None])
 def test_after_a_clear_an_end_that_was_seen_is_over(status):
-    record = Record("ti-1", 2, "abc", 0, None, None, "inv1", True, ended=True)
+    record = replace(RECORD, ended=True)
     found = status and Invocation("inv1", status)
     assert decide(record, found, generation=3, fingerprint="abc") is Decision.SUBMIT

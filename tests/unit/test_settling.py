@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,26 +11,28 @@ from airflow_provider_kernel.api import settling
 from airflow_provider_kernel.api.calls import Call, Page
 from airflow_provider_kernel.api.errors import KernelApiError, KernelConfigurationError, KernelTransportError
 from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
-from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
+from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.record import Record
 from airflow_provider_kernel.api.settling import Search, Settled
 from airflow_provider_kernel.api.waiting import Sleep
 
 SINCE = 1_700_000_000.0
-REQUEST = InvocationRequest("shop", "price", {"sku": 1, "tags": ["a", "b"]})
+PAYLOAD = '{"sku":1,"tags":["a","b"]}'
+INTENT = Record("ti-1", 0, "abc", "shop", "price", "latest", SINCE)
 
 
-def listed(invocation_id, payload=REQUEST.payload, after=1.0, **fields):
+def listed(invocation_id, payload=PAYLOAD, after=1.0, **fields):
     """An invocation as Kernel lists it, started ``after`` seconds after the request."""
     started = format_timestamp(int((SINCE + after) * 1e9))
     fields = {"app_name": "shop", "action_name": "price", "version": "1.0", "started_at": started, **fields}
     return Invocation(invocation_id, "running", payload=payload, **fields)
 
 
-def search(*pages, request=REQUEST, now=SINCE + 30, **options):
+def search(*pages, intent=INTENT, payload=PAYLOAD, now=SINCE + 30, **options):
     """Run a search in which Kernel answers with these pages, the last one for ever; return what it comes to."""
     answers = list(pages)
     asked = []
-    looking = Search(request, since=SINCE, now=now, **options)
+    looking = Search(intent, payload, now, **options)
     while True:
         step = looking.next(now)
         if isinstance(step, Settled):
@@ -69,8 +72,7 @@ def test_another_payload_is_another_invocation(payload):
 
 
 def test_no_payload_is_found_by_none():
-    request = InvocationRequest("shop", "price")
-    assert search([listed("other"), listed("mine", None)], request=request)[0].found.id == "mine"
+    assert search([listed("other"), listed("mine", None)], payload=None)[0].found.id == "mine"
 
 
 def test_one_that_is_listed_late_is_found_still():
@@ -134,8 +136,8 @@ def test_a_list_that_goes_in_circles_comes_to_an_end():
     ],
 )
 def test_the_version_tells_something_only_if_it_was_pinned(pinned, listed_version, is_found):
-    request = InvocationRequest("shop", "price", REQUEST.payload, pinned)
-    settled, _, _ = search([listed("mine", version=listed_version)], request=request)
+    intent = replace(INTENT, app_version=pinned)
+    settled, _, _ = search([listed("mine", version=listed_version)], intent=intent)
     assert bool(settled.found) is is_found
 
 
@@ -145,7 +147,7 @@ class TestWithAKey:
         return listed(invocation_id, json.dumps({"sku": 1, "airflow": {"key": key}}), **options)
 
     def search(self, *pages, **options):
-        return search(*pages, key_field="airflow", key="k1", **options)
+        return search(*pages, intent=replace(INTENT, key_field="airflow", key="k1"), **options)
 
     def test_the_one_is_found_among_identical_twins(self):
         twins = [self.keyed(f"twin{n}", f"other{n}") for n in range(5)]
@@ -164,9 +166,11 @@ class TestWithAKey:
         assert parse_timestamp(asked[0].params["since"]) < (SINCE - 300) * 1e9
 
     def test_it_is_found_though_the_request_would_be_another_one_now(self):
-        assert self.search([self.keyed("mine", "k1")], same_request=False)[0].found.id == "mine"
+        assert self.search([self.keyed("mine", "k1")], is_payload_known=False)[0].found.id == "mine"
 
     def test_one_listed_without_payload_is_a_doubt_only_if_no_other_is_the_one(self):
+        late = self.search([listed("bare", None)], [listed("bare", None), self.keyed("mine", "k1")])
+        assert late[0].found.id == "mine"
         assert self.search([listed("bare", None)])[0].doubtful == ("bare",)
         assert self.search([listed("old", None, after=-60)])[0] == Settled()
         assert self.search([listed("bare", None), self.keyed("mine", "k1")])[0].found.id == "mine"
@@ -176,9 +180,15 @@ class TestWithAKey:
         assert self.search([listed("other", payload)])[0] == Settled()
 
 
+def test_the_tasks_own_invocation_before_this_one_is_not_it():
+    intent = replace(INTENT, replaces="before")
+    assert search([listed("before", after=-2)], intent=intent)[0] == Settled()
+    assert search([listed("mine"), listed("before", after=-2)], intent=intent)[0].found.id == "mine"
+
+
 def test_of_another_request_without_a_key_anything_since_may_be_it():
-    assert search([listed("any", '{"sku": 2}')], same_request=False)[0].doubtful == ("any",)
-    assert search([], same_request=False)[0] == Settled()
+    assert search([listed("any", '{"sku": 2}')], is_payload_known=False)[0].doubtful == ("any",)
+    assert search([], is_payload_known=False)[0] == Settled()
 
 
 @pytest.mark.parametrize(

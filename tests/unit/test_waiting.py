@@ -33,6 +33,7 @@ from airflow_provider_kernel.api.waiting import (
     TAIL_PATIENCE_WITHOUT_STREAM,
     TAIL_SILENCE,
     Ended,
+    Find,
     Follow,
     GaveUp,
     Look,
@@ -638,8 +639,41 @@ def test_an_outcome_travels_small_and_unchanged(name, status, may_run, words):
 def test_an_event_that_is_not_ours_concludes_nothing(event):
     with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
         Outcome.from_event(event)
-    with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
-        Outcome.from_event({"invocation_id": "i1", "status": "succeeded", "output": 1})
+
+
+def test_what_a_later_version_adds_to_its_events_does_no_harm():
+    event = {"invocation_id": "i1", "status": "succeeded", "since": 1}
+    assert Outcome.from_event(event) == Outcome("i1", "succeeded")
+
+
+class TestFind:
+    def test_the_first_good_answer_ends_it_whatever_it_says(self):
+        for status in ("queued", "running", "succeeded", "failed"):
+            find = Find("i1", START)
+            assert isinstance(find.next(START), Look)
+            find.saw_invocation(Invocation("i1", status), START)
+            assert find.next(START) == Ended(Invocation("i1", status))
+
+    def test_it_is_as_patient_as_a_wait(self):
+        find, now, looks = Find("i1", START), START, 0
+        while not isinstance(step := find.next(now), GaveUp):
+            if isinstance(step, Sleep):
+                now += step.seconds
+            else:
+                looks += 1
+                find.saw_error(answered(503), now)
+        assert now - START >= PATIENCE
+        assert looks > 10
+
+    def test_a_404_of_a_proxy_is_not_kernels(self):
+        find, now = Find("i1", START), START
+        for _ in range(5):
+            find.saw_error(KernelApiError("nginx", status_code=404), now)
+            step = find.next(now)
+            assert isinstance(step, Sleep)
+            now += 60
+        find.saw_invocation(Invocation("i1", "running"), now)
+        assert isinstance(find.next(now), Ended)
 
 
 @pytest.mark.parametrize("error", [LOST, answered(500), answered(429)])
