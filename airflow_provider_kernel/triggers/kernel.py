@@ -148,6 +148,8 @@ class KernelInvocationTrigger(BaseTrigger):
             stop=stop_after_delay(ASKING_SECONDS), wait=wait_exponential(max=5), reraise=True
         )
         try:
+            if self.task_instance is None:
+                raise LookupError("Airflow does not tell whose trigger this is")
             is_killed = not await asking(asyncio.to_thread, self._somebody_has_it)
         except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
             self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
@@ -174,8 +176,6 @@ class KernelInvocationTrigger(BaseTrigger):
         from airflow.providers.common.compat.sdk import XCom
 
         ti: Any = self.task_instance
-        if ti is None:
-            raise LookupError("Airflow does not tell whose trigger this is")
         state = _state_of(ti)
         if state != "deferred":
             return state == "up_for_retry" and self.durable

@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import re
-import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,9 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 from airflow.triggers.base import BaseTrigger
 from tenacity import wait_none
 
+from airflow_provider_kernel.api import waiting
 from airflow_provider_kernel.api.errors import (
+    KernelConnectionNotFoundError,
     KernelError,
     KernelInvocationFailed,
     KernelInvocationTimeout,
@@ -30,7 +31,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.logs import REPLAY
 from airflow_provider_kernel.hooks import transport
-from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.triggers import kernel as kernel_trigger
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
 from tests.integration.task import Task, first_event
@@ -99,15 +100,13 @@ def test_a_wrong_token_fails_without_a_retry_and_is_not_told(start_emulator, mon
             {"password": "pg_secret", "conn_type": "postgres"},
             "is of the type 'postgres'. Name one of type 'kernel'",
         ),
-        (None, "There is no Airflow connection 'shop'. Make one of type 'kernel'"),
     ],
 )
 @both_waits
 def test_a_connection_that_cannot_be_used_says_what_to_write_and_nothing_else(
     monkeypatch, fields, says, deferrable
 ):
-    if fields is not None:
-        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "kernel", **fields}))
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "kernel", **fields}))
     with pytest.raises(AirflowFailException, match=re.escape(says)) as unusable:
         Task(kernel_conn_id="shop", deferrable=deferrable).run()
     assert "may be running" not in str(unusable.value)
@@ -132,10 +131,10 @@ def test_what_would_go_wrong_after_the_submission_is_refused_before(argument):
 
 
 @pytest.mark.parametrize("conn_id", [None, ""])
-def test_a_connection_whose_template_came_to_nothing_fails_without_a_retry(conn_id):
+def test_a_connection_whose_template_came_to_nothing_is_none(conn_id):
     task = Task(kernel_conn_id="{{ params.conn_id }}")
     task.operator.kernel_conn_id = conn_id
-    with pytest.raises(AirflowFailException, match="There is no Airflow connection"):
+    with pytest.raises(KernelConnectionNotFoundError, match="There is no Airflow connection"):
         task.run()
 
 
@@ -209,7 +208,8 @@ class TestAgainstAKernelThatMisbehaves:
         ):
             Task(deferrable=deferrable).run()
 
-    def test_a_success_is_not_lost_when_kernel_is_away_just_then(self, server):
+    def test_a_success_is_not_lost_when_kernel_is_away_just_then(self, server, monkeypatch):
+        monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.01)
         away = [error(503)] * (2 * transport.ATTEMPTS)
         server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
         server.on("GET /invocations/inv1", *away, invocation("succeeded", output="7"))
@@ -259,42 +259,6 @@ class TestAgainstAKernelThatMisbehaves:
 
 
 class TestKill:
-    def test_a_kill_while_it_waits_on_the_worker_cancels_and_is_no_success(self):
-        task = Task("sleep", {"seconds": 60}, deferrable=False)
-
-        def kill_once_submitted(*_):
-            if task.xcom:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                task.operator.on_kill()
-
-        # Airflow calls on_kill in a signal handler, in the midst of the wait.
-        previous = signal.signal(signal.SIGALRM, kill_once_submitted)
-        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
-        try:
-            with pytest.raises(
-                KernelInvocationFailed, match=r"The task was killed, and Kernel invocation .* with it"
-            ):
-                task.run()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
-        assert task.found.status == "failed"
-        assert "the task was killed" in task.found.raw_output
-
-    def test_a_kill_in_the_midst_of_the_request_cancels_what_came_of_it(self, mocker):
-        task = Task("sleep", {"seconds": 60})
-        send = task.operator.hook.send
-
-        def killed_meanwhile(call):
-            task.operator.on_kill()
-            return send(call)
-
-        mocker.patch.object(task.operator.hook, "send", killed_meanwhile)
-        with pytest.raises(KernelInvocationFailed, match="The task was killed") as killed:
-            task.run()
-        with KernelHook() as hook:
-            assert hook.get_invocation(killed.value.invocation_id).status == "failed"
-
     def test_a_kill_before_anything_was_submitted_does_nothing(self):
         Task().operator.on_kill()
 
@@ -402,6 +366,7 @@ class TestTrigger:
             told = {"side_effect": states} if isinstance(states, Exception) else {"return_value": states}
             mocker.patch("airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states", **told)
             mocker.patch.object(XCom, "get_one", return_value=pushed)
+            mocker.patch.object(kernel_trigger, "ASKING_SECONDS", 0.1)
             asyncio.run(trigger.on_kill())
 
         return on_kill
@@ -460,10 +425,12 @@ class TestTrigger:
     ):
         monkeypatch.delattr(BaseTrigger, "on_kill", raising=False)
         told = {"return_value": outcome == "waits on"} if outcome != "unknown" else {"side_effect": OSError}
-        mocker.patch.object(KernelInvocationTrigger, "_is_in_good_hands", **told)
+        mocker.patch.object(kernel_trigger, "ASKING_SECONDS", 0.1)
+        mocker.patch.object(KernelInvocationTrigger, "_somebody_has_it", **told)
 
         async def start_and_cancel():
             trigger = KernelInvocationTrigger(running)
+            trigger.task_instance = SimpleNamespace(id="ti-1", task_id="t")
             logged = asyncio.Event()
             trigger._write = lambda record: logged.set()
             run = asyncio.create_task(first_event(trigger))
@@ -481,7 +448,9 @@ class TestTrigger:
         asyncio.run(KernelInvocationTrigger(invocation_id).on_kill())
         assert status(invocation_id) == "succeeded"
 
-    def test_a_connection_that_is_gone_is_told_and_not_swallowed(self, monkeypatch):
+    def test_a_connection_that_stays_gone_is_told_and_not_swallowed(self, monkeypatch):
+        monkeypatch.setattr(waiting, "PATIENCE", 0.2)
+        monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.1)
         monkeypatch.delenv("AIRFLOW_CONN_KERNEL_DEFAULT")
         monkeypatch.delenv("KERNEL_API_KEY")
         event = asyncio.run(first_event(KernelInvocationTrigger("inv1")))
