@@ -1,4 +1,4 @@
-"""One request and its reply, synchronous, with requests: what may take how long, and how a failure reads."""
+"""A session, and one request and its reply, with requests: what may take how long, and how a failure reads."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_kernel.api.calls import Call
 from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelTransportError
+from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks.transport import (
     CONNECT_TIMEOUT,
+    USER_AGENT,
     is_refused_tunnel,
     root_causes,
     transport_error,
@@ -19,6 +21,25 @@ from airflow_provider_kernel.hooks.transport import (
 
 if TYPE_CHECKING:
     import requests
+
+
+def new_session(settings: KernelSettings) -> requests.Session:
+    """Return a session that carries the token to Kernel, and to nobody else."""
+    import requests
+
+    def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {settings.api_key}"
+        return request
+
+    session = requests.Session()
+    session.headers.update({**settings.headers(), "User-Agent": USER_AGENT})
+    # As auth, not as a header: requests would let a ~/.netrc win over a header.
+    session.auth = authorize
+    # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
+    session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+    # http:// is this machine: a proxy of the environment has no business there, nor with the token.
+    session.trust_env = settings.base_url.startswith("https:")
+    return session
 
 
 @contextmanager

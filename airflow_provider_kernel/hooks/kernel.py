@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -41,8 +41,8 @@ from airflow_provider_kernel.hooks.connection import (
     settings_without_connection,
     unreadable,
 )
-from airflow_provider_kernel.hooks.exchange import exchange
-from airflow_provider_kernel.hooks.transport import USER_AGENT, lost_reply, retrying
+from airflow_provider_kernel.hooks.exchange import exchange, new_session
+from airflow_provider_kernel.hooks.transport import lost_reply, retrying
 
 if TYPE_CHECKING:
     import requests
@@ -95,21 +95,7 @@ class KernelHook(BaseHook):
 
     @cached_property
     def _session(self) -> requests.Session:
-        import requests
-
-        session = requests.Session()
-        session.headers.update({**self.settings.headers(), "User-Agent": USER_AGENT})
-        # As auth, not as a header: requests would let a ~/.netrc win over a header.
-        session.auth = self._authorize
-        # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
-        session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
-        # http:// is this machine: a proxy of the environment has no business there, nor with the token.
-        session.trust_env = self.settings.base_url.startswith("https:")
-        return session
-
-    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self.settings.api_key}"
-        return request
+        return new_session(self.settings)
 
     def twin(self) -> KernelHook:
         """Return a hook with the same settings and a session of its own, without reading the connection again."""
@@ -188,7 +174,8 @@ class KernelHook(BaseHook):
 
         :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
-        wait = Find(invocation_id, time.time(), self._tell_trouble_with(invocation_id))
+        trouble = partial(self.log.warning, "Asking for Kernel invocation %s: %s", invocation_id)
+        wait = Find(invocation_id, time.time(), trouble)
         try:
             return self._go_through(wait, invocation_id)
         except KernelInvocationUnsettled as error:
@@ -224,23 +211,24 @@ class KernelHook(BaseHook):
         :param query: text searched in id, app and action.
         :param limit: size of a page, 1-100.
         """
-        filters = {
-            "app_name": app_name,
-            "version": version,
-            "action_name": action_name,
-            "deployment_id": deployment_id,
-            "status": status,
-            "since": since,
-            "query": query,
-            "limit": limit,
-        }
-        return self._pages(calls.list_invocations, filters)
+        ask = partial(
+            calls.list_invocations,
+            app_name=app_name,
+            version=version,
+            action_name=action_name,
+            deployment_id=deployment_id,
+            status=status,
+            since=since,
+            query=query,
+            limit=limit,
+        )
+        return self._pages(ask)
 
     def get_app_versions(
         self, app_name: str | None = None, version: str | None = None
     ) -> list[dict[str, Any]]:
         """Return the deployed app versions, with their actions, as Kernel's API describes them."""
-        return list(self._pages(calls.list_apps, {"app_name": app_name, "version": version, "limit": 100}))
+        return list(self._pages(partial(calls.list_apps, app_name=app_name, version=version, limit=100)))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> Iterator[Event]:
         """
@@ -279,12 +267,9 @@ class KernelHook(BaseHook):
             poll_interval=poll_interval,
             on_log=on_log,
             replayed_before=replayed_before,
-            on_trouble=self._tell_trouble_with(invocation_id),
+            on_trouble=partial(self.log.warning, "Waiting for Kernel invocation %s: %s", invocation_id),
         )
         return self._go_through(wait, invocation_id)
-
-    def _tell_trouble_with(self, invocation_id: str) -> Callable[[KernelError], None]:
-        return lambda error: self.log.warning("Waiting for Kernel invocation %s: %s", invocation_id, error)
 
     def _go_through(self, wait: Wait, invocation_id: str) -> Invocation:
         while True:
@@ -398,10 +383,10 @@ class KernelHook(BaseHook):
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def _pages(self, ask: Callable[..., Call[Page]], filters: dict[str, Any]) -> Iterator[Any]:
+    def _pages(self, ask: Callable[..., Call[Page]]) -> Iterator[Any]:
         offset: int | None = 0
         while offset is not None:
-            page = self.send(ask(**filters, offset=offset or None))
+            page = self.send(ask(offset=offset or None))
             yield from page.items
             if page.next_offset is not None and page.next_offset <= offset:
                 return  # would ask for the same page for ever

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
@@ -79,7 +78,6 @@ class Leg:
         self.this_try = ThisTry(
             context, task.durable, may_be_denied=getattr(task, "retry_policy", None) is not None
         )
-        self._ti: Any = context["ti"]
         self._interruptible = interruptible
         self._capacity_deadline: float | None = None
         self._submission = Submission(
@@ -156,7 +154,7 @@ class Leg:
 
     def complete(self, event: Any) -> Any:
         """Go on where the trigger has fired ``event``."""
-        self._submission.invocation_id = self._known_id()
+        self._submission.invocation_id = self.this_try.invocation_id()
         outcome = Outcome.from_event(event)
         return self._conclude(self._given_up(outcome.error()) if outcome.may_run else outcome)
 
@@ -177,7 +175,7 @@ class Leg:
 
     def end_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
         """Go on where Airflow has ended the deferral for ``error``."""
-        invocation_id = self._known_id()
+        invocation_id = self.this_try.invocation_id()
         if not invocation_id:
             raise KernelCapacityTimeout(
                 f"Airflow ended the wait for capacity ({error}), so no invocation was started. A retry of the task "
@@ -187,16 +185,6 @@ class Leg:
         kind = KernelInvocationTimeout if is_timeout else KernelInvocationUnsettled
         reason = f"Airflow ended the wait for Kernel invocation {invocation_id} ({error})."
         return self._conclude(self._given_up(kind(reason, invocation_id=invocation_id)))
-
-    def _known_id(self) -> str | None:
-        """Return the id of this try's invocation, by what it left in Airflow."""
-        record = self.this_try.record
-        if record and record.invocation_id:
-            return record.invocation_id
-        pushed = self._ti.xcom_pull(
-            task_ids=self.task.task_id, key="invocation_id", map_indexes=self._ti.map_index
-        )
-        return pushed if isinstance(pushed, str) else None
 
     def _submitted(self, *, replaces_cancelled: bool = False) -> Invocation:
         """Submit; wait for capacity, deferred or here, as long as Kernel has none."""
@@ -230,7 +218,7 @@ class Leg:
     def _carry_on(self, invocation: Invocation) -> Any:
         """Go from the acceptance to the result, or into the deferral."""
         self._interruptible.check()
-        self._push_id(invocation.id)
+        self.this_try.announce(invocation.id)
         if not self.task.wait_for_completion:
             self.this_try.leave(ended=True)
             return invocation.id
@@ -254,28 +242,15 @@ class Leg:
         )
         return invocation
 
-    def _push_id(self, invocation_id: str) -> None:
-        """Make the id known before anything else happens."""
-        try:
-            self._ti.xcom_push(key="invocation_id", value=invocation_id)
-        except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs
-            self.log.warning("The invocation's id could not be pushed to XCom: %s", error)
-
     def _deadline(self) -> float:
         """Return when to give up, in seconds since 1970: neither a deferral nor a new try puts it off."""
-        record = self.this_try.record
         timeout = self.task.timeout
         if timeout is None:
             timeout = (self.task.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS) + GRACE_SECONDS
-        submitted_at = record.submitted_at if record else time.time()
-        return min(submitted_at + timeout, self._execution_deadline())
+        return min(self.this_try.submitted_at() + timeout, self._execution_deadline())
 
     def _execution_deadline(self) -> float:
-        """Return when the task's ``execution_timeout`` passes, which Airflow itself does not apply to deferrals."""
-        started_at = self.this_try.started_at()
-        if not (self.task.execution_timeout and started_at):
-            return inf
-        return started_at + self.task.execution_timeout.total_seconds()
+        return self.this_try.execution_deadline(self.task.execution_timeout)
 
     def _defer(self, invocation_id: str) -> NoReturn:
         self.this_try.leave(handed_over=True)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
+from datetime import timedelta
 from functools import cached_property
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_kernel.api.errors import KernelError
@@ -65,10 +68,33 @@ class ThisTry:
         """Whether the task is one of several, of a mapped operator."""
         return self.map_index >= 0
 
-    def started_at(self) -> float | None:
-        """Return when this try started, in seconds since 1970: before all its deferrals."""
+    def execution_deadline(self, execution_timeout: timedelta | None) -> float:
+        """
+        Return when ``execution_timeout`` passes, in seconds since 1970: counted from the start of the try, before all
+        its deferrals, to which Airflow itself does not apply it.
+        """
         start = getattr(self._ti, "start_date", None)
-        return start.timestamp() if start else None
+        return (start + execution_timeout).timestamp() if start and execution_timeout else inf
+
+    def submitted_at(self) -> float:
+        """Return when its invocation was asked for, in seconds since 1970; now, if that is not known."""
+        return self.record.submitted_at if self.record else time.time()
+
+    def announce(self, invocation_id: str) -> None:
+        """Push the id of the invocation to XCom."""
+        try:
+            self._ti.xcom_push(key="invocation_id", value=invocation_id)
+        except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs
+            log.warning("The invocation's id could not be pushed to XCom: %s", error)
+
+    def invocation_id(self) -> str | None:
+        """Return the id of its invocation, by what it left in Airflow before a deferral."""
+        if self.record and self.record.invocation_id:
+            return self.record.invocation_id
+        pushed = self._ti.xcom_pull(
+            task_ids=self._ti.task_id, key="invocation_id", map_indexes=self.map_index
+        )
+        return pushed if isinstance(pushed, str) else None
 
     @cached_property
     def record(self) -> Record | None:
