@@ -1,0 +1,41 @@
+"""A full account is a queue: all tasks succeed, deferred meanwhile, and without asking in vain too often."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from airflow_provider_kernel.testing import KernelEmulator
+from dev.airflow_stack import AirflowStack
+from dev.wait import wait_until
+from tests.faulty import FaultyProxy
+from tests.system.conftest import APPS
+from tests.system.dags.full_account import TASKS
+
+pytestmark = pytest.mark.system
+
+LIMIT = 4
+
+
+def test_twenty_tasks_share_four_places(airflow: AirflowStack) -> None:
+    with KernelEmulator(APPS, max_concurrency=LIMIT) as emulator, FaultyProxy(emulator.base_url) as proxy:
+        airflow.api.add_kernel_connection("kernel_full", proxy.base_url, emulator.api_key)
+        wait_until(lambda: "once_full_account" in airflow.api.dag_ids(), 90, "the Dag is read")
+        run = airflow.api.trigger("once_full_account")
+        wait_until(run.finished, 400, "all tasks have ended")
+
+    assert run.state() == "success"
+    tasks = [run.task("invoke", map_index) for map_index in range(TASKS)]
+    assert [task.xcom()["task"] for task in tasks] == list(range(TASKS))
+    assert {task.details()["try_number"] for task in tasks} == {1}
+    assert len(proxy.accepted) == TASKS
+    requests = proxy.seen("POST /invocations")
+    assert len(requests) > TASKS, "the account was never full"
+    assert len(requests) <= 3 * TASKS
+    times = Counter(exchange.body for exchange in requests)
+    assert len(times) == TASKS
+    for body in times:
+        asked = [exchange.at for exchange in requests if exchange.body == body]
+        assert all(later - earlier >= 9.9 for earlier, later in pairwise(asked))
