@@ -151,7 +151,7 @@ class TaskInstance:
         return entry["value"]
 
     def log(self, try_number: int = 1) -> list[str]:
-        """Return the messages of the log of one try up to now, wherever it runs at this moment."""
+        """Return the messages of the log of one try up to now, wherever it runs at this moment; none before it starts."""
         return [entry["event"] for entry in self._log_entries(try_number)]
 
     def error(self, try_number: int = 1) -> str:
@@ -163,5 +163,10 @@ class TaskInstance:
 
     def _log_entries(self, try_number: int) -> list[Any]:
         path = f"{self.base}/logs/{try_number}"
-        entries: list[Any] = self.api.call("GET", path, map_index=self.map_index)["content"]
+        try:
+            entries: list[Any] = self.api.call("GET", path, map_index=self.map_index)["content"]
+        except requests.HTTPError as error:
+            if error.response.status_code == 404:
+                return []
+            raise
         return entries

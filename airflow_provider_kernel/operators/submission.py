@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 OnLostReply = Literal["fail", "resubmit"]
 #: Seconds for which the reply to a request is waited for once the process was told to end; Airflow kills it after 5.
 GRACE = 2.0
+#: Seconds after which an intent is left once more before the request is sent: another try may have begun.
+FRESH = 5.0
 
 
 class Submission:
@@ -173,6 +175,8 @@ class Submission:
         begun: list[bool] = []
 
         def ask() -> Invocation:
+            if time.time() - intent.submitted_at > FRESH:
+                self._try.intend(intent)  # frozen meanwhile: is this still the try that has the task?
             begun.append(True)
             return self._hook.submit(request, may_repeat)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -16,8 +17,11 @@ from airflow_provider_kernel.api.waiting import Outcome
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 
 if TYPE_CHECKING:
+    from airflow_provider_kernel.api.settings import KernelSettings
     from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
+#: What a cancelled invocation is told.
+KILLED = "Airflow: the deferred task was killed"
 #: Seconds for which Airflow is asked again what became of the task, where it cannot answer.
 ASKING_SECONDS = 20.0
 #: A trigger that starts so many seconds after the handing over is not the first one; that takes 2 s at most.
@@ -71,6 +75,7 @@ class KernelInvocationTrigger(BaseTrigger):
         self.durable = durable
         self.handed_over_at = handed_over_at
         self._killing: asyncio.Task[None] | None = None
+        self._settings: KernelSettings | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments: identifiers and numbers, nothing secret."""
@@ -96,6 +101,8 @@ class KernelInvocationTrigger(BaseTrigger):
         is_restarted = self.handed_over_at is not None and now - self.handed_over_at > RESTARTED_AFTER
         try:
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
+                with suppress(KernelError):  # the wait will tell
+                    self._settings = await hook.settings()
                 try:
                     invocation = await hook.wait_for_invocation(
                         self.invocation_id,
@@ -147,23 +154,37 @@ class KernelInvocationTrigger(BaseTrigger):
         asking = AsyncRetrying(
             stop=stop_after_delay(ASKING_SECONDS), wait=wait_exponential(max=5), reraise=True
         )
+        is_killed = if_unknown
         try:
-            if self.task_instance is None:
-                raise LookupError("Airflow does not tell whose trigger this is")
-            is_killed = not await asking(asyncio.to_thread, self._somebody_has_it)
-        except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
-            self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
-            is_killed = if_unknown
-        if not is_killed:
-            self.log.info("The task was not killed, so Kernel invocation %s runs on.", self.invocation_id)
-            return
-        try:
+            try:
+                if self.task_instance is None:
+                    raise LookupError("Airflow does not tell whose trigger this is")
+                is_killed = not await asking(asyncio.to_thread, self._somebody_has_it)
+            except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
+                self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
+            if not is_killed:
+                self.log.info("The task was not killed, so Kernel invocation %s runs on.", self.invocation_id)
+                return
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
-                reason = "Airflow: the deferred task was killed"
-                cancellation = await hook.cancel_invocation(self.invocation_id, reason, self._by())
+                cancellation = await hook.cancel_invocation(self.invocation_id, KILLED, self._by())
+            self.log.info("The task was killed. %s", cancellation)
+        except asyncio.CancelledError:
+            # The triggerer ends in this very moment, and the event loop with it.
+            if is_killed:
+                self._cancel_at_once()
+            raise
         except Exception as error:  # noqa: BLE001 - Airflow would drop it unseen
             self.log.warning("Kernel invocation %s could not be cancelled: %s", self.invocation_id, error)
-        else:
+
+    def _cancel_at_once(self) -> None:
+        """Cancel without the event loop, in the little time that the triggerer has left."""
+        from airflow_provider_kernel.hooks.kernel import KernelHook
+
+        if self._settings is None:
+            return
+        with suppress(KernelError), KernelHook(self.kernel_conn_id) as hook:
+            hook.settings = self._settings
+            cancellation = hook.cancel_invocation(self.invocation_id, KILLED, self._by())
             self.log.info("The task was killed. %s", cancellation)
 
     def _somebody_has_it(self) -> bool:

@@ -442,6 +442,21 @@ class TestTrigger:
         asyncio.run(start_and_cancel())
         assert status(running) == ("failed" if outcome == "killed" else "running")
 
+    def test_a_users_kill_cancels_though_the_triggerer_ends_in_that_moment(self, running, status):
+        async def kill_and_stop():
+            trigger = KernelInvocationTrigger(running)
+            logged = asyncio.Event()
+            trigger._write = lambda record: logged.set()
+            run = asyncio.create_task(first_event(trigger))
+            await asyncio.wait_for(logged.wait(), 10)
+            run.cancel()
+            await asyncio.wait([run])
+            trigger.killed_by = asyncio.create_task(trigger.on_kill())
+            await asyncio.sleep(0)  # on_kill has begun, and asyncio.run cancels all that is left
+
+        asyncio.run(kill_and_stop())
+        assert status(running) == "failed"
+
     def test_a_users_kill_of_what_has_ended_changes_nothing(self, submit, status, until):
         invocation_id = submit("echo", 1)
         until(lambda: status(invocation_id) == "succeeded")

@@ -7,6 +7,7 @@ This Airflow is as people run it: on PostgreSQL, with two triggerers.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,17 @@ from dev.airflow_stack import NOTICE_DEATHS_SOON, AirflowStack
 from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
+from tests.faulty import FaultyProxy
+from tests.system.once import World, side_by_side
 
 HERE = Path(__file__).parent
 #: The only key that the emulator takes.
 TOKEN = "sk_to_be_seen_in_no_file"
+#: Tasks that are stopped keep their slots.
+MANY_AT_ONCE = {
+    f"AIRFLOW__CORE__{name}": "32"
+    for name in ("PARALLELISM", "MAX_ACTIVE_TASKS_PER_DAG", "MAX_ACTIVE_RUNS_PER_DAG")
+}
 APPS = [HERE / "apps/system_tests.py", REPOSITORY / "example_dags/apps/bookshop/main.py"]
 
 
@@ -47,7 +55,7 @@ def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[Airflow
         AirflowStack(
             run_folder.path / "airflow",
             dags,
-            env=NOTICE_DEATHS_SOON,
+            env={**NOTICE_DEATHS_SOON, **MANY_AT_ONCE},
             database_url=postgres.url,
             triggerers=2,
         ) as stack,
@@ -64,4 +72,26 @@ def runs(airflow: AirflowStack) -> dict[str, DagRun]:
     # A Dag file is there with all of its Dags, or not yet.
     last_of_each_file = {"wrong_token", "example_kernel_invoke", "example_kernel_mapped"}
     wait_until(lambda: last_of_each_file <= airflow.api.dag_ids(), 90, "the Dags are read")
-    return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in sorted(airflow.api.dag_ids())}
+    dag_ids = [dag_id for dag_id in airflow.api.dag_ids() if not dag_id.startswith("once_")]
+    return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in sorted(dag_ids)}
+
+
+@pytest.fixture(scope="session")
+def world(run_folder: RunFolder, airflow: AirflowStack, emulator: KernelEmulator) -> Iterator[World]:
+    """Where the tests of ``exactly_once`` run their Dags."""
+    wait_until(lambda: "once_in_doubt_on_worker" in airflow.api.dag_ids(), 90, "the Dags are read")
+    with FaultyProxy(emulator.base_url) as proxy:
+        airflow.api.add_kernel_connection("kernel_faulty", proxy.base_url, emulator.api_key)
+        yield World(airflow, emulator, proxy, run_folder.path / "once")
+
+
+@pytest.fixture(scope="session")
+def outcomes(request: pytest.FixtureRequest, world: World) -> dict[str, Future[None]]:
+    """The outcomes of all stories that are asked for; when it is there, they have all come to their ends."""
+    stories = {
+        name: item.module.STORIES[name]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "outcomes" in item.fixturenames
+        for name in [item.callspec.params["story"]]
+    }
+    return side_by_side(stories, world)

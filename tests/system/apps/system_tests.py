@@ -1,6 +1,7 @@
 """The app that the system tests invoke."""
 
 import time
+from pathlib import Path
 
 import kernel
 
@@ -21,3 +22,12 @@ def fail(ctx, payload):
     """Raise."""
     print("about to fail")
     raise ValueError("the shelf is empty")
+
+
+@app.action("until_told")
+def until_told(ctx, payload):
+    """Last until the test makes the file."""
+    print("started")
+    while not Path(payload["end"]).exists():
+        time.sleep(0.05)
+    return {"run": payload["run"]}
