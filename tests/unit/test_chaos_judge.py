@@ -255,6 +255,22 @@ def test_an_orphan_is_excused_if_the_triggerer_that_held_it_was_hit():
     assert kinds(marked_failed("deferred"), Done(1, 2, "kill triggerer", "triggerer")) == [("orphan", False)]
 
 
+@pytest.mark.parametrize(
+    ("at", "until", "kind", "is_proof"),
+    [
+        (4, 8, "terminate triggerer", True),
+        (6, 9, "terminate triggerer", False),  # it is given time to end, and had begun to cancel
+        (6, 9, "kill triggerer", True),
+        (12, 14, "kill triggerer", False),
+        (3, 9, "freeze triggerer", True),
+        (3, 4, "freeze triggerer", False),  # over before the mark
+        (12, 20, "freeze triggerer", False),
+    ],
+)
+def test_what_merely_happened_near_an_orphan_is_no_excuse(at, until, kind, is_proof):
+    assert kinds(marked_failed("deferred"), Done(at, until, kind, "triggerer")) == [("orphan", is_proof)]
+
+
 def test_a_success_by_itself_needs_the_output_of_its_own_succeeded_invocation():
     for wrong in (
         {"xcom": None},
