@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
 unexport PYTHONPATH
 
-.PHONY: help demo ui lint unit integration system test
+.PHONY: help demo ui lint unit integration system test chaos
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -32,6 +32,9 @@ system: .venv/ready ## Tests with a real scheduler and triggerer: minutes
 
 test: .venv/ready ## All tests, the fastest first
 	.venv/bin/pytest tests/unit tests/integration tests/system
+
+chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and count what went wrong
+	@.venv/bin/python -m tests.system.chaos --minutes=$(or $(MINUTES),10) $(if $(SEED),--seed=$(SEED))
 
 .venv/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and none was found. Name one: make PYTHON=/path/to/python"; exit 1; }

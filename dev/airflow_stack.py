@@ -172,7 +172,11 @@ class AirflowStack:
 
     def start(self, command: str, name: str | None = None) -> Component:
         """Start a component, or one more of the kind under a name of its own."""
-        env = {**self.env, "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port())}
+        env = {
+            **self.env,
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+            "LOGNAME": name or command,  # by which Airflow's table of jobs tells the components apart
+        }
         component = Component(name or command, [command], self.home, env)
         self.components[component.name] = component
         component.start()
