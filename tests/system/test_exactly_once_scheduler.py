@@ -64,7 +64,11 @@ def test_scheduler_dies_and_the_workers_go_on(world: World, scheduler: Component
         run.on_kill_called()
         run.go()
 
-    judge(runs)
+    for run in runs:
+        # Whoever finds out that he is superseded as he writes the id of his invocation down cancels that.
+        is_second = run.step == "before:accepted"
+        run.judge(accepted=None if is_second else 1, succeeded=1)
+        assert len(run.invocations()) <= 1 + is_second
 
 
 def test_machine_is_suspended(world: World, scheduler: Component) -> None:
