@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeGuard
+from dataclasses import dataclass
+from typing import TypeGuard
 
-from airflow_provider_kernel.api.calls import Cancellation
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
@@ -29,7 +28,6 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnsettled,
     KernelTransportError,
     retry_after,
-    shorten,
 )
 from airflow_provider_kernel.api.events import Event, StateEvent
 from airflow_provider_kernel.api.invocation import Invocation
@@ -325,83 +323,3 @@ def gave_up(invocation_id: str, error: KernelError | None) -> KernelInvocationEr
         f"What became of Kernel invocation {invocation_id} could not be learned: {error}",
         invocation_id=invocation_id,
     )
-
-
-#: Longest explanation that an event carries, in characters: Airflow logs and stores events.
-MAX_MESSAGE = 600
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """
-    How a wait ended, small enough for a trigger's event; never the output.
-
-    :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if our deadline passed; ``unsettled`` if Kernel
-        would not, or could not, say what became of the invocation.
-    :param message: what happened, where Kernel's own words are not to be had.
-    :param may_run: True if the invocation may be running still.
-    """
-
-    invocation_id: str
-    status: str
-    message: str = ""
-    may_run: bool = False
-
-    @classmethod
-    def of(cls, invocation: Invocation) -> Outcome:
-        """Return the outcome for an invocation that has ended."""
-        return cls(invocation.id, str(invocation.status))
-
-    @classmethod
-    def of_open(cls, error: KernelInvocationError) -> Outcome:
-        """Return the outcome of a wait that was given up, and left to others."""
-        status = "timeout" if isinstance(error, KernelInvocationTimeout) else "unsettled"
-        return cls(error.invocation_id, status, shorten(str(error), MAX_MESSAGE), may_run=True)
-
-    @classmethod
-    def of_giving_up(cls, error: KernelInvocationError, cancellation: Cancellation | KernelError) -> Outcome:
-        """Return the outcome of a wait that was given up, after an attempt to cancel."""
-        if isinstance(cancellation, Cancellation) and not cancellation.cancelled:
-            return cls.of(cancellation.invocation)
-        may_run = isinstance(cancellation, KernelError)
-        if isinstance(cancellation, KernelError):
-            what = f"It could not be cancelled and may still be running: {cancellation}"
-        elif cancellation.browsers_error:
-            what = f"It was cancelled. Its browsers may be open still: {cancellation.browsers_error}"
-        else:
-            what = "It was cancelled."
-        message = shorten(f"{error} {what}", MAX_MESSAGE)
-        return replace(cls.of_open(error), message=message, may_run=may_run)
-
-    @classmethod
-    def from_event(cls, event: Any) -> Outcome:
-        """
-        Read a trigger's event.
-
-        :raises KernelError: it is none of ours; nothing is concluded from it.
-        """
-        try:
-            # A field that this version does not know is of no use to it.
-            outcome = cls(**{key: value for key, value in event.items() if key in cls.__dataclass_fields__})
-        except (TypeError, AttributeError):
-            outcome = None
-        if (
-            outcome is None
-            or not all(
-                isinstance(text, str) for text in (outcome.invocation_id, outcome.status, outcome.message)
-            )
-            or not isinstance(outcome.may_run, bool)
-            or not (outcome.invocation_id and outcome.status)
-        ):
-            raise KernelError("The trigger's event is not one of KernelInvocationTrigger.")
-        return outcome
-
-    def to_event(self) -> dict[str, Any]:
-        """Return what the trigger's event carries."""
-        return {key: value for key, value in asdict(self).items() if value not in ("", False)}
-
-    def error(self, hint: str = "") -> KernelInvocationError:
-        """Return the exception for an outcome that Kernel's own words do not explain, with ``hint`` at its end."""
-        kind = KernelInvocationTimeout if self.status == "timeout" else KernelInvocationUnsettled
-        message = self.message or f"The wait for it ended with the status {self.status!r}."
-        return kind(f"{message} {hint}".rstrip(), invocation_id=self.invocation_id)

@@ -31,8 +31,8 @@ from airflow_provider_kernel.api.invocation import (
     Invocation,
     InvocationStatus,
 )
+from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import KernelRecordError
-from airflow_provider_kernel.api.waiting import Outcome
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.submission import Submission
 from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry

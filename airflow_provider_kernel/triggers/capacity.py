@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter
 from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, shorten
-from airflow_provider_kernel.api.waiting import MAX_MESSAGE
+from airflow_provider_kernel.api.outcome import MAX_MESSAGE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
 from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError, KernelInvocationTimeout
+from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import canceller
-from airflow_provider_kernel.api.waiting import Outcome
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class KernelInvocationTrigger(BaseTrigger):
     """
     Waits until an invocation has ended, and fires one event that says how.
 
-    The event holds the fields of :class:`~airflow_provider_kernel.api.waiting.Outcome`: ``invocation_id`` and
+    The event holds the fields of :class:`~airflow_provider_kernel.api.outcome.Outcome`: ``invocation_id`` and
     ``status``, and where Kernel's own words are not to be had a ``message``; never the output. The lines that
     the app logs are written to the task's log meanwhile. At the deadline the invocation is cancelled; what could
     not be learned is left to the worker, which knows whether a retry will take it up.

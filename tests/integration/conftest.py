@@ -1,6 +1,7 @@
 """Fixtures for the tests that talk to an emulator over real HTTP."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ import httpx
 import kernel
 import psutil
 import pytest
+from tenacity import wait_none
 
+from airflow_provider_kernel.api import settling, waiting
+from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
+from tests.faulty import FaultyProxy
 
 #: Defines the app ``tests``.
 APP = Path(__file__).parent / "apps" / "app.py"
@@ -31,6 +36,24 @@ def emulator_env(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> K
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", emulator.connection_json)
     return emulator
+
+
+@pytest.fixture
+def proxy(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """A faulty way to the session's emulator, as ``kernel_default``; what must not be waited for is short."""
+    monkeypatch.setattr(transport, "_backoff", wait_none())
+    monkeypatch.setattr(settling, "SETTLING_SECONDS", 0.5)
+    monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
+    with FaultyProxy(emulator.base_url) as proxy:
+        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json())
+        yield proxy
+
+
+@pytest.fixture
+def told(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Return all that was logged since it was last asked, by Airflow's logger and by Python's."""
+    caplog.set_level(logging.DEBUG)
+    return lambda: "".join(capfd.readouterr()) + caplog.text
 
 
 @pytest.fixture

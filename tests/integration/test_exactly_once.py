@@ -7,7 +7,6 @@ The emulator judges how often the action ran: what the proxy saw accepted is wha
 from __future__ import annotations
 
 import json
-import logging
 import re
 import signal
 import threading
@@ -17,9 +16,8 @@ from uuid import uuid4
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
-from tenacity import wait_none
 
-from airflow_provider_kernel.api import capacity, settling, waiting
+from airflow_provider_kernel.api import capacity, waiting
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelCapacityTimeout,
@@ -30,13 +28,14 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnsettled,
     KernelTransportError,
 )
-from airflow_provider_kernel.hooks import kernel_async, transport
+from airflow_provider_kernel.hooks import kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators import leg
 from airflow_provider_kernel.operators.this_try import KernelSupersededError
 from tests import faults
-from tests.faulty import FaultyProxy
 from tests.integration.task import Died, Task
+
+pytestmark = pytest.mark.usefixtures("proxy")
 
 POST = "POST /invocations"
 both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
@@ -47,23 +46,6 @@ LOST = [
     faults.html(502, after=True),
 ]
 losing = pytest.mark.parametrize("fault", LOST, ids=lambda fault: fault.name)
-
-
-@pytest.fixture(autouse=True)
-def proxy(emulator, monkeypatch):
-    """The way to the emulator; pauses are short."""
-    monkeypatch.setattr(transport, "_backoff", wait_none())
-    monkeypatch.setattr(settling, "SETTLING_SECONDS", 0.5)
-    with FaultyProxy(emulator.base_url) as proxy:
-        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json())
-        yield proxy
-
-
-@pytest.fixture
-def told(capfd, caplog):
-    """All that was logged, by Airflow's logger and by Python's."""
-    caplog.set_level(logging.INFO)
-    return lambda: caplog.text + capfd.readouterr().out
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import time
 from pathlib import Path
@@ -51,18 +50,6 @@ def test_a_large_output_arrives_whole_and_stays_out_of_the_event(deferrable):
     assert len(task.run()) == 3_000_000
     if deferrable:
         assert task.event == {"invocation_id": task.invocation_id, "status": "succeeded"}
-
-
-@pytest.fixture
-def told(capfd, caplog):
-    """All that was logged so far, by Airflow's logger and by Python's."""
-    caplog.set_level(logging.DEBUG)
-
-    def told():
-        printed = capfd.readouterr()
-        return printed.out + printed.err + caplog.text
-
-    return told
 
 
 @both_waits
@@ -283,6 +270,15 @@ class TestKill:
         assert task.operator.resume_execution("__fail__", event, task.context) == {"a": 1}
 
 
+async def running_task(trigger):
+    """Run the trigger in a task; return that once the app's first line has come."""
+    logged = asyncio.Event()
+    trigger._write = lambda record: logged.set()
+    run = asyncio.create_task(first_event(trigger))
+    await asyncio.wait_for(logged.wait(), 10)
+    return run
+
+
 class TestTrigger:
     @pytest.fixture
     def running(self, submit, status, until):
@@ -331,10 +327,7 @@ class TestTrigger:
     def test_a_stopping_triggerer_cancels_nothing(self, running, status):
         async def start_and_stop():
             trigger = KernelInvocationTrigger(running)
-            logged = asyncio.Event()
-            trigger._write = lambda record: logged.set()
-            run = asyncio.create_task(first_event(trigger))
-            await asyncio.wait_for(logged.wait(), 10)
+            run = await running_task(trigger)
             run.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await run
@@ -431,10 +424,7 @@ class TestTrigger:
         async def start_and_cancel():
             trigger = KernelInvocationTrigger(running)
             trigger.task_instance = SimpleNamespace(id="ti-1", task_id="t")
-            logged = asyncio.Event()
-            trigger._write = lambda record: logged.set()
-            run = asyncio.create_task(first_event(trigger))
-            await asyncio.wait_for(logged.wait(), 10)
+            run = await running_task(trigger)
             run.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await run
@@ -445,10 +435,7 @@ class TestTrigger:
     def test_a_users_kill_cancels_though_the_triggerer_ends_in_that_moment(self, running, status):
         async def kill_and_stop():
             trigger = KernelInvocationTrigger(running)
-            logged = asyncio.Event()
-            trigger._write = lambda record: logged.set()
-            run = asyncio.create_task(first_event(trigger))
-            await asyncio.wait_for(logged.wait(), 10)
+            run = await running_task(trigger)
             run.cancel()
             await asyncio.wait([run])
             trigger.killed_by = asyncio.create_task(trigger.on_kill())

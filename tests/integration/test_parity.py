@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-import logging
 import re
 import signal
 from collections.abc import Callable
@@ -23,16 +22,13 @@ from unittest.mock import ANY
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from tenacity import wait_none
 
-from airflow_provider_kernel.api import settling, waiting
 from airflow_provider_kernel.api.errors import (
     KernelCapacityTimeout,
     KernelError,
     KernelInvocationFailed,
     KernelInvocationTimeout,
 )
-from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from tests import faults
@@ -251,24 +247,6 @@ ROWS = [
         leaves_record=False,
     ),
 ]
-
-
-@pytest.fixture
-def proxy(emulator, monkeypatch):
-    """The way to the emulator; what must not be waited for in tests is short."""
-    monkeypatch.setattr(transport, "_backoff", wait_none())
-    monkeypatch.setattr(settling, "SETTLING_SECONDS", 0.5)
-    monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
-    with FaultyProxy(emulator.base_url) as proxy:
-        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json())
-        yield proxy
-
-
-@pytest.fixture
-def told(capfd, caplog):
-    """All that was logged, by Airflow's logger and by Python's."""
-    caplog.set_level(logging.INFO)
-    return lambda: caplog.text + "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])

@@ -10,12 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from tenacity import wait_none
 
-from airflow_provider_kernel.api import settling
-from airflow_provider_kernel.hooks import transport
 from tests import faults
-from tests.faulty import FaultyProxy
 from tests.integration.task import Task
 
 TOKEN = "sk_canary_token"
@@ -23,12 +19,8 @@ POST, GET, EVENTS = "POST /invocations", "GET /invocations/{id}", "GET /invocati
 
 
 @pytest.fixture(autouse=True)
-def proxy(emulator, monkeypatch):
-    monkeypatch.setattr(transport, "_backoff", wait_none())
-    monkeypatch.setattr(settling, "SETTLING_SECONDS", 0.2)
-    with FaultyProxy(emulator.base_url) as proxy:
-        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json(TOKEN))
-        yield proxy
+def canary(proxy, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json(TOKEN))
 
 
 @pytest.fixture

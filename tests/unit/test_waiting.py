@@ -23,6 +23,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.events import ErrorEvent, Heartbeat, LogEvent, StateEvent, format_timestamp
 from airflow_provider_kernel.api.invocation import Invocation
 from airflow_provider_kernel.api.logs import BURST_RECORDS, REPLAY, REPLAY_OVER
+from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.waiting import (
     MAX_STREAM_LIFE,
     NOT_FOUND_GRACE,
@@ -37,7 +38,6 @@ from airflow_provider_kernel.api.waiting import (
     Follow,
     GaveUp,
     Look,
-    Outcome,
     Sleep,
     Wait,
     gave_up,
