@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -52,10 +53,16 @@ class Call(Generic[T]):
 
 
 class Page(NamedTuple):
-    """One page of a list; ``next_offset`` is None on the last."""
+    """
+    One page of a list.
+
+    ``next_offset`` is None on the last; ``served_at`` is when it was served by Kernel's clock, in whole seconds
+    since 1970, None if Kernel does not say.
+    """
 
     items: list[Any]
     next_offset: int | None
+    served_at: float | None = None
 
 
 def invoke(
@@ -266,7 +273,14 @@ def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any]) -> 
         raise ValueError("a list that goes on, but not where, would be cut short silently")
     if has_more == "false" or not data or following is None:
         following = "0"
-    return Page([read(item) for item in data], int(following) or None)
+    return Page([read(item) for item in data], int(following) or None, _served_at(headers.get("Date")))
+
+
+def _served_at(date: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _params(values: Mapping[str, Any]) -> dict[str, str]:

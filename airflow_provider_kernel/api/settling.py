@@ -22,7 +22,7 @@ from airflow_provider_kernel.api.waiting import Sleep
 SETTLING_SECONDS = 60.0
 #: Seconds without a single good answer from Kernel after which the search is given up.
 PATIENCE = 900.0
-#: Seconds by which Kernel's clock may be behind ours. With a key more is harmless: only the one can match.
+#: Seconds by which Kernel's clock may be behind ours unnoticed. With a key more is harmless: only the one can match.
 CLOCK_SKEW, CLOCK_SKEW_WITH_KEY = 5.0, 600.0
 #: Invocations that one look asks for at once: each is listed with its payload.
 PAGE_SIZE = 10
@@ -70,6 +70,7 @@ class Search:
         self._matches: dict[str, Invocation] = {}
         self._doubtful: dict[str, None] = {}
         self._looked_at = now
+        self._is_clock_known = False
 
     def next(self, now: float) -> Call[Page] | Sleep | Settled:
         """Return what to do now."""
@@ -96,12 +97,27 @@ class Search:
     def saw_page(self, page: Page, now: float) -> None:
         """Take the answer to a call."""
         self._good_at = now
+        if self._is_started_anew_by(page.served_at, now):
+            return
         for invocation in page.items:
             self._judge(invocation)
         following = page.next_offset
         if self._key and self._matches:
             following = None  # there is only one
         self._offset = following if following is None or following > (self._offset or 0) else None
+
+    def _is_started_anew_by(self, served_at: float | None, now: float) -> bool:
+        """Look further back, once, where Kernel's clock turns out to be far behind ours."""
+        if self._is_clock_known or served_at is None:
+            return False
+        self._is_clock_known = True
+        behind = min(now - served_at, CLOCK_SKEW_WITH_KEY)
+        if behind < CLOCK_SKEW / 2:  # a reply's date is in whole seconds, and takes its time
+            return False
+        self._since -= behind
+        self._listed_since = min(self._listed_since, self._since)
+        self._offset = 0
+        return True
 
     def saw_error(self, error: KernelError, now: float) -> None:
         """

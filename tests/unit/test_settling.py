@@ -208,3 +208,20 @@ def test_a_retry_after_is_honoured():
     settled, _, now = search(KernelApiError("full", status_code=429, retry_after=40.0), [listed("mine")])
     assert settled.found
     assert now >= SINCE + 30 + 40
+
+
+@pytest.mark.parametrize("intent", [INTENT, replace(INTENT, key_field="airflow", key="k1")])
+def test_it_is_found_though_kernels_clock_is_far_behind(intent):
+    mine = listed("mine", PAYLOAD[:-1] + ',"airflow":{"key":"k1"}}' if intent.key else PAYLOAD, after=-40)
+    now = SINCE + 2
+    empty, full = Page([], None, now - 41), Page([mine], None, now - 41)
+    settled, asked, _ = search(empty, full, intent=intent, now=now)
+    assert settled.found.id == "mine"
+    since = [parse_timestamp(call.params["since"]) / 1e9 - SINCE for call in asked]
+    assert since == ([-600, -600] if intent.key else [-5, -46])
+
+
+def test_a_clock_that_is_right_changes_nothing_and_one_gone_mad_little():
+    assert len(search(Page([listed("mine")], None, SINCE + 28.5))[1]) == 1
+    asked = search(Page([listed("mine")], None, 0.0))[1]
+    assert parse_timestamp(asked[-1].params["since"]) / 1e9 == SINCE - 605
