@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 
@@ -29,12 +29,17 @@ class KernelSettings:
     :param base_url: address of the API, without a slash at its end.
     :param project: name or id sent as ``X-Kernel-Project``; None for the key's default project.
     :param timeout: seconds that Kernel has for a reply.
+    :param verify: whether Kernel's TLS certificate is checked; or the path of a file (or folder) with the
+        certificates of those that may have signed it.
+    :param proxy: address of the proxy; it may hold a password, and is not in the repr. None: the environment's.
     """
 
     api_key: str = field(repr=False)
     base_url: str = DEFAULT_BASE_URL
     project: str | None = None
     timeout: float = DEFAULT_TIMEOUT_SECONDS
+    verify: bool | str = True
+    proxy: str | None = field(default=None, repr=False)
 
     @classmethod
     def from_connection(
@@ -54,11 +59,15 @@ class KernelSettings:
         """
         where = f"The Airflow connection {conn_id!r}"
         extra = extra or {}
+        allow_http = _flag(extra.get("allow_http"), where)
+        base_url = _base_url(host, schema, port, where, allow_http)
         return cls(
             api_key=_api_key(password, f"{where} has no token", "its password field"),
-            base_url=_base_url(host, schema, port, where),
+            base_url=base_url,
             project=_project(extra.get("project"), where),
             timeout=_timeout(extra.get("timeout"), where),
+            verify=_verify(extra.get("verify"), where),
+            proxy=_proxy(extra.get("proxy"), base_url, allow_http, where),
         )
 
     @classmethod
@@ -84,6 +93,11 @@ class KernelSettings:
             headers["X-Kernel-Project"] = self.project
         return headers
 
+    def proxy_passwords(self) -> list[str]:
+        """Return the proxy's password, in each form in which it may turn up; for a masker."""
+        written = urlsplit(self.proxy or "").password
+        return [written, unquote(written)] if written else []
+
 
 def _api_key(value: str | None, missing: str, where: str) -> str:
     key = (value or "").strip()
@@ -98,7 +112,9 @@ def _api_key(value: str | None, missing: str, where: str) -> str:
     return key
 
 
-def _base_url(host: str | None, schema: str | None, port: int | None, where: str) -> str:
+def _base_url(
+    host: str | None, schema: str | None, port: int | None, where: str, allow_http: bool = False
+) -> str:
     text = (host or "").strip()
     if not text:
         return DEFAULT_BASE_URL
@@ -118,10 +134,11 @@ def _base_url(host: str | None, schema: str | None, port: int | None, where: str
         raise KernelConfigurationError(
             f"{where} has a host with a user, a password or parameters in it. {_HOST_FORM}"
         )
-    if url.scheme == "http" and not is_loopback(url.hostname):
+    if url.scheme == "http" and not (allow_http or is_loopback(url.hostname)):
         raise KernelConfigurationError(
             f"{where} would send the token unencrypted to {url.hostname}: http:// is only for this machine "
-            "(localhost). Use https://."
+            "(localhost). Use https://. If nobody else can listen on the way, set the extra 'allow_http' of the "
+            "connection to true."
         )
     name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
     return f"{url.scheme}://{name}{f':{port}' if port else ''}{url.path.rstrip('/')}"
@@ -163,3 +180,72 @@ def _timeout(value: Any, where: str) -> float:
             f"{where}: the extra 'timeout' must be seconds, more than 0 and 3600 at most."
         )
     return seconds
+
+
+def _flag(value: Any, where: str) -> bool:
+    # The URI form of a connection has text only.
+    flag = _FLAGS.get(value.strip().lower()) if isinstance(value, str) else bool(value)
+    if flag is None or not isinstance(value, str | bool | None):
+        raise KernelConfigurationError(f"{where}: the extra 'allow_http' must be true or false.")
+    return flag
+
+
+_FLAGS = {"": False, "false": False, "true": True}
+
+
+def _verify(value: Any, where: str) -> bool | str:
+    if value is None or isinstance(value, bool):
+        return value is not False
+    if not isinstance(value, str):
+        raise KernelConfigurationError(
+            f"{where}: the extra 'verify' must be true, false, or the path of a file with CA certificates."
+        )
+    text = value.strip()
+    return _FLAGS.get(text.lower(), text) if text else True
+
+
+def _proxy(value: Any, base_url: str, allow_http: bool, where: str) -> str | None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    proxy = proxy_address(value) if isinstance(value, str) else None
+    if proxy is None:
+        raise KernelConfigurationError(
+            f"{where}: the extra 'proxy' must be an address such as http://proxy:3128 or "
+            "http://user:password@proxy:3128, with %40 for an @ in the password, and so on."
+        )
+    if base_url.startswith("http:"):
+        if proxy.startswith("https:"):  # whose certificate requests would not check
+            raise KernelConfigurationError(f"{where}: an https:// proxy is for an https:// host.")
+        host = urlsplit(proxy).hostname
+        if not (allow_http or is_loopback(host)):
+            raise KernelConfigurationError(
+                f"{where} would send the token unencrypted through {host}, as its host is http://. "
+                "Leave the extra 'proxy' empty, or set the extra 'allow_http' to true."
+            )
+    return proxy
+
+
+def proxy_address(text: str) -> str | None:
+    """Return the address of a proxy in a form that every HTTP client reads alike; None if it cannot be one."""
+    text = text.strip()
+    try:
+        url = urlsplit(text if "://" in text else f"http://{text}")
+        port = url.port
+        unquote(f"{url.username}{url.password}").encode("latin-1")  # as HTTP clients do
+    except ValueError:
+        return None
+    if (
+        url.scheme not in ("http", "https")
+        or not _HOST.fullmatch(url.hostname or "")
+        or not text.isascii()
+        or not text.isprintable()
+        or " " in text
+        or url.path.strip("/")
+        or url.query
+        or url.fragment
+        or (url.password and not url.username)
+    ):
+        return None
+    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+    login = f"{url.username}:{url.password or ''}@" if url.username else ""
+    return f"{url.scheme}://{login}{name}{f':{port}' if port else ''}"

@@ -32,7 +32,7 @@ def settings_of(connection: Connection) -> KernelSettings:
             "Name one of type 'kernel', or make one."
         )
     try:
-        # Not extra_dejson: that asks the supervisor, synchronously, to mask secrets; the extras hold none.
+        # Not extra_dejson: that asks the supervisor, synchronously, to mask secrets; see mask_proxy_password.
         extra = json.loads(connection.extra or "{}")
     except ValueError:
         extra = None
@@ -67,13 +67,23 @@ def settings_without_connection(conn_id: str) -> KernelSettings:
         if os.environ.get("KERNEL_API_KEY", "").strip():
             raise
         raise KernelConnectionNotFoundError(str(error)) from None
+    _mask(settings.api_key)
+    return settings
+
+
+def mask_proxy_password(settings: KernelSettings) -> None:
+    """Have Airflow mask the proxy's password, if there is one; that may wait for Airflow's supervisor."""
+    for password in settings.proxy_passwords():
+        _mask(password)
+
+
+def _mask(secret: str) -> None:
     try:  # the compat package has it only of late
         from airflow.sdk.log import mask_secret
     except ImportError:
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[no-redef]
 
-    mask_secret(settings.api_key)
-    return settings
+    mask_secret(secret)
 
 
 def unreadable(conn_id: str, error: Exception) -> KernelTransportError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_kernel.api.calls import Call
 from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelTransportError
 from airflow_provider_kernel.api.settings import KernelSettings
+from airflow_provider_kernel.hooks.route import certificates_of, proxy_of, without_login
 from airflow_provider_kernel.hooks.transport import (
     CONNECT_TIMEOUT,
     USER_AGENT,
@@ -37,8 +38,10 @@ def new_session(settings: KernelSettings) -> requests.Session:
     session.auth = authorize
     # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
     session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
-    # http:// is this machine: a proxy of the environment has no business there, nor with the token.
-    session.trust_env = settings.base_url.startswith("https:")
+    session.trust_env = False  # the environment is read in proxy_of() and certificates_of()
+    session.verify = certificates_of(settings)
+    if proxy := proxy_of(settings):
+        session.proxies = {"http": proxy, "https": proxy}
     return session
 
 
@@ -89,7 +92,8 @@ def exchange(
         if response is None and not isinstance(error, requests.RequestException):
             # From requests itself, before it sends: REQUESTS_CA_BUNDLE names no file.
             raise KernelConfigurationError(str(error)) from None
-        raise _transport_error(base_url, error, timed_out=over.is_set()) from None
+        proxy = without_login(session.proxies.get("https"))
+        raise _transport_error(base_url, error, timed_out=over.is_set(), proxy=proxy) from None
 
 
 @contextmanager
@@ -112,7 +116,7 @@ def _ended_after(seconds: float | None, response: requests.Response, over: threa
             timer.cancel()
 
 
-def _transport_error(base_url: str, error: Exception, *, timed_out: bool) -> KernelTransportError:
+def _transport_error(base_url: str, error: Exception, *, timed_out: bool, proxy: str) -> KernelTransportError:
     import ssl
 
     from requests.exceptions import InvalidSchema, InvalidURL, ProxyError, Timeout
@@ -135,4 +139,5 @@ def _transport_error(base_url: str, error: Exception, *, timed_out: bool) -> Ker
         timed_out=timed_out
         or isinstance(error, Timeout)
         or any(isinstance(cause, ReadTimeoutError) for cause in causes),
+        proxy=proxy,
     )

@@ -37,12 +37,14 @@ from airflow_provider_kernel.api.waiting import (
 )
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
+    mask_proxy_password,
     settings_of,
     settings_without_connection,
     unreadable,
 )
 from airflow_provider_kernel.hooks.exchange import exchange, new_session
 from airflow_provider_kernel.hooks.transport import lost_reply, retrying
+from airflow_provider_kernel.hooks.trial import try_out
 
 if TYPE_CHECKING:
     import requests
@@ -81,7 +83,9 @@ class KernelHook(BaseHook):
         :raises KernelTransportError: Airflow cannot be asked for it.
         """
         try:
-            return settings_of(self.get_connection(self.kernel_conn_id))
+            settings = settings_of(self.get_connection(self.kernel_conn_id))
+            mask_proxy_password(settings)
+            return settings
         except AirflowNotFoundException:
             return settings_without_connection(self.kernel_conn_id)
         except KernelError:
@@ -312,19 +316,12 @@ class KernelHook(BaseHook):
         return self._run(calls.cancel(invocation_id, reason, by))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask Kernel whose the token is; the Test button of the connection form calls this."""
-        try:
-            with self:
-                who = self._send_once(calls.auth_context())
-            organization = who["organization"]["id"]
-            project = who["authorization"]["effective_scope"]["project_id"]
-        except (KeyError, TypeError):
-            return False, "Something answered, but not as Kernel does. Look at the connection's host."
-        except KernelError as error:
-            return False, str(error)
-        return True, f"The token is good: organization {organization}, " + (
-            f"project {project}." if project else "no particular project."
-        )
+        """
+        Ask Kernel whose the token is; the Test button of Airflow's connections calls this.
+
+        :return: whether the connection is good, and a sentence for a person; after 15 seconds at most.
+        """
+        return try_out(self)
 
     def send(self, call: Call[T]) -> T:
         """Send ``call``, again where that is safe and may help."""

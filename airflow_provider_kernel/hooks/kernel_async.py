@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -23,7 +20,6 @@ from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Cancellation
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
-    KernelConfigurationError,
     KernelConnectionNotFoundError,
     KernelError,
     KernelTransportError,
@@ -34,10 +30,12 @@ from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
+    mask_proxy_password,
     settings_of,
     settings_without_connection,
     unreadable,
 )
+from airflow_provider_kernel.hooks.route import certificates_of, proxy_of, trusting, without_login
 from airflow_provider_kernel.hooks.transport import (
     CONNECT_TIMEOUT,
     USER_AGENT,
@@ -209,7 +207,10 @@ class KernelAsyncHook:
             except AirflowNotFoundException:
                 # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
                 connection = await asyncio.to_thread(BaseHook.get_connection, self.kernel_conn_id)
-            return settings_of(connection)
+            settings = settings_of(connection)
+            if settings.proxy:  # In a thread, as below.
+                await asyncio.to_thread(mask_proxy_password, settings)
+            return settings
         except AirflowNotFoundException:
             if known:  # Airflow says so, too, when it cannot reach its own API
                 return known
@@ -265,8 +266,8 @@ class KernelAsyncHook:
                 json=call.body,
                 # Never in a variable, which a traceback might show.
                 headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
-                proxy=_environment_proxy(settings.base_url),
-                ssl=_tls(settings.base_url),
+                proxy=proxy_of(settings),
+                ssl=_tls(settings),
                 timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT, sock_read=silence),
                 allow_redirects=False,
             ) as response:
@@ -280,7 +281,11 @@ class KernelAsyncHook:
             )
             timed_out = isinstance(error, asyncio.TimeoutError)
             raise transport_error(
-                settings.base_url, root_causes(error), sent=not isinstance(error, unsent), timed_out=timed_out
+                settings.base_url,
+                root_causes(error),
+                sent=not isinstance(error, unsent),
+                timed_out=timed_out,
+                proxy=without_login(proxy_of(settings)),
             ) from None
         except KernelApiError as error:
             if error.status_code in (401, 403) and shared.settings is settings:
@@ -336,48 +341,6 @@ def _new_session() -> aiohttp.ClientSession:
     )
 
 
-def _environment_proxy(base_url: str) -> str | None:
-    """
-    Return the proxy that the synchronous hook would use. Not aiohttp's trust_env: that reads ~/.netrc too.
-
-    :raises KernelConfigurationError: it is none that aiohttp can use.
-    """
-    if not base_url.startswith("https:"):
-        return None  # http:// is this machine
-    from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
-
-    proxy = select_proxy(base_url, get_environ_proxies(base_url))
-    try:
-        proxy = proxy and prepend_scheme_if_needed(proxy, "http")
-    except ValueError:
-        proxy = "no address"
-    if proxy and not proxy.startswith(("http://", "https://")):
-        # Not the proxy's address: it may hold a password.
-        raise KernelConfigurationError(
-            "The environment's proxy (HTTPS_PROXY, ALL_PROXY) must be one such as http://proxy:3128, as triggers "
-            f"know no other kind. Change it, or add {urlsplit(base_url).hostname} to NO_PROXY."
-        )
-    return proxy
-
-
-def _tls(base_url: str) -> ssl.SSLContext | bool:
-    """Return what the synchronous hook would trust: requests' certificates, or those it is told in the environment."""
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH
-
-    if not base_url.startswith("https:"):
-        return True
-    told = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    return _trusting(told or DEFAULT_CA_BUNDLE_PATH)
-
-
-@cache
-def _trusting(bundle: str) -> ssl.SSLContext:
-    """Read certificates, once: that takes 20 ms of the event loop."""
-    try:
-        if os.path.isdir(bundle):
-            return ssl.create_default_context(capath=bundle)
-        return ssl.create_default_context(cafile=bundle)
-    except OSError as error:
-        raise KernelConfigurationError(
-            f"The TLS certificates in {bundle!r} cannot be read: {error.strerror}."
-        ) from None
+def _tls(settings: KernelSettings) -> ssl.SSLContext | bool:
+    certificates = certificates_of(settings)
+    return trusting(certificates) if isinstance(certificates, str) else certificates

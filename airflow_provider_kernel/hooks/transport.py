@@ -72,18 +72,20 @@ def root_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def transport_error(
-    base_url: str, causes: Iterable[BaseException], *, sent: bool, timed_out: bool
+    base_url: str, causes: Iterable[BaseException], *, sent: bool, timed_out: bool, proxy: str = ""
 ) -> KernelTransportError:
     """
     Describe a request without a reply, not in the HTTP library's words: those may quote a proxy's password.
 
     :param sent: whether the request, or a part of it, may have reached Kernel.
     :param timed_out: whether it was the time that ran out.
+    :param proxy: the address of the proxy on the way, without a login; "" for none.
     """
     reason = next(filter(None, map(_system_reason, causes)), "")
     because = f" ({reason})" if reason and not timed_out else ""
     if not sent:
-        what = f"{base_url} could not be reached{' in time' if timed_out else because}."
+        through = f" through the proxy {proxy}" if proxy else ""
+        what = f"{base_url} could not be reached{through}{' in time' if timed_out else because}."
         if is_loopback(urlsplit(base_url).hostname):
             what += " Is the emulator running there?"
     elif timed_out:
@@ -99,6 +101,8 @@ def is_refused_tunnel(cause: BaseException) -> bool:
 
 
 def _system_reason(cause: BaseException) -> str | None:
+    if type(cause).__name__ == "ClientHttpProxyError":  # aiohttp's
+        return f"Tunnel connection failed: {getattr(cause, 'status', '')} {getattr(cause, 'message', '')}"
     if not isinstance(cause, OSError):
         return None
     if is_refused_tunnel(cause):

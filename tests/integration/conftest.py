@@ -17,6 +17,7 @@ from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
 from tests.faulty import FaultyProxy
+from tests.integration.tls import Tls
 
 #: Defines the app ``tests``.
 APP = Path(__file__).parent / "apps" / "app.py"
@@ -47,6 +48,12 @@ def proxy(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator
     with FaultyProxy(emulator.base_url) as proxy:
         monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json())
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """A certificate authority that nobody knows, and what a server needs."""
+    return Tls(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

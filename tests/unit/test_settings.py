@@ -230,3 +230,118 @@ def test_a_host_that_no_client_can_reach_is_refused_before_it_tries(host, form):
 @pytest.mark.parametrize("host", ["kernel.example.", "xn--bcher-kva.example", "bücher.example", "a_b.c-d"])
 def test_an_unusual_host_is_taken(host):
     assert settings(host=host).base_url == f"https://{host}"
+
+
+@pytest.mark.parametrize("value", [True, "true", " True "])
+def test_allow_http_lets_the_token_go_unencrypted_to_any_host(value):
+    found = settings(host="http://kernel.example:8484", extra={"allow_http": value})
+    assert found.base_url == "http://kernel.example:8484"
+
+
+@pytest.mark.parametrize("value", [None, False, "", " ", "false", "FALSE"])
+def test_without_allow_http_it_does_not_and_the_sentence_names_it(value):
+    assert "set the extra 'allow_http'" in refusal(host="http://kernel.example", extra={"allow_http": value})
+
+
+@pytest.mark.parametrize("value", ["yes", "1", 1, 0, [], {}, ["true"]])
+def test_an_allow_http_that_is_neither_true_nor_false_is_refused(value):
+    assert "'allow_http' must be true or false" in refusal(extra={"allow_http": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "verify"),
+    [
+        (None, True),
+        ("", True),
+        ("  ", True),
+        (True, True),
+        ("true", True),
+        ("TRUE", True),
+        (False, False),
+        ("false", False),
+        (" False ", False),
+        ("/etc/ca.pem", "/etc/ca.pem"),
+        (" ca.pem ", "ca.pem"),
+    ],
+)
+def test_verify_is_a_flag_or_a_path(value, verify):
+    assert settings(extra={"verify": value}).verify == verify
+
+
+@pytest.mark.parametrize("value", [0, 1, ["x"], {}])
+def test_a_verify_that_is_neither_is_refused(value):
+    assert "'verify' must be true, false, or the path" in refusal(extra={"verify": value})
+
+
+@pytest.mark.parametrize(
+    ("value", "proxy"),
+    [
+        (None, None),
+        ("", None),
+        ("  ", None),
+        ("proxy:3128", "http://proxy:3128"),
+        ("http://proxy", "http://proxy"),
+        (" HTTPS://Proxy.example:443/ ", "https://proxy.example:443"),
+        ("http://u:p%40@proxy:3128", "http://u:p%40@proxy:3128"),
+        ("u:p@proxy:3128", "http://u:p@proxy:3128"),
+        ("http://u@proxy:3128", "http://u:@proxy:3128"),
+        ("http://@proxy:3128", "http://proxy:3128"),
+        ("http://[::1]:3128", "http://[::1]:3128"),
+    ],
+)
+def test_the_proxys_address_in_every_form(value, proxy):
+    assert settings(extra={"proxy": value}).proxy == proxy
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        7,
+        True,
+        ["http://proxy"],
+        "socks5://u:canary@proxy",
+        "http://",
+        "http://proxy:port",
+        "http://proxy:99999",
+        "http://u:canary#x@proxy:3128",
+        "http://u:canary/x@proxy:3128",
+        "http://u:canary x@proxy:3128",
+        "http://u:%C4%8Dcanary@proxy:3128",
+        "http://:canary@proxy:3128",
+        "http://proxy:3128/path",
+        "http://proxy:3128?canary",
+        "http://u:canary\n@proxy",
+        "http://[",
+    ],
+)
+def test_a_proxy_that_is_none_is_refused_and_its_password_not_repeated(value):
+    message = refusal(extra={"proxy": value})
+    assert "must be an address such as http://proxy:3128" in message
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize(
+    ("host", "extra", "says"),
+    [
+        ("http://localhost:8484", {"proxy": "http://u:canary@proxy:3128"}, "unencrypted through proxy"),
+        ("http://localhost", {"proxy": "https://u:canary@proxy"}, "https:// proxy is for an https:// host"),
+        ("http://x", {"proxy": "https://u:canary@p", "allow_http": True}, "is for an https:// host"),
+    ],
+)
+def test_a_token_never_goes_unencrypted_through_a_proxy_unasked(host, extra, says):
+    message = refusal(host=host, extra=extra)
+    assert says in message
+    assert "canary" not in message
+
+
+def test_with_allow_http_or_on_this_machine_a_proxy_takes_plain_http():
+    allowed = settings(host="http://x", extra={"proxy": "http://proxy:3128", "allow_http": True})
+    assert allowed.proxy == "http://proxy:3128"
+    assert settings(host="localhost", extra={"proxy": "localhost:3128"}).proxy == "http://localhost:3128"
+
+
+def test_a_proxys_password_is_known_in_each_of_its_forms_and_not_in_the_repr():
+    found = settings(extra={"proxy": "http://u:can%40ry@proxy:3128"})
+    assert found.proxy_passwords() == ["can%40ry", "can@ry"]
+    assert "ry@proxy" not in repr(found)
+    assert settings(extra={"proxy": "http://proxy"}).proxy_passwords() == []

@@ -1,0 +1,104 @@
+"""The way to Kernel, the same for both hooks: through which proxy, and trusting which certificates."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+from functools import cache
+from urllib.parse import urlsplit
+
+from airflow_provider_kernel.api.errors import KernelConfigurationError
+from airflow_provider_kernel.api.settings import KernelSettings, proxy_address
+
+log = logging.getLogger(__name__)
+
+
+def proxy_of(settings: KernelSettings) -> str | None:
+    """
+    Return the proxy of the connection, else the environment's.
+
+    Neither aiohttp's nor requests' ``trust_env``: with it both read ~/.netrc too, and with requests the
+    environment would win over the connection.
+
+    :raises KernelConfigurationError: the environment's is none that both can use.
+    """
+    if settings.proxy:
+        return settings.proxy
+    if not settings.base_url.startswith("https:"):
+        # The token would go unencrypted to a machine that nobody has named for it.
+        return None
+    from requests.utils import get_environ_proxies, select_proxy
+
+    told = select_proxy(settings.base_url, get_environ_proxies(settings.base_url))
+    proxy = proxy_address(told) if told else None
+    if told and not proxy:
+        # Not the proxy's address: it may hold a password.
+        raise KernelConfigurationError(
+            "The environment's proxy (HTTPS_PROXY, ALL_PROXY) must be one such as http://proxy:3128, as triggers "
+            f"know no other kind. Change it, put another into the connection's extra 'proxy', or add "
+            f"{urlsplit(settings.base_url).hostname} to NO_PROXY."
+        )
+    return proxy
+
+
+def without_login(proxy: str | None) -> str:
+    """Return a proxy's address as it may be shown; "" if there is none."""
+    scheme, mark, rest = (proxy or "").partition("://")
+    return scheme + mark + rest.rpartition("@")[2]
+
+
+def certificates_of(settings: KernelSettings) -> str | bool:
+    """
+    Return the path of the certificates to trust; False to trust any, with one warning; True where there is no TLS.
+
+    :raises KernelConfigurationError: they cannot be read.
+    """
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+    if not settings.base_url.startswith("https:"):
+        return True
+    if settings.verify is False:
+        _warn_of_no_verification(settings.base_url)
+        return False
+    if isinstance(settings.verify, str):
+        told = settings.verify
+    else:  # as requests does
+        told = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
+    if not told:
+        return DEFAULT_CA_BUNDLE_PATH
+    trusting(told)  # or requests would tell in other words that they cannot be read
+    return told
+
+
+@cache
+def trusting(path: str) -> ssl.SSLContext:
+    """
+    Read certificates, once: that takes 20 ms of the event loop.
+
+    :raises KernelConfigurationError: they cannot be read.
+    """
+    try:
+        if os.path.isdir(path):
+            return ssl.create_default_context(capath=path)
+        return ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise KernelConfigurationError(
+            f"The TLS certificates in {path!r} cannot be read: {error.strerror or error}."
+        ) from None
+
+
+@cache
+def _warn_of_no_verification(base_url: str) -> None:
+    import warnings
+
+    from urllib3.exceptions import InsecureRequestWarning
+
+    log.warning(
+        "The certificate of %s is not checked, as the Kernel connection has verify=false: whoever sits on the way "
+        "can read the token.",
+        base_url,
+    )
+    # urllib3 would say so for every request.
+    host = urlsplit(base_url).hostname
+    warnings.filterwarnings("ignore", f".*made to host '{host}'", InsecureRequestWarning)

@@ -1,0 +1,83 @@
+"""What the Test button of a connection does, and what it says."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_kernel.api import calls
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.settings import API_KEYS_URL, KernelSettings
+
+if TYPE_CHECKING:
+    from airflow_provider_kernel.hooks.kernel import KernelHook
+
+#: Seconds after which the test is given up: Airflow's api-server, and a person, wait for it.
+TRIAL_SECONDS = 15.0
+
+
+def try_out(hook: KernelHook) -> tuple[bool, str]:
+    """See :meth:`KernelHook.test_connection`."""
+    try:
+        settings = hook.settings
+        return _verdict(_ask(hook, settings), settings)
+    except KernelError as error:
+        return False, _what_to_do(error, hook)
+
+
+def _ask(hook: KernelHook, settings: KernelSettings) -> Any:
+    """
+    Ask whose the token is, in a thread of its own.
+
+    No time-out of an HTTP client bounds a name look-up, several addresses, or a reply that trickles.
+    """
+    outcome: list[Any] = []
+
+    def ask() -> None:
+        try:
+            with hook.twin() as twin:
+                outcome.append(twin._send_once(calls.auth_context()))
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(TRIAL_SECONDS)
+    answer = outcome[0] if outcome else None
+    if answer is None:
+        raise KernelTransportError(f"{settings.base_url} did not answer within {TRIAL_SECONDS:.0f} seconds.")
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _verdict(who: Any, settings: KernelSettings) -> tuple[bool, str]:
+    try:
+        organization = who["organization"]["id"]
+        project = who["authorization"]["effective_scope"]["project_id"]
+    except (KeyError, TypeError):
+        return False, "Something answered, but not as Kernel does. Look at the connection's host."
+    if settings.project and not project:
+        return False, (
+            f"The token is good, but Kernel does not apply the project {settings.project!r}. "
+            "Look at the connection's extra 'project'."
+        )
+    return True, f"The token is good: organization {organization}, " + (
+        f"project {project}." if project else "no particular project."
+    )
+
+
+def _what_to_do(error: KernelError, hook: KernelHook) -> str:
+    settings = hook.__dict__.get("settings")
+    advice = ""
+    if isinstance(error, KernelApiError) and error.status_code == 401:
+        advice = f" Make a token at {API_KEYS_URL} and put it into the connection's password field."
+    elif isinstance(error, KernelApiError) and error.is_refusal and settings and settings.project:
+        advice = (
+            f" The connection's project is {settings.project!r}: does it exist, and may the token use it?"
+        )
+    elif isinstance(error, KernelTransportError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        advice = " If it is signed by a CA of your own, put the path of its file into the extra 'verify'."
+    elif isinstance(error, KernelTransportError) and not str(error).endswith("?"):
+        advice = " Look at the connection's host and proxy, and at what is on the way from this machine."
+    return f"{error}{advice}"

@@ -1,0 +1,128 @@
+"""What the Test button of a connection says, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+
+import pytest
+
+from airflow_provider_kernel.hooks import trial
+from airflow_provider_kernel.hooks.kernel import KernelHook
+from tests.integration.scripted import Reply, error, html, serving
+
+TOKEN = "sk_canary_0123456789"
+WHO = "GET /auth/context"
+KEYS = (
+    "Make a token at https://dashboard.onkernel.com/api-keys and put it into the connection's password field."
+)
+
+
+@pytest.fixture
+def server():
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def press(monkeypatch):
+    """Press the button of a connection with these fields."""
+
+    def press(**fields):
+        connection = {"conn_type": "kernel", "password": TOKEN, **fields}
+        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
+        return KernelHook().test_connection()
+
+    return press
+
+
+def context(project):
+    return Reply(
+        200,
+        {"organization": {"id": "org_1"}, "authorization": {"effective_scope": {"project_id": project}}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "project", "good", "says"),
+    [
+        (context("p_1"), "reports", True, "The token is good: organization org_1, project p_1."),
+        (context(None), None, True, "The token is good: organization org_1, no particular project."),
+        (context(None), "reports", False, "Kernel does not apply the project 'reports'."),
+        (error(401, "unauthorized"), None, False, f"answered 401 unauthorized: Kernel's sentence {KEYS}"),
+        (error(401), "reports", False, KEYS),
+        (
+            error(403),
+            "reports",
+            False,
+            "The connection's project is 'reports': does it exist, and may the token",
+        ),
+        (
+            error(404),
+            "reports",
+            False,
+            "The connection's project is 'reports': does it exist, and may the token",
+        ),
+        (error(404), None, False, "answered 404 an_error: Kernel's sentence"),
+        (error(500), "reports", False, "answered 500 an_error: Kernel's sentence"),
+        (Reply(drop=True), None, False, "broke. Look at the connection's host and proxy"),
+        (html(200), None, False, "text/html that is not Kernel's"),
+        (Reply(200, {"hello": "world"}), None, False, "not as Kernel does. Look at the connection's host."),
+        (Reply(200, []), None, False, "Look at the connection's host"),
+    ],
+)
+def test_the_sentence_says_what_is_the_matter_and_what_to_do(server, press, reply, project, good, says):
+    server.on(WHO, reply)
+    tested, sentence = press(host=server.url, extra={"project": project})
+    assert tested is good
+    assert says in sentence
+    assert TOKEN not in sentence
+    assert len(server.seen(WHO)) == 1
+
+
+def test_a_missing_token_is_told(press):
+    tested, sentence = press(password=None)
+    assert not tested
+    assert "has no token. Make one at https://dashboard.onkernel.com/api-keys" in sentence
+
+
+def test_a_missing_connection_is_told():
+    tested, sentence = KernelHook("no_such_connection").test_connection()
+    assert not tested
+    assert "no Airflow connection 'no_such_connection'. Make one of type 'kernel'" in sentence
+
+
+def test_nobody_there_is_told(press):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    tested, sentence = press(host=f"http://127.0.0.1:{port}")
+    assert not tested
+    assert "could not be reached (Connection refused). Is the emulator running there?" in sentence
+
+
+def test_no_such_host_is_told(press):
+    tested, sentence = press(host="https://kernel.invalid")
+    assert not tested
+    assert "https://kernel.invalid could not be reached" in sentence
+    assert "Look at the connection's host and proxy" in sentence
+
+
+def test_an_unknown_certificate_is_told_with_the_way_out(tls, press):
+    with serving(tls.server()) as server:
+        tested, sentence = press(host=server.url)
+        assert not tested
+        assert "put the path of its file into the extra 'verify'" in sentence
+        server.on(WHO, context("p_1"))
+        assert press(host=server.url, extra={"verify": tls.ca})[0]
+
+
+def test_a_host_that_never_answers_is_given_up_in_time(server, press, monkeypatch):
+    monkeypatch.setattr(trial, "TRIAL_SECONDS", 0.5)
+    server.on(WHO, lambda request: (server.over.wait(30) and Reply()) or Reply())
+    started = time.monotonic()
+    tested, sentence = press(host=server.url, extra={"timeout": 3600})
+    assert time.monotonic() - started < 5
+    assert not tested
+    assert "did not answer within" in sentence
