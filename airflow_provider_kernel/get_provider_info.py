@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_kernel import __version__
-
-_OPTIONAL_TEXT = ["string", "null"]
+from airflow_provider_kernel.hooks import form
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -44,24 +43,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "kernel",
                 "hook-name": "Kernel",
                 "hook-class-name": "airflow_provider_kernel.hooks.kernel.KernelHook",
-                "ui-field-behaviour": {
-                    "hidden-fields": ["schema", "login", "port", "extra"],
-                    "relabeling": {"password": "Token", "host": "API address"},
-                    "placeholders": {"password": "sk_…", "host": "https://api.onkernel.com"},
-                },
-                # An optional field is nullable: the form blocks saving an empty one that is not.
-                "conn-fields": {
-                    "project": {
-                        "label": "Project",
-                        "schema": {"type": _OPTIONAL_TEXT},
-                        "description": "Name or id of a Kernel project; empty for the token's default project.",
-                    },
-                    "timeout": {
-                        "label": "Timeout",
-                        "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 3600},
-                        "description": "Seconds that Kernel has for a reply; empty for 30.",
-                    },
-                },
+                **form.as_data(),
             }
         ],
     }

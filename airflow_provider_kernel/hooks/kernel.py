@@ -35,6 +35,7 @@ from airflow_provider_kernel.api.waiting import (
     gave_up,
     is_kernels_refusal,
 )
+from airflow_provider_kernel.hooks import form
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
     mask_proxy_password,
@@ -69,6 +70,8 @@ class KernelHook(BaseHook):
     default_conn_name = DEFAULT_CONN_ID
     conn_type = "kernel"
     hook_name = "Kernel"
+    get_connection_form_widgets = staticmethod(form.widgets)
+    get_ui_field_behaviour = staticmethod(form.field_behaviour)
 
     def __init__(self, kernel_conn_id: str = DEFAULT_CONN_ID) -> None:
         super().__init__()

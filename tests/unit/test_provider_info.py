@@ -10,7 +10,6 @@ from pathlib import Path
 import airflow
 import jsonschema
 import pytest
-from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
 
 from airflow_provider_kernel import __version__
 from airflow_provider_kernel.get_provider_info import get_provider_info
@@ -40,18 +39,3 @@ def test_all_that_the_description_names_exists():
     module, _, name = info["connection-types"][0]["hook-class-name"].rpartition(".")
     assert getattr(importlib.import_module(module), name).conn_type == "kernel"
     assert info["versions"] == [__version__]
-
-
-def test_the_form_that_airflow_shows_has_token_address_project_and_timeout():
-    form = next(hook for hook in HookMetaService.hook_meta_data() if hook.connection_type == "kernel")
-    assert form.hook_name == "Kernel"
-    assert form.standard_fields.password.title == "Token"
-    assert not form.standard_fields.password.hidden
-    assert form.standard_fields.host.title == "API address"
-    assert form.standard_fields.login.hidden
-    assert form.standard_fields.port.hidden
-    assert set(form.extra_fields) == {"project", "timeout"}
-    for field in form.extra_fields.values():
-        # A typed field that is not nullable cannot be left empty: the form would not save.
-        assert "null" in field["schema"]["type"]
-        assert field["value"] is None
