@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
 unexport PYTHONPATH
 
-.PHONY: help demo ui lint unit integration system test chaos
+.PHONY: help demo ui lint unit integration system test chaos chromium
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -27,14 +27,18 @@ unit: .venv/ready ## Tests without I/O: seconds
 integration: .venv/ready ## Tests over HTTP, against the emulator
 	.venv/bin/pytest tests/integration
 
-system: .venv/ready ## Tests with a real scheduler and triggerer: minutes
+system: .venv/ready chromium ## Tests with a real scheduler and triggerer: minutes
 	.venv/bin/pytest tests/system
 
-test: .venv/ready ## All tests, the fastest first
+test: .venv/ready chromium ## All tests, the fastest first
 	.venv/bin/pytest tests/unit tests/integration tests/system
 
 chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and count what went wrong
 	@.venv/bin/python -m tests.system.chaos --minutes=$(or $(MINUTES),10) $(if $(SEED),--seed=$(SEED))
+
+# Says nothing if there is one; else this alone reaches beyond the repository.
+chromium: .venv/ready
+	@.venv/bin/python -m dev.chromium
 
 .venv/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed, and none was found. Name one: make PYTHON=/path/to/python"; exit 1; }

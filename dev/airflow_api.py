@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
+
+from airflow_provider_kernel.hooks.form import EXTRA_FIELDS
 
 FINAL_STATES = {"success", "failed"}
 
@@ -64,8 +67,9 @@ class AirflowApi:
 
     def add_kernel_connection(self, conn_id: str, host: str, token: str) -> None:
         """Make a connection as the form does, which saves a field that was left empty as null."""
-        extra = json.dumps({"project": None, "timeout": None})
-        fields = {"conn_type": "kernel", "host": host, "password": token, "extra": extra}
+        extra = json.dumps(dict.fromkeys(field.name for field in EXTRA_FIELDS))
+        port = urlsplit(host).port  # without it the Test button refuses
+        fields = {"conn_type": "kernel", "host": host, "port": port, "password": token, "extra": extra}
         self.call("POST", "connections", {"connection_id": conn_id, **fields})
 
     def trigger(self, dag_id: str, **conf: Any) -> DagRun:

@@ -228,6 +228,7 @@ class AirflowStack:
                 "parallelism": 8,
                 "load_examples": False,
                 "dags_are_paused_at_creation": False,
+                "test_connection": "Enabled",
                 "fernet_key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
                 "execution_api_server_url": f"{self.url}/execution/",
                 "simple_auth_manager_users": f"{self.username}:admin",

@@ -34,7 +34,7 @@ def new_session(settings: KernelSettings) -> requests.Session:
 
     session = requests.Session()
     session.headers.update({**settings.headers(), "User-Agent": USER_AGENT})
-    # As auth, not as a header: requests would let a ~/.netrc win over a header.
+    # As auth, not as a header of the session: those may be printed, and a ~/.netrc would win over one.
     session.auth = authorize
     # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
     session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]

@@ -50,7 +50,7 @@ def context(project):
         (context("p_1"), "reports", True, "The token is good: organization org_1, project p_1."),
         (context(None), None, True, "The token is good: organization org_1, no particular project."),
         (context(None), "reports", False, "Kernel does not apply the project 'reports'."),
-        (error(401, "unauthorized"), None, False, f"answered 401 unauthorized: Kernel's sentence {KEYS}"),
+        (error(401, "unauthorized"), None, False, f"answered 401 unauthorized: Kernel's sentence. {KEYS}"),
         (error(401), "reports", False, KEYS),
         (
             error(403),

@@ -1,0 +1,57 @@
+"""The browser in which the system tests look at Airflow's UI; as a program, installs one where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: No sandbox, for root has none; and no request to anybody but Airflow.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def find() -> str | None:
+    """Return the path of a chromium; None if there is none."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def ensure() -> str:
+    """
+    Return the path of a chromium; install Debian's if there is none and that can be done.
+
+    :raises RuntimeError: it cannot; the message says what to install.
+    """
+    if found := find():
+        return found
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print("Installing chromium, in which the system tests look at Airflow's UI (once)", flush=True)
+        env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        install = ["install", "--yes", "--quiet", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
+        for arguments in (["update", "--quiet"], install):
+            done = subprocess.run(["apt-get", *arguments], env=env, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(
+                    f"apt-get {arguments[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+                )
+    if found := find():
+        return found
+    raise RuntimeError(
+        "The system tests look at Airflow's UI in chromium, and there is none. Install it (on Debian: apt-get "
+        f"install chromium), so that one of these is on the PATH: {', '.join(NAMES)}."
+    )
+
+
+if __name__ == "__main__":
+    try:
+        ensure()
+    except RuntimeError as error:
+        sys.exit(str(error))

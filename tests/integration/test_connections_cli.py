@@ -1,0 +1,121 @@
+"""`airflow connections add`, `get` and `test`: the real command line, in every form that a connection has."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from airflow_provider_kernel.testing import KernelEmulator
+from tests.integration.proxying import PasswordProxy, proxying
+
+TOKEN = "sk_good_token/+@:%"
+PASSWORD = "p:a@s/s#1"
+Cli = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """A Kernel that takes one token only."""
+    with KernelEmulator([Path(__file__).parent / "apps/app.py"], api_key=TOKEN) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def proxy():
+    with proxying("user", PASSWORD) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """Run `airflow`, with a database of its own; return what it prints."""
+    home = tmp_path_factory.mktemp("airflow")
+    env = {
+        **os.environ,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "COLUMNS": "1000",
+    }
+
+    def run(*arguments: str, **more: str) -> str:
+        command = [sys.executable, "-m", "airflow", *arguments]
+        done = subprocess.run(
+            command, env={**env, **more}, cwd=home, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0 or "test" in arguments, done.stdout[-3000:] + done.stderr[-3000:]
+        assert TOKEN not in done.stderr
+        assert PASSWORD not in done.stderr
+        return done.stdout
+
+    run("db", "migrate")
+    return run
+
+
+def as_json(kernel: KernelEmulator, proxy: PasswordProxy, **fields: str) -> str:
+    extra = {
+        "project": "reports",
+        "timeout": 5,
+        "proxy": f"http://user:{quote(PASSWORD, safe='')}@{proxy.address}",
+        "verify": True,
+        "allow_http": False,
+    }
+    return json.dumps(
+        {"conn_type": "kernel", "host": kernel.base_url, "password": TOKEN, "extra": extra, **fields}
+    )
+
+
+def as_uri(kernel: KernelEmulator, proxy: PasswordProxy) -> str:
+    extra = {
+        "project": "reports",
+        "timeout": "5",
+        "proxy": f"http://user:{quote(PASSWORD, safe='')}@{proxy.address}",
+        "verify": "true",
+        "allow_http": "false",
+    }
+    parameters = "&".join(f"{name}={quote(value, safe='')}" for name, value in extra.items())
+    return f"kernel://:{quote(TOKEN, safe='')}@{urlsplit(kernel.base_url).netloc}/?{parameters}"
+
+
+@pytest.mark.parametrize("option", ["--conn-json", "--conn-uri"])
+def test_what_is_added_is_stored_and_found_good(cli, kernel, proxy, option):
+    conn_id = f"kernel_{option[-4:].strip('-')}"
+    text = {"--conn-json": as_json, "--conn-uri": as_uri}[option](kernel, proxy)
+    passed = len(proxy.passed)
+
+    cli("connections", "add", conn_id, option, text)
+
+    shown = json.loads(cli("connections", "get", conn_id, "--output", "json"))[0]
+    assert (shown["conn_type"], shown["password"]) == ("kernel", TOKEN)
+    assert shown["extra_dejson"]["project"] == "reports"
+    assert "Connection success!" in cli("connections", "test", conn_id)
+    assert len(proxy.passed) == passed + 1
+
+
+def test_the_fields_one_by_one(cli, kernel):
+    fields = ["--conn-type", "kernel", "--conn-host", kernel.base_url, "--conn-password", TOKEN]
+    cli("connections", "add", "kernel_fields", *fields, "--conn-extra", '{"project": "reports"}')
+    assert "Connection success!" in cli("connections", "test", "kernel_fields")
+
+
+def test_the_environment(cli, kernel, proxy):
+    passed = len(proxy.passed)
+    said = cli("connections", "test", "kernel_env", AIRFLOW_CONN_KERNEL_ENV=as_uri(kernel, proxy))
+    assert "Connection success!" in said
+    assert len(proxy.passed) == passed + 1
+
+
+def test_a_bad_connection_fails_with_what_to_do(cli, kernel, proxy):
+    bad = as_json(kernel, proxy, password="sk_wrong_token")
+    said = cli("connections", "test", "kernel_env", AIRFLOW_CONN_KERNEL_ENV=bad)
+    assert "Connection failed!" in said
+    assert "Make a token at https://dashboard.onkernel.com/api-keys" in said
+    assert "sk_wrong_token" not in said
