@@ -90,7 +90,7 @@ def exchange(
                 raise requests.Timeout
     except (requests.RequestException, HTTPError, OSError) as error:
         if response is None and not isinstance(error, requests.RequestException):
-            # From requests itself, before it sends: REQUESTS_CA_BUNDLE names no file.
+            # From requests itself, before it sends: the file of certificates is gone.
             raise KernelConfigurationError(str(error)) from None
         proxy = without_login(session.proxies.get("https"))
         raise _transport_error(base_url, error, timed_out=over.is_set(), proxy=proxy) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,7 +88,10 @@ def connections_page(airflow: AirflowStack, screenshots: Path) -> Iterator[Conne
     """Open the page in a browser of its own, logged in."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=chromium.ensure(), headless=True, args=chromium.ARGUMENTS
+            executable_path=chromium.ensure(),
+            headless=True,
+            args=chromium.ARGUMENTS,
+            env={**os.environ, "HOME": str(screenshots.parent)},  # where it leaves files
         )
         page = browser.new_page(viewport={"width": 1000, "height": 900})
         page.set_default_timeout(30_000)

@@ -1,0 +1,32 @@
+"""The browser of the system tests: what is there is used, and what is missing is named."""
+
+import os
+
+import pytest
+
+from dev import chromium
+
+
+@pytest.mark.parametrize("name", chromium.NAMES)
+def test_a_browser_on_the_path_is_used(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_text("#!/bin/sh\n")
+    (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert chromium.ensure() == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("user", [0, 1000], ids=["root without apt-get", "a user"])
+def test_where_none_can_be_installed_it_is_said_what_to_install(tmp_path, monkeypatch, user):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    with pytest.raises(RuntimeError, match=r"Install it .* one of these is on the PATH: chromium, "):
+        chromium.ensure()
+
+
+def test_where_the_installation_fails_apt_is_quoted(tmp_path, monkeypatch):
+    (tmp_path / "apt-get").write_text("#!/bin/sh\necho no such mirror >&2\nexit 100\n")
+    (tmp_path / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(RuntimeError, match="apt-get update failed:\nno such mirror"):
+        chromium.ensure()
