@@ -54,7 +54,7 @@ EXTRA_FIELDS = (
     ),
 )
 HIDDEN_FIELDS = ("schema", "login", "extra")
-# The port is shown because Airflow 3.3 refuses to test a stored connection that has none.
+# The port is shown because Airflow 3.3.2 refuses to test a stored connection that has none.
 LABELS = {"password": "Token", "host": "API address", "port": "Port"}
 PLACEHOLDERS = {
     "password": "sk_…",

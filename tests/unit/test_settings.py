@@ -34,6 +34,7 @@ def refusal(**fields) -> str:
         ("api.onkernel.com", None, None, "https://api.onkernel.com"),
         (" API.onkernel.com ", None, None, "https://api.onkernel.com"),
         ("kernel.example", None, 8443, "https://kernel.example:8443"),
+        ("kernel.example", None, 0, "https://kernel.example"),
         ("kernel.example:8443", None, None, "https://kernel.example:8443"),
         ("kernel.example:8443", None, 1, "https://kernel.example:8443"),
         ("kernel.example", "https", 8443, "https://kernel.example:8443"),
