@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
 unexport PYTHONPATH
 
-.PHONY: help demo ui lint unit integration system test chaos
+.PHONY: help demo ui lint docs unit integration system test chaos
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -20,6 +20,11 @@ lint: .venv/ready ## Style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy -p airflow_provider_kernel -p dev
+	.venv/bin/pydoclint --quiet airflow_provider_kernel
+
+docs: .venv/ready ## The documentation as a site, in .run/docs/html
+	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going --builder html -d .run/docs/doctrees docs .run/docs/html
+	@echo "Open .run/docs/html/index.html"
 
 unit: .venv/ready ## Tests without I/O: seconds
 	.venv/bin/pytest tests/unit
@@ -42,5 +47,5 @@ chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and c
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir uv
 	@UV_CACHE_DIR=.venv/cache .venv/bin/uv pip install --quiet --python .venv/bin/python \
-		-e '.[emulator,test]' 'apache-airflow==$(AIRFLOW_VERSION)'
+		-e '.[docs,emulator,test]' 'apache-airflow==$(AIRFLOW_VERSION)'
 	@touch $@
