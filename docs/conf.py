@@ -41,6 +41,13 @@ add_module_names = False
 def setup(app: Any) -> None:
     """Connect what is below; Sphinx calls this."""
     app.connect("autodoc-process-docstring", keep_underscores)
+    app.connect("source-read", lead_to_the_site)
+
+
+def lead_to_the_site(app: Any, docname: str, source: list[str]) -> None:
+    """Let the guide's links lead to the site's pages; where it lies, they lead to the repository's files."""
+    if docname == "guide":
+        source[0] = pages.with_links_of_the_site(source[0], (pages.ROOT / "README.md").read_text())
 
 
 def keep_underscores(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

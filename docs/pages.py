@@ -58,40 +58,43 @@ def slug(heading: str) -> str:
 
 def readme_pages(readme: str) -> dict[str, str]:
     """Cut the README into pages at its headings of the second level; return their texts by their names."""
-    pages: dict[str, list[str]] = {"front": []}
-    page_of: dict[str, str] = {}
-    name = "front"
-    for line, level in _lines(readme):
-        heading = line.lstrip("# ")
-        if level == 2 and heading not in FRONT:
-            name = f"{len(pages):02}-{slug(heading)}"
-            pages[name] = []
-        if level:
-            page_of[slug(heading)] = name
-        # The page's own heading is of the first level.
-        pages[name].append(line[1:] if level > 1 and name != "front" else line)
+    pages: dict[str, str] = {"front": ""}
+    for name, line, level in _sections(readme):
+        # A page's own heading is of the first level.
+        pages[name] = pages.get(name, "") + (line[1:] if level > 1 and name != "front" else line) + "\n"
+    return {name: with_links_of_the_site(text, readme) for name, text in pages.items()}
+
+
+def with_links_of_the_site(text: str, readme: str) -> str:
+    """Let the links of a page, or of the README, lead to the pages of the site."""
+    page_of = {slug(line.lstrip("#")): name for name, line, level in _sections(readme) if level}
 
     def target(link: re.Match[str]) -> str:
-        path, _, anchor = link[1].partition("#")
+        path, _, anchor = link[1].removeprefix("../").partition("#")
+        if path in ("", "README.md"):
+            page = page_of.get(anchor)
+            if page is None:
+                return link[0]  # a heading of the page itself
+            return f"](/index.md#{anchor})" if page == "front" else f"](/made/readme/{page}.md#{anchor})"
         if path.startswith("example_dags"):
-            return (
-                f"](/made/examples.md#{slug(Path(path).name)})"
-                if path.endswith(".py")
-                else "](/made/examples.md)"
-            )
-        if path.startswith("docs/"):
-            return f"](/{link[1].removeprefix('docs/')})"
+            return "](/made/examples.md" + (f"#{slug(Path(path).name)})" if path.endswith(".py") else ")")
         if path == "CHANGELOG.md":
             return "](/changelog.md)"
-        if path:
-            return f"](/../{link[1]})"
-        page = page_of[anchor]
-        return f"](/index.md#{anchor})" if page == "front" else f"](/made/readme/{page}.md#{anchor})"
+        if path.startswith("docs/"):
+            return f"](/{link[1].removeprefix('docs/')})"
+        return f"](/../{path})"
 
-    return {
-        name: re.sub(r"\]\((?!\w+:)([^)\s]+)\)", target, "\n".join(lines) + "\n")
-        for name, lines in pages.items()
-    }
+    return re.sub(r"\]\((?!\w+:)([^)\s]+)\)", target, text)
+
+
+def _sections(readme: str) -> Iterator[tuple[str, str, int]]:
+    """Give the README's lines, each with the page that it belongs to, and with its level."""
+    name, number = "front", 0
+    for line, level in _lines(readme):
+        if level == 2 and line.lstrip("# ") not in FRONT:
+            number += 1
+            name = f"{number:02}-{slug(line.lstrip('#'))}"
+        yield name, line, level
 
 
 def _lines(text: str) -> Iterator[tuple[str, int]]:
