@@ -20,9 +20,9 @@ lint: .venv/ready ## Style and types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy -p airflow_provider_kernel -p dev
-	.venv/bin/pydoclint --quiet airflow_provider_kernel
 
 docs: .venv/ready ## The documentation as a site, in .run/docs/html
+	@rm -rf .run/docs/html
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going --builder html -d .run/docs/doctrees docs .run/docs/html
 	@echo "Open .run/docs/html/index.html"
 

@@ -25,7 +25,7 @@ html_theme = "furo"
 html_title = f"Kernel for Airflow {__version__}"
 html_show_sphinx = False
 html_copy_source = False
-exclude_patterns = ["made/front.md"]
+exclude_patterns = ["made/parts"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]

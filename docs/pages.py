@@ -37,10 +37,13 @@ def write() -> None:
     """Write all of them, anew."""
     shutil.rmtree(MADE, ignore_errors=True)
     sections = readme_pages((ROOT / "README.md").read_text())
+    reference = reference_pages(get_provider_info())
     made = {
-        "front.md": sections.pop("front"),
+        "parts/front.md": sections.pop("front"),
+        "parts/contents.md": contents("Use", [f"readme/{name}" for name in sections])
+        + contents("Reference", [f"reference/{name}" for name in reference]),
         **{f"readme/{name}.md": text for name, text in sections.items()},
-        **{f"reference/{name}.rst": text for name, text in reference_pages(get_provider_info()).items()},
+        **{f"reference/{name}.rst": text for name, text in reference.items()},
         "examples.md": examples_page(),
         "errors.txt": exception_tree(),
         "emulator.txt": _parser().format_help(),
@@ -49,6 +52,12 @@ def write() -> None:
         path = MADE / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+
+
+def contents(caption: str, names: list[str]) -> str:
+    """Return a part of the table of contents, for the front page to include."""
+    lines = "\n".join(f"/made/{name}" for name in names)
+    return f"```{{toctree}}\n:hidden:\n:titlesonly:\n:caption: {caption}\n\n{lines}\n```\n\n"
 
 
 def slug(heading: str) -> str:
@@ -89,11 +98,10 @@ def with_links_of_the_site(text: str, readme: str) -> str:
 
 def _sections(readme: str) -> Iterator[tuple[str, str, int]]:
     """Give the README's lines, each with the page that it belongs to, and with its level."""
-    name, number = "front", 0
+    name = "front"
     for line, level in _lines(readme):
         if level == 2 and line.lstrip("# ") not in FRONT:
-            number += 1
-            name = f"{number:02}-{slug(line.lstrip('#'))}"
+            name = slug(line.lstrip("#")).strip("-")
         yield name, line, level
 
 
@@ -109,12 +117,12 @@ def _lines(text: str) -> Iterator[tuple[str, int]]:
 def reference_pages(info: dict[str, Any]) -> dict[str, str]:
     """Return a page for each kind of module that the provider info names."""
     found = {}
-    for number, (kind, title) in enumerate(KINDS.items(), start=1):
+    for kind, title in KINDS.items():
         if modules := modules_of(info, kind):
             blocks = [f"{title}\n{'=' * len(title)}\n"]
             for module in modules:
                 blocks.append(f"{module}\n{'-' * len(module)}\n\n.. automodule:: {module}\n")
-            found[f"{number}-{title.lower()}"] = "\n".join(blocks)
+            found[title.lower()] = "\n".join(blocks)
     return found
 
 

@@ -342,11 +342,7 @@ class KernelHook(BaseHook):
         return run(calls.cancel(invocation_id, reason, by), self.send)
 
     def test_connection(self) -> tuple[bool, str]:
-        """
-        Ask Kernel whose the token is; the Test button of the connection form calls this.
-
-        :return: whether the token is good, and a sentence.
-        """
+        """Ask Kernel whose the token is; the Test button of the connection form calls this."""
         try:
             with self:
                 who = self._send_once(calls.auth_context())

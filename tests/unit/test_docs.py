@@ -6,6 +6,9 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,9 +25,8 @@ PACKAGES = ("decorators", "hooks", "links", "operators", "sensors", "triggers")
 def public_modules() -> list[str]:
     """Return the modules that the reference shows."""
     made = pages.reference_pages(get_provider_info()).values()
-    return sorted(
-        {name for page in (*REFERENCE, *made) for name in re.findall(rf"auto\w+:: ({OURS}[\w.]*)", page)}
-    )
+    shown = {name for page in (*REFERENCE, *made) for name in re.findall(rf"auto\w+:: ({OURS}[\w.]*)", page)}
+    return sorted({re.sub(r"\.[A-Z]\w*$", "", name) for name in shown})
 
 
 def classes_of(module: str) -> list[type]:
@@ -54,6 +56,15 @@ def test_what_is_made_for_airflow_is_in_the_provider_info_and_so_in_the_referenc
     assert not for_airflow or module in public_modules(), for_airflow
 
 
+def test_what_the_reference_shows_has_a_field_for_every_parameter_and_for_what_is_returned():
+    files = {inspect.getsourcefile(importlib.import_module(name)) for name in public_modules()}
+    command = [Path(sys.executable).with_name("pydoclint"), "--quiet", *sorted(files)]
+
+    done = subprocess.run(command, cwd=pages.ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("module", [name for name in public_modules() if f"{OURS}.api" not in name])
 def test_every_parameter_of_a_constructor_is_explained(module):
     # The linter looks into docstrings that have fields; it lets one that has none at all pass.
@@ -79,7 +90,7 @@ def test_the_readme_is_on_the_site_as_a_whole():
 def test_comments_of_a_readmes_code_are_no_headings():
     made = pages.readme_pages("# A\n\n## B\n\n```\n# c\n## d\n```\n\n### E\n")
 
-    assert made == {"front": "# A\n\n", "01-b": "# B\n\n```\n# c\n## d\n```\n\n## E\n"}
+    assert made == {"front": "# A\n\n", "b": "# B\n\n```\n# c\n## d\n```\n\n## E\n"}
 
 
 def test_a_readmes_links_lead_to_the_sites_pages():
@@ -89,10 +100,10 @@ def test_a_readmes_links_lead_to_the_sites_pages():
         "![form](docs/images/form.png) [l](LICENSE) [web](https://example.org/x#y)\n"
     )
 
-    assert re.findall(r"\]\((\S+)\)", made["01-b-c-d"]) == [
+    assert re.findall(r"\]\((\S+)\)", made["b-c-d"]) == [
         "/index.md#a",
-        "/made/readme/01-b-c-d.md#b-c-d",
-        "/made/readme/01-b-c-d.md#e",
+        "/made/readme/b-c-d.md#b-c-d",
+        "/made/readme/b-c-d.md#e",
         "/made/examples.md#onepy",
         "/made/examples.md",
         "/guide.md#x",
@@ -110,5 +121,5 @@ def test_links_and_decorators_have_pages_as_soon_as_the_provider_info_names_them
     }
     made = pages.reference_pages(info)
 
-    assert re.findall(r":: (\S+)", made["3-decorators"]) == ["some.decorators.kernel"]
-    assert re.findall(r":: (\S+)", made["6-links"]) == ["some.links.kernel"]
+    assert re.findall(r":: (\S+)", made["decorators"]) == ["some.decorators.kernel"]
+    assert re.findall(r":: (\S+)", made["links"]) == ["some.links.kernel"]
