@@ -75,8 +75,17 @@ class Invocation:
     """
     One run of an action, as far as a reply described it.
 
-    ``status`` is Kernel's own word and may be one this provider does not know: then the invocation counts
-    neither as active nor as ended. ``payload`` and ``raw_output`` are Kernel's texts, kept out of the repr.
+    :param id: Kernel's id of it.
+    :param status: Kernel's own word, which may be one this provider does not know: then the invocation counts
+        neither as active nor as ended.
+    :param action_name: the action; like all below, None where the reply did not say.
+    :param app_name: the app.
+    :param version: the app's version.
+    :param started_at: when it began, as an RFC 3339 time.
+    :param finished_at: when it ended.
+    :param status_reason: Kernel's sentence on the status, for people.
+    :param payload: what it was given, as JSON text; kept out of the repr.
+    :param raw_output: what it left, as Kernel's text; kept out of the repr. Decoded, it is :attr:`output`.
     """
 
     id: str
