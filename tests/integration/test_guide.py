@@ -104,7 +104,9 @@ def test_the_readmes_app_dag_tests_and_recipe_work_together(tmp_path):
     (dag,) = [text for text in python if 'DAG("prices"' in text]
     (app,) = [text for text in python if 'kernel.App("shop")' in text]
     (recipe,) = [text for text in python if "def failures_today" in text]
-    write(tmp_path / "dags" / "prices.py", dag.replace('"@daily"):', '"@daily") as dag:'))
+    # Airflow 2 asks for a start.
+    start = dag.replace('"@daily"):', '"@daily", start_date=datetime(2026, 1, 1)) as dag:')
+    write(tmp_path / "dags" / "prices.py", f"from datetime import datetime\n{start}")
     write(tmp_path / "shop.py", app)
     write(tmp_path / "recipe.py", recipe)
     write(tmp_path / "test_dag.py", README_DAG)

@@ -11,7 +11,6 @@ import zipfile
 from email import message_from_string
 from pathlib import Path
 
-import airflow
 import pytest
 
 from airflow_provider_kernel import __version__
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.package
 
 REPOSITORY = Path(__file__).parents[2]
 STEM = f"airflow_provider_kernel-{__version__}"
-UV = Path(sys.executable).with_name("uv")
+UV = REPOSITORY / ".venv" / "bin" / "uv"
 
 
 def run(*command: object, cwd: Path = REPOSITORY, **env: str) -> str:
@@ -120,7 +119,22 @@ def test_the_example_dags_parse_where_only_the_wheel_is_installed(built, tmp_pat
     python = tmp_path / "venv" / "bin" / "python"
     run(UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
     wheel = built / f"{STEM}-py3-none-any.whl"
-    run(UV, "pip", "install", "--quiet", "--python", python, f"apache-airflow=={airflow.__version__}", wheel)
+    constraints = (
+        tmp_path / "constraints.txt"
+    )  # an older Airflow needs the packages of its time, which are here
+    constraints.write_text(run(UV, "pip", "freeze", "--python", sys.executable, "--exclude-editable"))
+    run(
+        UV,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        python,
+        "--constraints",
+        constraints,
+        "apache-airflow",
+        wheel,
+    )
     # Not from the repository's folder, whose package would be imported instead.
     script = """if True:
         import sys
