@@ -64,7 +64,11 @@ def test_what_the_reference_shows_has_a_field_for_every_parameter_and_for_what_i
 
     done = subprocess.run(command, cwd=pages.ROOT, capture_output=True, text=True)
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in (0, 1), done.stderr  # 1: there are violations
+    # It skips private functions, but not the methods of private classes.
+    assert [
+        line for line in (done.stdout + done.stderr).splitlines() if ": DOC" in line and "`_" not in line
+    ] == []
 
 
 @pytest.mark.parametrize("module", public_modules())
