@@ -21,6 +21,12 @@ lint: .venv/ready ## Style and types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy -p airflow_provider_kernel -p dev
 
+.PHONY: docs
+docs: .venv/ready ## The documentation as a site, in .run/docs/html
+	@rm -rf .run/docs/html
+	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going --builder html -d .run/docs/doctrees docs .run/docs/html
+	@echo "Open .run/docs/html/index.html"
+
 unit: .venv/ready ## Tests without I/O: seconds
 	.venv/bin/pytest tests/unit
 
@@ -46,5 +52,5 @@ chromium: .venv/ready
 	@$(PYTHON) -m venv .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-cache-dir uv
 	@UV_CACHE_DIR=.venv/cache .venv/bin/uv pip install --quiet --python .venv/bin/python \
-		-e '.[emulator,test]' 'apache-airflow==$(AIRFLOW_VERSION)'
+		-e '.[docs,emulator,test]' 'apache-airflow==$(AIRFLOW_VERSION)'
 	@touch $@

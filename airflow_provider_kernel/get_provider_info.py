@@ -36,7 +36,13 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": integration, "python-modules": ["airflow_provider_kernel.operators.kernel"]}
         ],
         "triggers": [
-            {"integration-name": integration, "python-modules": ["airflow_provider_kernel.triggers.kernel"]}
+            {
+                "integration-name": integration,
+                "python-modules": [
+                    "airflow_provider_kernel.triggers.kernel",
+                    "airflow_provider_kernel.triggers.capacity",
+                ],
+            }
         ],
         "connection-types": [
             {

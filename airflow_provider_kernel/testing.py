@@ -105,6 +105,7 @@ class KernelEmulator:
         """
         Start the emulator and wait until it answers.
 
+        :return: the emulator itself.
         :raises KernelEmulatorError: it did not start.
         """
         if self._process is not None:

@@ -36,7 +36,11 @@ class Call(Generic[T]):
     """
     One request, and how its reply is read.
 
+    :param method: its HTTP method.
+    :param path: its path, below the API's address.
     :param read: turns the reply's JSON and headers into the result.
+    :param params: its query.
+    :param body: what is sent as JSON; None for nothing.
     :param may_repeat: tells of an error whether the request may be sent again after it.
     :param min_timeout: seconds that the reply may take at least, whatever the connection says.
     :param has_result: False if a success is all there is to know, whatever its body.
@@ -155,8 +159,10 @@ def cancel(
     Yields calls, and is sent their results or has their errors thrown in. The browsers of an invocation that
     had succeeded are left alone: they may be its result.
 
+    :param invocation_id: what to cancel.
     :param reason: becomes the invocation's output, for whoever looks at it.
     :param by: who cancels, added to that; see :attr:`Invocation.cancelled_by`.
+    :return: the steps, which end with what they came to.
     """
     output = reason and json.dumps({"cancelled": reason, **({"by": dict(by)} if by else {})})
     found = yield get_invocation(invocation_id)
@@ -184,7 +190,11 @@ def read_reply(call: Call[T], status: int, headers: Mapping[str, str], body: byt
     """
     Turn a whole reply into the call's result.
 
+    :param call: what was asked.
+    :param status: the reply's HTTP status.
     :param headers: looked up in any case (as both HTTP clients' headers are).
+    :param body: the whole of it.
+    :return: the result.
     :raises KernelApiError: an error status, or a redirect.
     :raises KernelTransportError: a success that is not what Kernel would have said.
     """
@@ -203,6 +213,7 @@ def check_stream(headers: Mapping[str, str]) -> None:
     """
     Check the head of what was answered 200 to :func:`follow_events`.
 
+    :param headers: the reply's.
     :raises KernelTransportError: it is no event stream, so that its end does not count as that of one.
     """
     if _kind(headers).strip().lower() != "text/event-stream":
@@ -215,6 +226,9 @@ def raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> No
     """
     Raise what an error reply says.
 
+    :param status: its HTTP status.
+    :param headers: its headers.
+    :param body: the whole of it.
     :raises KernelApiError: always.
     """
     code, message = (

@@ -36,6 +36,7 @@ class KernelTransportError(KernelError):
     """
     No usable reply came: refused, reset, timed out, or something other than Kernel's JSON.
 
+    :param message: what happened, without anything secret.
     :param sent: whether the request, or a part of it, may have reached Kernel.
     """
 

@@ -23,7 +23,12 @@ MAX_EVENT_BYTES = 1_048_576
 
 @dataclass(frozen=True)
 class LogEvent:
-    """A line that the app wrote. ``timestamp`` is Kernel's text."""
+    """
+    A line that the app wrote.
+
+    :param timestamp: when, in Kernel's words: an RFC 3339 time.
+    :param message: the line.
+    """
 
     timestamp: str
     message: str
@@ -31,7 +36,12 @@ class LogEvent:
 
 @dataclass(frozen=True)
 class StateEvent:
-    """The invocation's state at ``timestamp``."""
+    """
+    The invocation's state.
+
+    :param timestamp: when it was so.
+    :param invocation: the invocation, as far as the event described it.
+    """
 
     timestamp: str
     invocation: Invocation
@@ -39,7 +49,13 @@ class StateEvent:
 
 @dataclass(frozen=True)
 class ErrorEvent:
-    """Kernel reports trouble with the stream or the app; it says nothing about the invocation's state."""
+    """
+    Kernel reports trouble with the stream or the app; it says nothing about the invocation's state.
+
+    :param timestamp: when.
+    :param code: Kernel's machine-readable code.
+    :param message: Kernel's sentence.
+    """
 
     timestamp: str
     code: str
@@ -48,7 +64,11 @@ class ErrorEvent:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The stream is alive."""
+    """
+    The stream is alive.
+
+    :param timestamp: when it was.
+    """
 
     timestamp: str
 
@@ -62,6 +82,8 @@ class EventDecoder:
     Decodes one stream. What is malformed, unknown or too long is passed over, and counted in ``skipped``.
 
     Events that the stream's end cut short are not delivered, as the standard says.
+
+    :param max_event_bytes: longest event that is read.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:

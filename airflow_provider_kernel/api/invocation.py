@@ -57,6 +57,8 @@ def parse_json(text: str) -> Any:
     Half of a surrogate pair, such as JavaScript leaves of an emoji that it cuts, becomes a question mark: Airflow
     can neither store it nor report an exception that holds it.
 
+    :param text: the JSON.
+    :return: the value.
     :raises ValueError: ``text`` is not JSON, or is nested too deeply to be read.
     """
     try:
@@ -73,8 +75,17 @@ class Invocation:
     """
     One run of an action, as far as a reply described it.
 
-    ``status`` is Kernel's own word and may be one this provider does not know: then the invocation counts
-    neither as active nor as ended. ``payload`` and ``raw_output`` are Kernel's texts, kept out of the repr.
+    :param id: Kernel's id of it.
+    :param status: Kernel's own word, which may be one this provider does not know: then the invocation counts
+        neither as active nor as ended.
+    :param action_name: the action; like all below, None where the reply did not say.
+    :param app_name: the app.
+    :param version: the app's version.
+    :param started_at: when it began, as an RFC 3339 time.
+    :param finished_at: when it ended.
+    :param status_reason: Kernel's sentence on the status, for people.
+    :param payload: what it was given, as JSON text; kept out of the repr.
+    :param raw_output: what it left, as Kernel's text; kept out of the repr. Decoded, it is :attr:`output`.
     """
 
     id: str
@@ -93,6 +104,8 @@ class Invocation:
         """
         Read an invocation from a reply or an event.
 
+        :param data: the decoded JSON.
+        :return: the invocation.
         :raises KernelTransportError: it has no id or no status; so the reply says nothing.
         """
         if not isinstance(data, Mapping) or not _is_text(data.get("id")) or not _is_text(data.get("status")):
@@ -153,6 +166,7 @@ class Invocation:
         Return the output of a succeeded invocation.
 
         :param hint: added to the sentence of a failure: what the caller will do.
+        :return: the output, as :attr:`output` has it.
         :raises KernelInvocationFailed: it failed; with Kernel's reason and the shortened output.
         :raises KernelInvocationUnsettled: it has not ended, or its status is unknown.
         """
@@ -211,8 +225,11 @@ class InvocationRequest:
 
     def marked(self, key_field: str, mark: Mapping[str, Any]) -> InvocationRequest:
         """
-        Return the same request with ``mark`` in the payload, under the name ``key_field``.
+        Return the same request with a mark in its payload.
 
+        :param key_field: the name under which the payload is to have it.
+        :param mark: the mark: a JSON object.
+        :return: the request.
         :raises ValueError: the payload is no JSON object, or has that name already.
         """
         payload = parse_json(self.payload or "null")
@@ -237,6 +254,7 @@ def check_name(name: str, value: Any, meaning: str = "the name as it was deploye
     Check one of the texts that name something.
 
     :param name: the argument's name.
+    :param value: its value.
     :param meaning: what to write instead of an empty or wrong one.
     :raises ValueError: it is empty or no text.
     """
@@ -250,6 +268,8 @@ def check_async(async_: Any, async_timeout_seconds: Any) -> None:
     """
     Check ``async_`` with ``async_timeout_seconds``.
 
+    :param async_: as in :class:`InvocationRequest`.
+    :param async_timeout_seconds: as in :class:`InvocationRequest`.
     :raises ValueError: a wrong type, out of 10-3600, or a time-out for a synchronous call.
     """
     if not isinstance(async_, bool):
@@ -274,8 +294,10 @@ def check_async(async_: Any, async_timeout_seconds: Any) -> None:
 
 def check_key_field(key_field: Any, payload: Any) -> None:
     """
-    Check that ``payload``, decoded, can take a key under the name ``key_field``.
+    Check that a payload can take a key.
 
+    :param key_field: the name under which it is to be added.
+    :param payload: the payload, decoded.
     :raises ValueError: it is no JSON object, or has that name already.
     """
     check_name("payload_key_field", key_field, "the name under which the key is to be added to the payload")
@@ -292,9 +314,11 @@ def check_key_field(key_field: Any, payload: Any) -> None:
 
 def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda value: False) -> str | None:
     """
-    Return ``payload`` as JSON text: a string is taken for JSON text already, None for no payload.
+    Return ``payload`` as JSON text.
 
+    :param payload: any JSON value; a string is taken for JSON text already, None for no payload.
     :param unrendered: tells of a value that it will only be known later (a template), and is not checked.
+    :return: the text; None if there is no payload, or it will only be known later.
     :raises ValueError: it is no JSON value (the sentence names the key), no JSON text, or over 4.5 MB.
     """
     if payload is None or unrendered(payload):

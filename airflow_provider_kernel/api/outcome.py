@@ -24,6 +24,7 @@ class Outcome:
     """
     How a wait ended, small enough for a trigger's event; never the output.
 
+    :param invocation_id: which invocation.
     :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if our deadline passed; ``unsettled`` if Kernel
         would not, or could not, say what became of the invocation.
     :param message: what happened, where Kernel's own words are not to be had.
@@ -66,6 +67,8 @@ class Outcome:
         """
         Read a trigger's event.
 
+        :param event: what the trigger fired.
+        :return: how the wait ended.
         :raises KernelError: it is none of ours; nothing is concluded from it.
         """
         try:

@@ -1,0 +1,1 @@
+"""The hooks: Kernel's API for workers and for triggerers."""

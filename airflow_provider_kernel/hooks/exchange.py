@@ -1,15 +1,17 @@
-"""A session, and one request and its reply, with requests: what may take how long, and how a failure reads."""
+"""A session, and requests and their replies, with requests: what may take how long, and how a failure reads."""
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_kernel.api.calls import Call
-from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelTransportError
+from airflow_provider_kernel.api import calls
+from airflow_provider_kernel.api.calls import Call, Page
+from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks.route import certificates_of, proxy_of, without_login
 from airflow_provider_kernel.hooks.transport import (
@@ -22,6 +24,8 @@ from airflow_provider_kernel.hooks.transport import (
 
 if TYPE_CHECKING:
     import requests
+
+T = TypeVar("T")
 
 
 def new_session(settings: KernelSettings) -> requests.Session:
@@ -94,6 +98,48 @@ def exchange(
             raise KernelConfigurationError(str(error)) from None
         proxy = without_login(session.proxies.get("https"))
         raise _transport_error(base_url, error, timed_out=over.is_set(), proxy=proxy) from None
+
+
+def events_of(response: requests.Response) -> Iterator[Event]:
+    """
+    Read the reply to a request for a stream of events.
+
+    :raises KernelApiError: Kernel refused.
+    :raises KernelTransportError: it is no stream of events.
+    """
+    if response.status_code != 200:
+        calls.raise_for_status(response.status_code, response.headers, response.content)
+    calls.check_stream(response.headers)
+    decoder = EventDecoder()
+    # Not iter_content: it gives nothing before the end of a stream that a proxy passes on unchunked.
+    while chunk := response.raw.read1(decode_content=True):
+        yield from decoder.feed(chunk)
+
+
+def run(steps: Generator[Call[Any], Any, T], send: Callable[[Call[Any]], Any]) -> T:
+    """Make the calls that ``steps`` yields; return what it returns."""
+    try:
+        call = next(steps)
+        while True:
+            try:
+                reply = send(call)
+            except KernelError as error:
+                call = steps.throw(error)
+            else:
+                call = steps.send(reply)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def pages(ask: Callable[..., Call[Page]], send: Callable[[Call[Page]], Page]) -> Iterator[Any]:
+    """Give the items of all pages; a page is asked for when it is needed."""
+    offset: int | None = 0
+    while offset is not None:
+        page = send(ask(offset=offset or None))
+        yield from page.items
+        if page.next_offset is not None and page.next_offset <= offset:
+            return  # would ask for the same page for ever
+        offset = page.next_offset
 
 
 @contextmanager

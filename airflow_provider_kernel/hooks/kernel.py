@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from tenacity import Retrying
 
 from airflow_provider_kernel.api import calls
-from airflow_provider_kernel.api.calls import Call, Cancellation, Page
+from airflow_provider_kernel.api.calls import Call, Cancellation
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelError,
@@ -20,7 +20,7 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
     is_certainly_not_accepted,
 )
-from airflow_provider_kernel.api.events import Event, EventDecoder
+from airflow_provider_kernel.api.events import Event
 from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.settling import Search, Settled
@@ -43,7 +43,7 @@ from airflow_provider_kernel.hooks.connection import (
     settings_without_connection,
     unreadable,
 )
-from airflow_provider_kernel.hooks.exchange import exchange, new_session
+from airflow_provider_kernel.hooks.exchange import events_of, exchange, new_session, pages, run
 from airflow_provider_kernel.hooks.transport import lost_reply, retrying
 from airflow_provider_kernel.hooks.trial import try_out
 
@@ -82,6 +82,7 @@ class KernelHook(BaseHook):
         """
         How Kernel is reached; read once, and once more when Kernel refuses the token (401, 403).
 
+        :return: address, token, project and time-out.
         :raises KernelConfigurationError: the connection does not exist, has no token, or cannot be used.
         :raises KernelTransportError: Airflow cannot be asked for it.
         """
@@ -133,8 +134,14 @@ class KernelHook(BaseHook):
         async_timeout_seconds: int | None = None,
     ) -> Invocation:
         """
-        Start an invocation, once. The parameters are those of :class:`InvocationRequest`.
+        Start an invocation, once.
 
+        :param app_name: name of the deployed app.
+        :param action_name: name of one of its actions.
+        :param payload: the action's input: any JSON value, or a string of JSON text. Default: none.
+        :param version: the app's version; default ``latest``.
+        :param async_: False: wait for the end in this one call, which Kernel cuts after 100 s. Default True.
+        :param async_timeout_seconds: when Kernel ends it, in seconds, 10-3600. Default: Kernel's own, 900.
         :return: what Kernel's reply says: the id and status; with ``async_=False`` the output too.
         :raises ValueError: an argument cannot be right.
         :raises KernelApiError: Kernel refused.
@@ -147,8 +154,10 @@ class KernelHook(BaseHook):
         """
         As :meth:`invoke`.
 
+        :param request: what is asked of Kernel.
         :param may_repeat: tells after which errors the request may be sent again, of those by which it was
             certainly not accepted.
+        :return: what Kernel's reply says.
         """
         try:
             return self.send(calls.invoke(request, may_repeat))
@@ -159,6 +168,8 @@ class KernelHook(BaseHook):
         """
         Look whether Kernel accepted a request whose reply was lost.
 
+        :param search: what to look for.
+        :return: what it came to.
         :raises KernelError: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
         while True:
@@ -177,8 +188,10 @@ class KernelHook(BaseHook):
 
     def find_invocation(self, invocation_id: str) -> Invocation | None:
         """
-        Ask for an invocation as patiently as a wait does; None if there is none, for half a minute.
+        Ask for an invocation as patiently as a wait does.
 
+        :param invocation_id: its id.
+        :return: the invocation; None if there is none, for half a minute.
         :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
         trouble = partial(self.log.warning, "Asking for Kernel invocation %s: %s", invocation_id)
@@ -194,6 +207,8 @@ class KernelHook(BaseHook):
         """
         Ask for one invocation.
 
+        :param invocation_id: its id.
+        :return: the invocation.
         :raises KernelError: there is no such invocation (404), or Kernel cannot be asked.
         """
         return self.send(calls.get_invocation(invocation_id))
@@ -213,10 +228,15 @@ class KernelHook(BaseHook):
         """
         List invocations, newest first, over all pages; a page is asked for when it is needed.
 
+        :param app_name: those of this app; default: of all.
+        :param version: those of this version of the app, as it was asked for when they were started.
+        :param action_name: those of this action.
+        :param deployment_id: those of this deployment.
         :param status: ``queued``, ``running``, ``succeeded`` or ``failed``.
         :param since: those started since an RFC 3339 time, or within a duration such as ``5m``.
         :param query: text searched in id, app and action.
         :param limit: size of a page, 1-100.
+        :return: the invocations; all parameters together must fit.
         """
         ask = partial(
             calls.list_invocations,
@@ -229,19 +249,27 @@ class KernelHook(BaseHook):
             query=query,
             limit=limit,
         )
-        return self._pages(ask)
+        return pages(ask, self.send)
 
     def get_app_versions(
         self, app_name: str | None = None, version: str | None = None
     ) -> list[dict[str, Any]]:
-        """Return the deployed app versions, with their actions, as Kernel's API describes them."""
-        return list(self._pages(partial(calls.list_apps, app_name=app_name, version=version, limit=100)))
+        """
+        Ask which app versions are deployed.
+
+        :param app_name: those of this app; default: of all.
+        :param version: this version only.
+        :return: the versions, with their actions, as Kernel's API describes them.
+        """
+        return list(pages(partial(calls.list_apps, app_name=app_name, version=version, limit=100), self.send))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> Iterator[Event]:
         """
         Follow one event stream until it ends. That end says nothing; ask :meth:`get_invocation`.
 
+        :param invocation_id: whose stream.
         :param since: an RFC 3339 time or a duration such as ``5m``; None for all of the log.
+        :return: the events, as they come.
         :raises KernelError: the stream cannot be opened, or broke.
         """
         return self._follow(invocation_id, since, silence=None, life=None)
@@ -258,6 +286,7 @@ class KernelHook(BaseHook):
         """
         Wait until the invocation has ended, following its event stream. It is never cancelled by this.
 
+        :param invocation_id: its id.
         :param timeout: seconds to wait at most; None for no limit.
         :param poll_interval: longest time in seconds between two looks while there is no stream.
         :param on_log: called with each line (or lines, if they come fast) that the app logs.
@@ -311,12 +340,13 @@ class KernelHook(BaseHook):
         """
         Cancel the invocation unless it has ended, and close its browsers, which bill on otherwise.
 
+        :param invocation_id: its id.
         :param reason: becomes the invocation's output, for whoever looks at it.
         :param by: who cancels, added to that: a task instance's ``ti_id``, ``dag_id`` and so on.
         :return: the invocation, and whether it was this that ended it.
         :raises KernelError: Kernel refused or could not be asked.
         """
-        return self._run(calls.cancel(invocation_id, reason, by))
+        return run(calls.cancel(invocation_id, reason, by), self.send)
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -327,7 +357,7 @@ class KernelHook(BaseHook):
         return try_out(self)
 
     def send(self, call: Call[T]) -> T:
-        """Send ``call``, again where that is safe and may help."""
+        """Send ``call``, again where that is safe and may help; return what its reply says."""
         reply: T = Retrying(**retrying(call))(self._send_once, call)
         return reply
 
@@ -359,35 +389,7 @@ class KernelHook(BaseHook):
             silence = min(silence or life, max(life, 0.1))
         try:
             with self._request(call, silence=silence, total=life, stream=True) as response:
-                if response.status_code != 200:
-                    calls.raise_for_status(response.status_code, response.headers, response.content)
-                calls.check_stream(response.headers)
-                decoder = EventDecoder()
-                # Not iter_content: it gives nothing before the end of a stream that a proxy passes on unchunked.
-                while chunk := response.raw.read1(decode_content=True):
-                    yield from decoder.feed(chunk)
+                yield from events_of(response)
         except KernelTransportError:
             if life is None or time.monotonic() - opened < life:
                 raise
-
-    def _run(self, steps: Generator[Call[Any], Any, T]) -> T:
-        try:
-            call = next(steps)
-            while True:
-                try:
-                    reply = self.send(call)
-                except KernelError as error:
-                    call = steps.throw(error)
-                else:
-                    call = steps.send(reply)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-
-    def _pages(self, ask: Callable[..., Call[Page]]) -> Iterator[Any]:
-        offset: int | None = 0
-        while offset is not None:
-            page = self.send(ask(offset=offset or None))
-            yield from page.items
-            if page.next_offset is not None and page.next_offset <= offset:
-                return  # would ask for the same page for ever
-            offset = page.next_offset

@@ -145,7 +145,12 @@ class KernelAsyncHook:
         """
         As :meth:`KernelHook.wait_for_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.wait_for_invocation>`.
 
+        :param invocation_id: its id.
         :param deadline: when to give up, in seconds since 1970, so that it outlives a restart; None for never.
+        :param poll_interval: longest time in seconds between two looks while there is no stream.
+        :param on_log: called with each line (or lines, if they come fast) that the app logs.
+        :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait.
+        :return: the invocation, succeeded or failed.
         """
 
         def trouble(error: KernelError) -> None:
@@ -190,6 +195,7 @@ class KernelAsyncHook:
         """
         How Kernel is reached; read at most once a minute for all hooks of the connection.
 
+        :return: address, token, project and time-out.
         :raises KernelConfigurationError: the connection does not exist, has no token, or cannot be used.
         :raises KernelTransportError: Airflow cannot be asked for it, and it was never read before.
         """

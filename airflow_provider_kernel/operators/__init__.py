@@ -1,0 +1,1 @@
+"""The operators, and what they do step by step."""

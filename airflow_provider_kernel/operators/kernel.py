@@ -171,6 +171,7 @@ class KernelInvokeOperator(BaseOperator):
         """
         Return what is asked of Kernel, but for the key; call it once the templates are rendered.
 
+        :return: the request.
         :raises ValueError: an argument turned out wrong.
         """
         request = InvocationRequest(
@@ -189,6 +190,7 @@ class KernelInvokeOperator(BaseOperator):
         """
         Take up the invocation of an earlier try, or submit one, once; and wait for its end.
 
+        :param context: Airflow's.
         :return: the decoded output; the invocation's id with ``wait_for_completion=False``.
         """
         with self._leg(context) as leg:
@@ -198,8 +200,10 @@ class KernelInvokeOperator(BaseOperator):
         """
         Continue after the deferral: ask Kernel for the invocation, and return its decoded output.
 
+        :param context: Airflow's.
         :param event: what the trigger fired.
         :param ti_id: the try that was deferred.
+        :return: the decoded output.
         """
         with self._leg(context) as leg:
             return leg.start() if leg.is_of_new_try(ti_id) else leg.complete(event)
@@ -208,8 +212,10 @@ class KernelInvokeOperator(BaseOperator):
         """
         Continue after the wait for capacity: submit the invocation.
 
+        :param context: Airflow's.
         :param event: what the trigger fired.
         :param ti_id: the try that waited.
+        :return: as that of :meth:`execute`.
         """
         with self._leg(context) as leg:
             if not leg.is_of_new_try(ti_id):
@@ -221,6 +227,11 @@ class KernelInvokeOperator(BaseOperator):
         Continue after the deferral, also where Airflow ended it: it timed out, or its trigger raised.
 
         Airflow tells the trigger nothing of that, and drops the deferral's arguments.
+
+        :param next_method: the method that Airflow would call.
+        :param next_kwargs: its arguments.
+        :param context: Airflow's.
+        :return: as that of :meth:`execute`.
         """
         try:
             return super().resume_execution(next_method, next_kwargs, context)

@@ -70,8 +70,9 @@ class ThisTry:
 
     def execution_deadline(self, execution_timeout: timedelta | None) -> float:
         """
-        Return when ``execution_timeout`` passes, in seconds since 1970: counted from the start of the try, before all
-        its deferrals, to which Airflow itself does not apply it.
+        Return when ``execution_timeout`` passes, in seconds since 1970.
+
+        It is counted from the start of the try, before all its deferrals, to which Airflow itself does not apply it.
         """
         start = getattr(self._ti, "start_date", None)
         return (start + execution_timeout).timestamp() if start and execution_timeout else inf

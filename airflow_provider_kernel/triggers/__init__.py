@@ -1,0 +1,1 @@
+"""The triggers: what is waited for in the triggerer."""
