@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
 unexport PYTHONPATH
 
-.PHONY: help demo ui lint unit integration system test chaos chromium
+.PHONY: help demo ui lint unit integration system test chaos docs chromium
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -21,7 +21,6 @@ lint: .venv/ready ## Style and types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy -p airflow_provider_kernel -p dev
 
-.PHONY: docs
 docs: .venv/ready ## The documentation as a site, in .run/docs/html
 	@rm -rf .run/docs/html
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going --builder html -d .run/docs/doctrees docs .run/docs/html
@@ -30,7 +29,7 @@ docs: .venv/ready ## The documentation as a site, in .run/docs/html
 unit: .venv/ready ## Tests without I/O: seconds
 	.venv/bin/pytest tests/unit
 
-integration: .venv/ready ## Tests over HTTP, against the emulator
+integration: .venv/ready chromium ## Tests over HTTP, against the emulator
 	.venv/bin/pytest tests/integration
 
 system: .venv/ready chromium ## Tests with a real scheduler and triggerer: minutes
