@@ -37,7 +37,13 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": integration, "python-modules": ["airflow_provider_kernel.operators.kernel"]}
         ],
         "triggers": [
-            {"integration-name": integration, "python-modules": ["airflow_provider_kernel.triggers.kernel"]}
+            {
+                "integration-name": integration,
+                "python-modules": [
+                    "airflow_provider_kernel.triggers.kernel",
+                    "airflow_provider_kernel.triggers.finished",
+                ],
+            }
         ],
         "connection-types": [
             {

@@ -37,7 +37,7 @@ STATUSES = (InvocationStatus.SUCCEEDED.value, InvocationStatus.FAILED.value, "an
 #: So many requests may follow each other at once; in the long run, one in so many seconds.
 BURST, SECONDS_PER_REQUEST = 10, 6.0
 #: Longest pause after an error, in seconds, unless Kernel asks for a longer one.
-MAX_PAUSE = 300.0
+MAX_PAUSE = 60.0
 #: The size of a page goes up to the most that Kernel takes while pages are light, and down while they are heavy,
 #: for payloads and outputs come with them (in characters).
 FIRST_PAGE, LARGEST_PAGE = 25, 100

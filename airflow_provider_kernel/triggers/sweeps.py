@@ -127,10 +127,10 @@ class Sweeper:
                 pause = pause_after(errors, retry_after(error), random.random())  # noqa: S311 - not a secret
                 if errors & (errors - 1) == 0:  # not every one of a series
                     log.warning(
-                        "Looking for invocations that have ended, by the connection %s: %s Trying again in %.0f s.",
+                        "Looking for invocations that have ended, by the connection %s, in %.0f s again: %s",
                         self._kernel_conn_id,
-                        error if isinstance(error, KernelError) else f"{type(error).__name__}.",
                         pause,
+                        error if isinstance(error, KernelError) else type(error).__name__,
                     )
                 await asyncio.sleep(pause)
             else:
