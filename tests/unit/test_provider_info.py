@@ -10,10 +10,13 @@ from pathlib import Path
 import airflow
 import jsonschema
 import pytest
-from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+from airflow.providers_manager import ProvidersManager
 
 from airflow_provider_kernel import __version__
 from airflow_provider_kernel.get_provider_info import get_provider_info
+
+#: From Airflow 3.2 on the form is declared in the description.
+IS_FORM_DECLARED = "conn-fields" in (Path(airflow.__file__).parent / "provider.yaml.schema.json").read_text()
 
 
 def test_airflow_finds_the_provider_by_its_entry_point():
@@ -42,7 +45,16 @@ def test_all_that_the_description_names_exists():
     assert info["versions"] == [__version__]
 
 
+def test_airflow_knows_the_connection_type_and_its_hook():
+    hook = ProvidersManager().hooks["kernel"]
+    assert (hook.hook_name, hook.connection_id_attribute_name) == ("Kernel", "kernel_conn_id")
+    assert hook.hook_class_name == "airflow_provider_kernel.hooks.kernel.KernelHook"
+
+
+@pytest.mark.skipif(not IS_FORM_DECLARED, reason="this Airflow reads no declared form")
 def test_the_form_that_airflow_shows_has_token_address_project_and_timeout():
+    from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+
     form = next(hook for hook in HookMetaService.hook_meta_data() if hook.connection_type == "kernel")
     assert form.hook_name == "Kernel"
     assert form.standard_fields.password.title == "Token"
