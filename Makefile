@@ -5,10 +5,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
 unexport PYTHONPATH
 
-.PHONY: help demo ui lint unit integration system test chaos docs chromium
+.PHONY: help demo ui lint unit integration system test versions test-all chaos docs chromium
 
 help: ## Show what there is
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
 
 demo: .venv/ready ## See a Dag run an action of a Kernel app, on a real Airflow; ends by itself
 	@.venv/bin/python -m dev.demo
@@ -37,6 +37,11 @@ system: .venv/ready chromium ## Tests with a real scheduler and triggerer: minut
 
 test: .venv/ready chromium ## All tests, the fastest first
 	.venv/bin/pytest tests/unit tests/integration tests/system
+
+versions: .venv/ready chromium ## Unit and integration tests on the older Airflows; or one: AIRFLOW=3.0.6, TESTS=tests/unit
+	@.venv/bin/python -m dev.versions $(if $(AIRFLOW),--airflow=$(AIRFLOW)) $(TESTS)
+
+test-all: test versions ## All tests, and those without a scheduler on every Airflow
 
 chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and count what went wrong
 	@.venv/bin/python -m tests.system.chaos --minutes=$(or $(MINUTES),10) $(if $(SEED),--seed=$(SEED))

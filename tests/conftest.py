@@ -1,6 +1,8 @@
 """What holds for all tests: they see nothing of the machine's own Airflow or Kernel, and leave nothing there."""
 
 import os
+import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from hypothesis import settings
@@ -9,7 +11,9 @@ from hypothesis import settings
 for name in list(os.environ):
     if name.startswith(("AIRFLOW", "KERNEL_")):
         del os.environ[name]
-os.environ["AIRFLOW_HOME"] = str(Path(__file__).parents[1] / ".run" / "tests")
+# Each Airflow has a configuration and a database of its own: the suite may run on two of them at the same time.
+home = f"tests-{version('apache-airflow')}-py{sys.version_info.major}.{sys.version_info.minor}"
+os.environ["AIRFLOW_HOME"] = str(Path(__file__).parents[1] / ".run" / home)
 
 # In CI the generated inputs are the same every time: a new find belongs to whoever is looking for it.
 settings.register_profile("ci", derandomize=True, deadline=None)

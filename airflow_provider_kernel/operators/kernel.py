@@ -23,13 +23,6 @@ from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.leg import Leg
 from airflow_provider_kernel.operators.submission import OnLostReply
 
-try:
-    from airflow.sdk.exceptions import TaskDeferralError, TaskDeferralTimeout
-except ImportError:  # Airflow 2, which has one for both
-    from airflow.exceptions import TaskDeferralError  # type: ignore[no-redef]
-
-    TaskDeferralTimeout = TaskDeferralError  # type: ignore[assignment,misc]
-
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
@@ -37,6 +30,9 @@ if TYPE_CHECKING:
 
 #: Longest ``timeout`` and ``poll_interval``: Airflow's and Python's moments end in the year 9999.
 MAX_SECONDS = 365 * 24 * 3600
+#: The method that Airflow resumes where it has ended a deferral, and what it says if that is for its timeout.
+#: What it raises then, and where that is to be found, differs from version to version.
+FAIL_METHOD, TIMED_OUT = "__fail__", "Trigger timeout"
 
 
 class KernelInvokeOperator(BaseOperator):
@@ -235,11 +231,13 @@ class KernelInvokeOperator(BaseOperator):
         """
         try:
             return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralError, TaskDeferralTimeout) as error:
+        except Exception as error:
+            if next_method != FAIL_METHOD:
+                raise
             with self._leg(context) as leg:
                 if leg.is_of_new_try():
                     return leg.start()
-                return leg.end_deferral(error, is_timeout=isinstance(error, TaskDeferralTimeout))
+                return leg.end_deferral(error, is_timeout=(next_kwargs or {}).get("error") == TIMED_OUT)
 
     def on_kill(self) -> None:
         """End the wait, and have :meth:`execute` see to the invocation. Airflow calls this in a signal handler."""

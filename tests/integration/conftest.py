@@ -57,10 +57,17 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 
 
 @pytest.fixture
-def told(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+def told(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], str]]:
     """Return all that was logged since it was last asked, by Airflow's logger and by Python's."""
     caplog.set_level(logging.DEBUG)
-    return lambda: "".join(capfd.readouterr()) + caplog.text
+    root = logging.getLogger()
+    # Airflow 2 prints what Python's logger has got, so that it would be told twice.
+    printing = [handler for handler in root.handlers if type(handler).__module__.startswith("airflow.")]
+    for handler in printing:
+        root.removeHandler(handler)
+    yield lambda: "".join(capfd.readouterr()) + caplog.text
+    for handler in printing:
+        root.addHandler(handler)
 
 
 @pytest.fixture

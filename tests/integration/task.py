@@ -215,3 +215,20 @@ async def first_event(trigger: Any) -> Any:
     """Return the event of a trigger that fires once."""
     [event] = [event async for event in trigger.run()]
     return event.payload
+
+
+def tell_states(mocker: Any, ti: Any, get_task_states: Callable[..., Any]) -> None:
+    """Have Airflow tell a trigger of the task instance ``ti`` what ``get_task_states`` returns or raises."""
+    try:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError:  # Airflow 2, where a trigger reads the database
+
+        def refresh_from_db() -> None:
+            found = get_task_states(
+                dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index
+            )
+            ti.state = next(iter(found[ti.run_id].values()))
+
+        ti.refresh_from_db = refresh_from_db
+    else:
+        mocker.patch.object(RuntimeTaskInstance, "get_task_states", get_task_states)

@@ -33,7 +33,7 @@ from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.triggers import kernel as kernel_trigger
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
-from tests.integration.task import Task, first_event
+from tests.integration.task import Task, first_event, tell_states
 
 both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
 
@@ -357,7 +357,7 @@ class TestTrigger:
             ti = SimpleNamespace(id="ti-1", dag_id="d", run_id="r", task_id="t", map_index=-1)
             trigger.task_instance = ti
             told = {"side_effect": states} if isinstance(states, Exception) else {"return_value": states}
-            mocker.patch("airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states", **told)
+            tell_states(mocker, ti, mocker.Mock(**told))
             mocker.patch.object(XCom, "get_one", return_value=pushed)
             mocker.patch.object(kernel_trigger, "ASKING_SECONDS", 0.1)
             asyncio.run(trigger.on_kill())

@@ -33,7 +33,7 @@ from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from tests import faults
 from tests.faulty import Fault, FaultyProxy
-from tests.integration.task import Task, again, first_event
+from tests.integration.task import Task, again, first_event, tell_states
 
 POST = "POST /invocations"
 LOOK = "GET /invocations/{id}"
@@ -253,8 +253,7 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_an_option_does_the_same_in_both_waits(row, deferrable, proxy, told, mocker):
     task = Task(row.action, row.payload, deferrable=deferrable, **row.arguments)
-    states = "airflow.sdk.execution_time.task_runner.RuntimeTaskInstance.get_task_states"
-    mocker.patch(states, task.ti.get_task_states)
+    tell_states(mocker, task.ti, task.ti.get_task_states)
     for route, fault, times in row.ways:
         proxy.on(route, fault, times=times)
 

@@ -78,7 +78,9 @@ def test_following_since_the_time_of_a_line_begins_with_that_line(client, submit
         if event.event == "log"
     ]
 
-    assert again == [line.message for line in lines[15:]]
+    # On a busy machine a line before it may well have the same time, to the resolution of the stream.
+    assert again == [line.message for line in lines if line.timestamp >= lines[15].timestamp]
+    assert len(again) < len(lines)
 
 
 def test_a_failure_has_its_reason_in_retrieve_but_not_in_the_stream(client, submit):

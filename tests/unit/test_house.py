@@ -59,7 +59,8 @@ def test_the_provider_does_not_know_the_emulator(folder):
 def test_loading_the_operator_loads_no_http_client():
     # A process of its own: this one has loaded everything already.
     code = (
-        "import sys; import airflow.sdk; before = set(sys.modules)\n"
+        "import sys; from airflow.providers.common.compat.sdk import DAG, BaseOperator, task\n"
+        "before = set(sys.modules)\n"
         f"import {OURS}.operators.kernel\n"
         "print(sorted(({'requests', 'aiohttp', 'httpx', 'kernel', 'starlette', 'wtforms'} & set(sys.modules)) - before))"
     )

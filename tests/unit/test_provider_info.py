@@ -10,6 +10,7 @@ from pathlib import Path
 import airflow
 import jsonschema
 import pytest
+from airflow.providers_manager import ProvidersManager
 
 from airflow_provider_kernel import __version__
 from airflow_provider_kernel.get_provider_info import get_provider_info
@@ -39,3 +40,9 @@ def test_all_that_the_description_names_exists():
     module, _, name = info["connection-types"][0]["hook-class-name"].rpartition(".")
     assert getattr(importlib.import_module(module), name).conn_type == "kernel"
     assert info["versions"] == [__version__]
+
+
+def test_airflow_knows_the_connection_type_and_its_hook():
+    hook = ProvidersManager().hooks["kernel"]
+    assert (hook.hook_name, hook.connection_id_attribute_name) == ("Kernel", "kernel_conn_id")
+    assert hook.hook_class_name == "airflow_provider_kernel.hooks.kernel.KernelHook"

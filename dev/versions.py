@@ -1,0 +1,188 @@
+"""
+Runs the unit and integration tests on each Airflow that is supported, in an environment of its own: ``make versions``.
+
+The newest Airflow is that of ``make test``, in ``.venv``. Each of the others runs on the first Python of its list
+that is found here, so that all Pythons have their turn where there are several, and one is enough where there is
+but one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from dev.processes import REPOSITORY, RunFolder
+
+
+class Release(NamedTuple):
+    """
+    A release of Airflow.
+
+    :param day: the last day of which packages are used beside it. What came out later was never tried with it, and
+        does not all work with it.
+    :param pythons: on which it runs, in the order of preference.
+    :param also: what is to be installed beside it, and is not what would be taken anyhow.
+    """
+
+    day: str
+    pythons: tuple[str, ...]
+    also: tuple[str, ...] = ()
+
+
+SUPPORTED = {
+    # With the oldest common.compat that this provider is content with.
+    "2.11.2": Release("2026-03-15", ("3.11", "3.12"), ("apache-airflow-providers-common-compat==1.13.0",)),
+    "3.0.6": Release("2025-08-30", ("3.12", "3.11")),
+    "3.1.8": Release("2026-03-12", ("3.13", "3.12", "3.11")),
+    "3.2.2": Release("2026-05-30", ("3.12", "3.13", "3.11")),
+}
+SUITES = ("tests/unit", "tests/integration")
+#: How many run side by side: they wait more than they compute.
+SIDE_BY_SIDE = 2
+ENVIRONMENTS = REPOSITORY / ".run" / "envs"
+BIN = Path(sys.executable).parent
+
+started = time.monotonic()
+
+
+def say(text: str) -> None:
+    """Print a line with the seconds since the start."""
+    print(f"{time.monotonic() - started:6.1f} s  {text}", flush=True)
+
+
+class Environment(NamedTuple):
+    """An Airflow on a Python, installed or to be."""
+
+    airflow: str
+    python: str
+    interpreter: Path
+
+    @property
+    def name(self) -> str:
+        """By which people and folders know it."""
+        return f"{self.airflow}-py{self.python}"
+
+    @property
+    def bin(self) -> Path:
+        """Where its programs are."""
+        return ENVIRONMENTS / self.name / "bin"
+
+    def make(self) -> None:
+        """Install it, unless it is as it should be."""
+        release = SUPPORTED[self.airflow]
+        wanted = f"{release}\n{(REPOSITORY / 'pyproject.toml').read_text()}"
+        ready = ENVIRONMENTS / self.name / "ready"
+        if ready.exists() and ready.read_text() == wanted:
+            return
+        say(f"Airflow {self.airflow}: making the environment, with {self.interpreter}")
+        folder = ready.parent
+        uv: list[str | Path] = [BIN / "uv", "--quiet", "--no-python-downloads"]
+        env = {**os.environ, "UV_CACHE_DIR": str(REPOSITORY / ".venv" / "cache")}
+        install: list[str | Path] = [
+            *uv,
+            "pip",
+            "install",
+            "--python",
+            self.bin / "python",
+            f"apache-airflow=={self.airflow}",
+        ]
+        commands: list[list[str | Path]] = [
+            [*uv, "venv", "--clear", "--python", self.interpreter, folder],
+            [*install, "--exclude-newer", release.day],
+            # Then this provider, as a user does who has that Airflow: what serves as it is stays.
+            [*install, "--editable", ".[emulator,test]", *release.also],
+        ]
+        for command in commands:
+            subprocess.run(command, cwd=REPOSITORY, env=env, check=True)
+        ready.write_text(wanted)
+
+    def test(self, log: Path, arguments: Sequence[str]) -> bool:
+        """Run the tests; return whether they passed."""
+        with log.open("wb") as output:
+            passed = not subprocess.run(
+                [self.bin / "python", "-m", "pytest", "--durations=10", "--color=no", *arguments],
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            ).returncode
+        last = log.read_text(errors="replace").rstrip().rpartition("\n")[2].strip(" =")
+        say(f"Airflow {self.airflow} on Python {self.python}: {'' if passed else 'FAILED: '}{last}")
+        return passed
+
+
+def interpreters(python: str) -> Iterator[Path]:
+    """Find what may be this Python: the one that runs this, those on the path, and pyenv's."""
+    if sys.version.startswith(f"{python}."):
+        yield Path(sys.base_prefix, "bin", f"python{python}")
+    for folder in os.get_exec_path():
+        if found := shutil.which(f"python{python}", path=folder):
+            yield Path(found)
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from sorted(pyenv.glob(f"versions/{python}.*/bin/python{python}"), reverse=True)
+
+
+def runs(interpreter: Path, python: str) -> bool:
+    """Tell whether it is this Python, and works: pyenv leaves programs on the path that only complain."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        asked = subprocess.run([interpreter, "-c", code], capture_output=True, text=True, timeout=30)
+    except OSError:
+        return False
+    return asked.stdout.strip() == python
+
+
+def environment(airflow: str) -> Environment:
+    """
+    Return the environment for this Airflow, on the first of its Pythons that is here.
+
+    :raises SystemExit: there is none.
+    """
+    pythons = SUPPORTED[airflow].pythons
+    for python in pythons:
+        found = next((path for path in interpreters(python) if runs(path, python)), None)
+        if found:
+            if python != pythons[0]:
+                say(f"Airflow {airflow}: there is no Python {pythons[0]} here, so {python} it is")
+            return Environment(airflow, python, found)
+    raise SystemExit(f"Airflow {airflow} needs one of the Pythons {', '.join(pythons)}, and none was found.")
+
+
+def main() -> int:
+    """Run the tests; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--airflow", choices=SUPPORTED, action="append", help="only this one; may be repeated"
+    )
+    parser.add_argument("tests", nargs="*", default=SUITES, help="arguments for pytest; default: %(default)s")
+    options = parser.parse_args()
+    environments = [environment(airflow) for airflow in options.airflow or SUPPORTED]
+    for each in environments:
+        each.make()
+    with RunFolder(REPOSITORY / ".run" / "versions") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+        logs = [folder.path / f"{each.name}.log" for each in environments]
+        say(
+            f"running {' '.join(options.tests)}; what they print goes to {folder.path.relative_to(REPOSITORY)}/"
+        )
+        passed = list(pool.map(lambda each, log: each.test(log, options.tests), environments, logs))
+    for each, log, is_passed in zip(environments, logs, passed, strict=True):
+        if not is_passed:
+            print(f"\n--- {each.name}\n{log.read_text(errors='replace')}", flush=True)
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"FAILED: {' '.join(map(str, error.cmd))}")
+    except KeyboardInterrupt:
+        sys.exit(130)
