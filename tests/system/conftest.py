@@ -29,11 +29,7 @@ MANY_AT_ONCE = {
     f"AIRFLOW__CORE__{name}": "32"
     for name in ("PARALLELISM", "MAX_ACTIVE_TASKS_PER_DAG", "MAX_ACTIVE_RUNS_PER_DAG")
 }
-APPS = [
-    HERE / "apps/system_tests.py",
-    HERE / "apps/watched.py",
-    REPOSITORY / "example_dags/apps/bookshop/main.py",
-]
+APPS = [HERE / "apps/system_tests.py", REPOSITORY / "example_dags/apps/bookshop/main.py"]
 
 
 @pytest.fixture(scope="session")
@@ -74,12 +70,7 @@ def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[Airflow
 def runs(airflow: AirflowStack) -> dict[str, DagRun]:
     """One run of every Dag, started together: the tests wait for what is running already."""
     # A Dag file is there with all of its Dags, or not yet.
-    last_of_each_file = {
-        "wrong_token",
-        "example_kernel_asset_watcher",
-        "example_kernel_invoke",
-        "example_kernel_mapped",
-    }
+    last_of_each_file = {"wrong_token", "example_kernel_invoke", "example_kernel_mapped"}
     wait_until(lambda: last_of_each_file <= airflow.api.dag_ids(), 90, "the Dags are read")
     dag_ids = [dag_id for dag_id in airflow.api.dag_ids() if not dag_id.startswith("once_")]
     return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in sorted(dag_ids)}
