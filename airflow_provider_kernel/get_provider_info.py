@@ -39,6 +39,9 @@ def get_provider_info() -> dict[str, Any]:
         "triggers": [
             {"integration-name": integration, "python-modules": ["airflow_provider_kernel.triggers.kernel"]}
         ],
+        "task-decorators": [
+            {"name": "kernel", "class-name": "airflow_provider_kernel.decorators.kernel.kernel_task"}
+        ],
         "connection-types": [
             {
                 "connection-type": "kernel",
