@@ -36,6 +36,10 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {"integration-name": integration, "python-modules": ["airflow_provider_kernel.operators.kernel"]}
         ],
+        "sensors": [
+            {"integration-name": integration, "python-modules": ["airflow_provider_kernel.sensors.kernel"]}
+        ],
+        "extra-links": ["airflow_provider_kernel.links.kernel.KernelInvocationLink"],
         "triggers": [
             {"integration-name": integration, "python-modules": ["airflow_provider_kernel.triggers.kernel"]}
         ],
@@ -60,6 +64,11 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Timeout",
                         "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 3600},
                         "description": "Seconds that Kernel has for a reply; empty for 30.",
+                    },
+                    "dashboard_url": {
+                        "label": "Dashboard address",
+                        "schema": {"type": _OPTIONAL_TEXT},
+                        "description": "Where a task's link leads; {invocation_id} and {project} are filled in.",
                     },
                 },
             }

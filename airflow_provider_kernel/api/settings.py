@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 
@@ -18,6 +18,8 @@ DEFAULT_BASE_URL = "https://api.onkernel.com"
 DEFAULT_TIMEOUT_SECONDS = 30.0
 #: Where a person makes a token.
 API_KEYS_URL = "https://dashboard.onkernel.com/api-keys"
+#: Where a person looks at an invocation, unless the connection's extra ``dashboard_url`` says otherwise.
+DEFAULT_DASHBOARD_URL = "https://dashboard.onkernel.com"
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class KernelSettings:
     :param base_url: address of the API, without a slash at its end.
     :param project: name or id sent as ``X-Kernel-Project``; None for the key's default project.
     :param timeout: seconds that Kernel has for a reply.
+    :param dashboard_url: where a person looks at an invocation; may hold ``{invocation_id}`` and ``{project}``.
     """
 
     api_key: str = field(repr=False)
     base_url: str = DEFAULT_BASE_URL
     project: str | None = None
     timeout: float = DEFAULT_TIMEOUT_SECONDS
+    dashboard_url: str = DEFAULT_DASHBOARD_URL
 
     @classmethod
     def from_connection(
@@ -59,6 +63,7 @@ class KernelSettings:
             base_url=_base_url(host, schema, port, where),
             project=_project(extra.get("project"), where),
             timeout=_timeout(extra.get("timeout"), where),
+            dashboard_url=_dashboard_url(extra.get("dashboard_url"), where),
         )
 
     @classmethod
@@ -83,6 +88,10 @@ class KernelSettings:
         if self.project:
             headers["X-Kernel-Project"] = self.project
         return headers
+
+    def invocation_url(self, invocation_id: str) -> str:
+        """Return the address at which a person looks at an invocation."""
+        return _filled(self.dashboard_url, invocation_id, self.project or "")
 
 
 def _api_key(value: str | None, missing: str, where: str) -> str:
@@ -163,3 +172,26 @@ def _timeout(value: Any, where: str) -> float:
             f"{where}: the extra 'timeout' must be seconds, more than 0 and 3600 at most."
         )
     return seconds
+
+
+def _dashboard_url(value: Any, where: str) -> str:
+    if value is None or value == "":
+        return DEFAULT_DASHBOARD_URL
+    text = value.strip() if isinstance(value, str) else ""
+    try:
+        url = urlsplit(_filled(text, "x", "x"))
+        is_good = url.scheme in ("http", "https") and bool(url.hostname) and "@" not in url.netloc
+    except ValueError:
+        is_good = False
+    if not is_good or not text.isprintable() or re.search(r"[\s{}]", _filled(text, "x", "x")):
+        raise KernelConfigurationError(
+            f"{where}: the extra 'dashboard_url' must be an http(s) address without a user or password; where "
+            "{invocation_id} and {project} stand in it, those are filled in, and no others."
+        )
+    return text
+
+
+def _filled(url: str, invocation_id: str, project: str) -> str:
+    for name, value in (("{invocation_id}", invocation_id), ("{project}", project)):
+        url = url.replace(name, quote(value, safe=""))
+    return url

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from tenacity import Retrying
 
+from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
@@ -168,14 +169,17 @@ class KernelHook(BaseHook):
                 case Settled() as settled:
                     return settled
 
-    def find_invocation(self, invocation_id: str) -> Invocation | None:
+    def find_invocation(self, invocation_id: str, *, timeout: float | None = None) -> Invocation | None:
         """
         Ask for an invocation as patiently as a wait does; None if there is none, for half a minute.
 
+        :param timeout: seconds after which to ask no more; 0 asks once; None for as long as a wait would.
+        :raises KernelInvocationTimeout: there was no good answer by then.
         :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
         trouble = partial(self.log.warning, "Asking for Kernel invocation %s: %s", invocation_id)
-        wait = Find(invocation_id, time.time(), trouble)
+        now = time.time()
+        wait = Find(invocation_id, now, trouble, None if timeout is None else now + timeout)
         try:
             return self._go_through(wait, invocation_id)
         except KernelInvocationUnsettled as error:
@@ -268,6 +272,7 @@ class KernelHook(BaseHook):
             on_log=on_log,
             replayed_before=replayed_before,
             on_trouble=partial(self.log.warning, "Waiting for Kernel invocation %s: %s", invocation_id),
+            on_reconnect=metrics.reconnected,
         )
         return self._go_through(wait, invocation_id)
 

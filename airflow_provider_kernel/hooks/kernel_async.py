@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from tenacity import AsyncRetrying
 
+from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Cancellation
 from airflow_provider_kernel.api.errors import (
@@ -161,6 +162,7 @@ class KernelAsyncHook:
             on_log=on_log,
             replayed_before=replayed_before,
             on_trouble=trouble,
+            on_reconnect=partial(metrics.reconnected, in_triggerer=True),
         )
         while True:
             match wait.next(time.time()):

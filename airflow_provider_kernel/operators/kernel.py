@@ -19,6 +19,7 @@ from airflow_provider_kernel.api.invocation import (
     parse_json,
 )
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.leg import Leg
 from airflow_provider_kernel.operators.submission import OnLostReply
@@ -89,6 +90,7 @@ class KernelInvokeOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("app_name", "action_name", "payload", "version", "kernel_conn_id")
     template_fields_renderers = {"payload": "json"}
+    operator_extra_links = (KernelInvocationLink(),)
     ui_color = "#e4e0f9"
 
     def __init__(

@@ -50,7 +50,7 @@ def test_the_form_that_airflow_shows_has_token_address_project_and_timeout():
     assert form.standard_fields.host.title == "API address"
     assert form.standard_fields.login.hidden
     assert form.standard_fields.port.hidden
-    assert set(form.extra_fields) == {"project", "timeout"}
+    assert set(form.extra_fields) == {"project", "timeout", "dashboard_url"}
     for field in form.extra_fields.values():
         # A typed field that is not nullable cannot be left empty: the form would not save.
         assert "null" in field["schema"]["type"]
