@@ -15,6 +15,7 @@ import sqlalchemy
 
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.testing import KernelEmulator
+from dev.airflow_api import DagRun
 from dev.airflow_stack import AirflowStack
 from dev.processes import RunFolder
 from dev.wait import wait_until
@@ -64,25 +65,14 @@ class Watched:
     def count(self, asset: str) -> Counter[str]:
         return Counter(one for one, _, _ in self.events(asset))
 
-    def kept(self) -> str:
-        """Return all that is kept of how far the watchers are."""
-        return "\n".join(
-            str(row[0]) for row in self.select("SELECT value FROM asset_state_store ORDER BY asset_id, key")
-        )
+    def kept(self) -> list[set[str]]:
+        """Return, for each watcher that has kept how far it is, the ends that it has reported lately."""
+        states = [json.loads(state) for (state,) in self.select("SELECT value FROM asset_state_store")]
+        return [set(state["seen"]) for state in states if state["since"]]
 
     def wait_until_kept(self, *invocations: str) -> None:
         """Wait until it is kept that these ends were reported."""
-        wait_until(
-            lambda: (
-                all(f'"{one}"' in self.kept().partition('"open"')[0] for one in invocations)
-                or all(
-                    any(one in part.partition('"open"')[0] for part in self.kept().split("\n"))
-                    for one in invocations
-                )
-            ),
-            TIMEOUT,
-            "it is kept",
-        )
+        wait_until(lambda: any(set(invocations) <= seen for seen in self.kept()), TIMEOUT, "it is kept")
 
     def triggerers(self, do: str) -> None:
         """Do something to both triggerers."""
@@ -95,6 +85,9 @@ class Watched:
         for run in self.airflow.api.call("GET", f"dags/{dag_id}/dagRuns", limit=100)["dag_runs"]:
             assert run["run_type"] == "asset_triggered"
             path = f"dags/{dag_id}/dagRuns/{run['dag_run_id']}/taskInstances/ids/xcomEntries/return_value"
+            assert run["state"] != "failed", (
+                DagRun(self.airflow.api, dag_id, run["dag_run_id"]).task("ids").error()
+            )
             if run["state"] == "success":
                 seen.update(self.airflow.api.call("GET", path, deserialize=True)["value"])
         return seen
@@ -110,7 +103,7 @@ def watched(airflow: AirflowStack, emulator: KernelEmulator, run_folder: RunFold
         for name in ("triggerer", "triggerer-2"):  # another file's tests may have killed one
             if airflow.components[name].process is None:
                 airflow.components[name].start()
-        wait_until(lambda: watched.kept().count("since") >= 2, TIMEOUT, "the watchers' first look is over")
+        wait_until(lambda: len(watched.kept()) >= 2, TIMEOUT, "the watchers' first look is over")
         yield watched
         watched.database.dispose()
 
@@ -135,7 +128,9 @@ def test_each_end_outside_of_airflow_is_one_event_and_starts_the_dag(watched: Wa
         "invocation_id", "app_name", "action_name", "version", "status", "started_at", "finished_at"
     }  # fmt: skip
     assert extra["payload"]["status"] == "failed"
-    assert "secret" not in str(watched.events(WORK)) + watched.kept()
+    assert "secret" not in str(watched.events(WORK)) + str(
+        watched.select("SELECT value FROM asset_state_store")
+    )
 
 
 def test_two_watchers_of_a_connection_share_one_look(watched: Watched):
