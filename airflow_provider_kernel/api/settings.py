@@ -140,8 +140,7 @@ def _base_url(
             "(localhost). Use https://. If nobody else can listen on the way, set the extra 'allow_http' of the "
             "connection to true."
         )
-    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-    return f"{url.scheme}://{name}{f':{port}' if port else ''}{url.path.rstrip('/')}"
+    return f"{url.scheme}://{_host_and_port(url.hostname, port)}{url.path.rstrip('/')}"
 
 
 # Labels of 1 to 63 characters, or an IPv6 address. With others, requests raises urllib3's errors, or splits
@@ -246,6 +245,10 @@ def proxy_address(text: str) -> str | None:
         or (url.password and not url.username)
     ):
         return None
-    name = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
     login = f"{url.username}:{url.password or ''}@" if url.username else ""
-    return f"{url.scheme}://{login}{name}{f':{port}' if port else ''}"
+    return f"{url.scheme}://{login}{_host_and_port(url.hostname, port)}"
+
+
+def _host_and_port(host: str | None, port: int | None) -> str:
+    name = f"[{host}]" if ":" in (host or "") else host
+    return f"{name}:{port}" if port else f"{name}"
