@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-import threading
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,8 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+
+from tests.integration.scripted import in_thread
 
 
 class PasswordProxy:
@@ -85,10 +86,5 @@ class PasswordProxy:
 def proxying(user: str, password: str, tls: ssl.SSLContext | None = None) -> Iterator[PasswordProxy]:
     """Run a proxy for the length of a test."""
     proxy = PasswordProxy(user, password, tls)
-    thread = threading.Thread(target=proxy._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with in_thread(proxy._server):
         yield proxy
-    finally:
-        proxy._server.shutdown()
-        proxy._server.server_close()

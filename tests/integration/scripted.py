@@ -164,16 +164,23 @@ class ScriptedServer:
 
 
 @contextmanager
+def in_thread(server: ThreadingHTTPServer) -> Iterator[None]:
+    """Have a server answer for the length of a test."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
 def serving(tls: ssl.SSLContext | None = None) -> Iterator[ScriptedServer]:
     """Run a scripted server for the length of a test."""
     server = ScriptedServer(tls)
-    thread = threading.Thread(
-        target=server._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-    )
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        server._server.shutdown()
-        server._server.server_close()
+    with in_thread(server._server):
+        try:
+            yield server
+        finally:
+            server.over.set()
