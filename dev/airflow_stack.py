@@ -16,6 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+import sqlalchemy
+
 from dev.airflow_api import AirflowApi
 from dev.processes import MARK, REPOSITORY, kill_marked, signal_marked
 from dev.wait import wait_until
@@ -96,13 +99,6 @@ class Component:
         """Let it and its descendants go on (SIGCONT)."""
         signal_marked(self.mark, signal.SIGCONT)
 
-    def kill_alone(self) -> None:
-        """Kill its first process at once, and leave what that has started to itself."""
-        assert self.process
-        self.process.kill()
-        self.process.wait()
-        self.process = None
-
     def check(self) -> None:
         """Raise with the end of the log if the component has ended."""
         if self.process and self.process.poll() is not None:
@@ -181,6 +177,25 @@ class AirflowStack:
         self.components[component.name] = component
         component.start()
         return component
+
+    def kill_alone(self, component: Component) -> None:
+        """
+        Kill a component's first process at once, and leave what that has started to itself. Needs PostgreSQL.
+
+        What it has left of its sessions with the database is ended, too: its workers, forked from it, hold the sockets
+        open, and the rows that it had locked would stay so; the next scheduler would pass those Dag runs over.
+        """
+        assert component.process
+        sockets = psutil.Process(component.process.pid).net_connections()
+        component.process.kill()
+        component.process.wait()
+        component.process = None
+        ports = [socket.laddr.port for socket in sockets]
+        end = sqlalchemy.text(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port = ANY(:ports)"
+        )
+        with sqlalchemy.create_engine(self.database_url).connect() as connection:
+            connection.execute(end, {"ports": ports})
 
     def stop(self) -> None:
         """Kill every process of the stack: nothing of its state is needed any more, and it takes no time."""

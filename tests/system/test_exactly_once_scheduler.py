@@ -58,7 +58,7 @@ def test_scheduler_dies_and_the_workers_go_on(world: World, scheduler: Component
     """The next scheduler starts their tasks anew, and Airflow tells them to end."""
     runs = at_every_step(world)
 
-    scheduler.kill_alone()
+    world.airflow.kill_alone(scheduler)
     scheduler.start()
     for run in runs:
         run.on_kill_called()

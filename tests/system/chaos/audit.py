@@ -95,13 +95,6 @@ class Audit:
             " try_number, extra FROM log WHERE event = 'state mismatch'"
         )
 
-    def disconnect(self, ports: list[int]) -> None:
-        """End the sessions of the clients with these ports."""
-        self.select(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE client_port = ANY(:ports)",
-            ports=ports,
-        )
-
     def close(self) -> None:
         """End its connections."""
         self.engine.dispose()

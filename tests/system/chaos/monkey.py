@@ -107,10 +107,7 @@ class Monkey:
         elif verb == "terminate":
             component.process.terminate()
         elif alone:
-            # Its workers have inherited its connections to the database: that would hold its locks for ever.
-            ports = [c.laddr.port for c in psutil.Process(component.process.pid).net_connections()]
-            component.kill_alone()
-            self.audit.disconnect(ports)
+            self.airflow.kill_alone(component)
         else:
             component.kill()
         for task in running:
