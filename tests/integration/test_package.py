@@ -53,15 +53,20 @@ def text_in(wheel: zipfile.ZipFile, name: str) -> str:
     return wheel.read(f"{STEM}.dist-info/{name}").decode()
 
 
-def test_the_wheel_has_the_package_its_licence_its_types_and_nothing_else(wheel):
-    package = {
+def files_in(folder: str) -> set[str]:
+    return {
         path.relative_to(REPOSITORY).as_posix()
-        for path in (REPOSITORY / "airflow_provider_kernel").rglob("*")
+        for path in (REPOSITORY / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+
+
+def test_the_wheel_has_the_package_the_examples_its_licence_its_types_and_nothing_else(wheel):
+    package = files_in("airflow_provider_kernel")
+    examples = {f"airflow_provider_kernel/{name}" for name in files_in("example_dags")}
     about = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
 
-    assert set(wheel.namelist()) == package | {f"{STEM}.dist-info/{name}" for name in about}
+    assert set(wheel.namelist()) == package | examples | {f"{STEM}.dist-info/{name}" for name in about}
     assert "airflow_provider_kernel/py.typed" in package
     assert text_in(wheel, "licenses/LICENSE") == (REPOSITORY / "LICENSE").read_text()
 
