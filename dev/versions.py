@@ -40,7 +40,8 @@ class Release(NamedTuple):
 SUPPORTED = {
     # With the oldest common.compat that this provider is content with.
     "2.11.2": Release("2026-03-15", ("3.11", "3.12"), ("apache-airflow-providers-common-compat==1.13.0",)),
-    "3.0.6": Release("2025-08-30", ("3.12", "3.11")),
+    # Which shows the fields of a connection's extra with this provider only.
+    "3.0.6": Release("2025-08-30", ("3.12", "3.11"), ("apache-airflow-providers-fab",)),
     "3.1.8": Release("2026-03-12", ("3.13", "3.12", "3.11")),
     "3.2.2": Release("2026-05-30", ("3.12", "3.13", "3.11")),
 }

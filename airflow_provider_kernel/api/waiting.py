@@ -208,10 +208,12 @@ class Wait:
         self._tail_tries += 1
         patience = TAIL_PATIENCE if self._stream_worked else TAIL_PATIENCE_WITHOUT_STREAM
         fell_silent = self._stream_heard > self._stream_opened and now - self._stream_heard >= TAIL_SILENCE
+        # A log that was there a moment ago is not gone.
+        refused = is_kernels_refusal(error) and not (error.status_code == 404 and self._stream_worked)
         self._wake = now + max(self._pause(self._tail_tries), retry_after(error))
         if (error is None or fell_silent) and self._log.lines == self._stream_lines:
             self._log_complete = True  # nothing is left, though Kernel did not say so
-        elif self._wake > self._ended_at + patience or (is_kernels_refusal(error) and self._tail_tries > 1):
+        elif self._wake > self._ended_at + patience or (refused and self._tail_tries > 1):
             self._log_complete = True
             why = error or "its streams are cut short"
             self._write([*self._log.flush(), f"… the rest of the log could not be read: {why}"])

@@ -56,5 +56,10 @@ def _certificate(
         .not_valid_before(now - timedelta(1))
         .not_valid_after(now + timedelta(1))
         .add_extension(extension, critical=True)
+        .add_extension(
+            # Python 3.13 insists on it.
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signed_by.public_key()),
+            critical=False,
+        )
         .sign(signed_by, hashes.SHA256())
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 from airflow.providers_manager import ProvidersManager
 
 from airflow_provider_kernel.api.settings import KernelSettings
+from airflow_provider_kernel.hooks import form
 
 try:
     from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
@@ -97,3 +99,10 @@ def test_what_an_empty_form_saves_is_a_usable_connection():
     assert KernelSettings.from_connection(
         "c", password="sk_x", host="", port=0, extra=empty
     ) == KernelSettings("sk_x")
+
+
+def test_without_flask_appbuilder_the_connections_own_fields_are_still_shown(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flask_appbuilder", None)
+    monkeypatch.setitem(sys.modules, "flask_appbuilder.fieldwidgets", None)
+
+    assert form.widgets() == {}

@@ -447,6 +447,11 @@ class TestTheRestOfALogAfterTheEnd:
         wait, _ = self.ended(with_stream=True)
         assert len(self.tries(wait, proxied(404))) > 5
 
+    @pytest.mark.parametrize(("with_stream", "patient"), [(True, True), (False, False)])
+    def test_a_404_is_waited_out_where_the_log_was_there_before(self, with_stream, patient):
+        wait, _ = self.ended(with_stream=with_stream)
+        assert (len(self.tries(wait, answered(404))) > 5) == patient
+
     def test_retry_after_is_honoured_within_reason(self):
         wait, _ = self.ended(with_stream=True)
         tried = self.tries(wait, answered(429, 7.0))
