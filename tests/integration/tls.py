@@ -56,10 +56,23 @@ def _certificate(
         .not_valid_before(now - timedelta(1))
         .not_valid_after(now + timedelta(1))
         .add_extension(extension, critical=True)
+        # Python 3.13 insists on these.
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(
-            # Python 3.13 insists on it.
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signed_by.public_key()),
-            critical=False,
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(signed_by.public_key()), critical=False
         )
+        .add_extension(_usage(may_sign=key is signed_by), critical=True)
         .sign(signed_by, hashes.SHA256())
+    )
+
+
+def _usage(*, may_sign: bool) -> x509.KeyUsage:
+    rest = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=may_sign,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+        **dict.fromkeys(rest, False),
     )
