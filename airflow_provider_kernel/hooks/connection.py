@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_kernel.api.errors import (
     KernelConfigurationError,
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
 DEFAULT_CONN_ID = "kernel_default"
+T = TypeVar("T")
+
+
+async def ask_in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """
+    Call, in a trigger, what may ask Airflow's supervisor synchronously.
+
+    Not by :func:`asyncio.to_thread`: from such a thread Airflow before 3.2 reads the supervisor's answers in an event
+    loop of its own, gets those of others, and the triggerer ends with all its triggers.
+    """
+    from asgiref.sync import sync_to_async
+
+    return await sync_to_async(function, thread_sensitive=False)(*arguments)
 
 
 def settings_of(connection: Connection) -> KernelSettings:

@@ -30,6 +30,7 @@ from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
+    ask_in_thread,
     mask_proxy_password,
     settings_of,
     settings_without_connection,
@@ -212,17 +213,17 @@ class KernelAsyncHook:
                 connection = await get_async_connection(self.kernel_conn_id)
             except AirflowNotFoundException:
                 # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
-                connection = await asyncio.to_thread(BaseHook.get_connection, self.kernel_conn_id)
+                connection = await ask_in_thread(BaseHook.get_connection, self.kernel_conn_id)
             settings = settings_of(connection)
             if settings.proxy:  # In a thread, as below.
-                await asyncio.to_thread(mask_proxy_password, settings)
+                await ask_in_thread(mask_proxy_password, settings)
             return settings
         except AirflowNotFoundException:
             if known:  # Airflow says so, too, when it cannot reach its own API
                 return known
             try:
                 # In a thread, for it has Airflow mask the token, which waits for Airflow's supervisor.
-                return await asyncio.to_thread(settings_without_connection, self.kernel_conn_id)
+                return await ask_in_thread(settings_without_connection, self.kernel_conn_id)
             except KernelConnectionNotFoundError as error:
                 raise KernelTransportError(str(error), sent=False) from None
         except Exception as error:

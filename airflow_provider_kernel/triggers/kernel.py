@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError, KernelInvocationTimeout
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import canceller
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thread
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.api.settings import KernelSettings
@@ -159,7 +159,7 @@ class KernelInvocationTrigger(BaseTrigger):
             try:
                 if self.task_instance is None:
                     raise LookupError("Airflow does not tell whose trigger this is")
-                is_killed = not await asking(asyncio.to_thread, self._somebody_has_it)
+                is_killed = not await asking(ask_in_thread, self._somebody_has_it)
             except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
                 self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
             if not is_killed:
