@@ -74,7 +74,7 @@ def _mark_assets(
                 # Those that a pre_execute added; one that is added later can take the alias's own extra.
                 for name in ("asset_alias_events", "dataset_alias_events"):  # in Airflow 3 and 2
                     for added in getattr(event, name, ()):
-                        _add(added.extra, extra)
+                        _add(added["extra"] if isinstance(added, dict) else added.extra, extra)
 
 
 def _add(extra: dict[str, Any], more: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
@@ -11,6 +10,11 @@ from airflow.providers.common.compat.sdk import Asset, AssetAlias
 from airflow_provider_kernel.operators import result
 from tests import faults
 from tests.integration.task import Died, Task
+
+try:
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+except ImportError:  # Airflow 2
+    from airflow.utils.context import OutletEventAccessors
 
 pytestmark = pytest.mark.usefixtures("proxy")
 
@@ -21,21 +25,13 @@ three_ways = pytest.mark.parametrize(
 )
 
 
-class Events(dict):
-    """The accessors of the outlet events, as Airflow makes them: by need, and anew for each leg."""
-
-    def __missing__(self, outlet):
-        self[outlet] = SimpleNamespace(extra={}, asset_alias_events=[])
-        return self[outlet]
-
-
 class Outlets(Task):
     """A task with outlets; ``events`` are those of its last leg, for Airflow takes no other."""
 
     def legs(self, leg):
         def with_new_events(leg):
             def run():
-                self.context["outlet_events"] = self.events = Events()
+                self.context["outlet_events"] = self.events = OutletEventAccessors()
                 return leg()
 
             return run
@@ -64,7 +60,7 @@ def test_the_version_that_latest_came_to_is_in_xcom_and_in_the_log(wait, told):
 
 def test_the_version_of_a_failed_invocation_is_told_too():
     task = Task("fail", {"message": "no"}, outlets=[ASSET])
-    task.context["outlet_events"] = Events()
+    task.context["outlet_events"] = OutletEventAccessors()
     with pytest.raises(Exception, match="no"):
         task.run()
     assert task.xcom["app_version"] == "emulator"
@@ -108,13 +104,17 @@ def test_what_is_left_to_itself_marks_the_assets_with_its_id(dies):
 
 def test_what_the_dag_author_wrote_into_an_event_stays():
     task = Task("echo", 1, deferrable=False, outlets=[ASSET, ALIAS])
-    events = task.context["outlet_events"] = Events()
+    events = task.context["outlet_events"] = OutletEventAccessors()
     events[ASSET].extra = {"invocation_id": "mine", "rows": 3}
-    events[ALIAS].asset_alias_events.append(SimpleNamespace(extra={"rows": 4}))
+    events[ALIAS].add(ASSET, extra={"rows": 4})
     task.run()
     ours = {"invocation_id": task.invocation_id, "app_version": "emulator"}
     assert events[ASSET].extra == {"invocation_id": "mine", "rows": 3, "app_version": "emulator"}
-    assert events[ALIAS].asset_alias_events[0].extra == {"rows": 4, **ours}
+    try:
+        [added] = [event.extra for event in events[ALIAS].asset_alias_events]
+    except AttributeError:  # Airflow 2
+        [added] = [event["extra"] for event in events[ALIAS].dataset_alias_events]
+    assert added == {"rows": 4, **ours}
     assert events[ALIAS].extra == ours
 
 
