@@ -6,16 +6,16 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from airflow.providers.common.compat.sdk import (
-    DecoratedOperator,
-    context_merge,
-    determine_kwargs,
-    task_decorator_factory,
-)
+from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
 from airflow_provider_kernel.operators.arguments import ARGUMENTS, Later, check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.operators.submission import OnLostReply
+
+try:
+    from airflow.sdk.bases.decorator import determine_kwargs
+except ImportError:  # Airflow 3.0 or earlier; common.compat 1.13 does not have the name
+    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -106,19 +106,35 @@ def kernel_task(
     """
     Make a task of a function that returns the payload: the task runs an action with it, and returns its output.
 
-    This is what ``@task.kernel`` is; imported from here, editors know its parameters. The function is called in
-    the process that submits the invocation, and not again for a deferral or to take up what an earlier try has
-    started. It must be free of side effects all the same: a wait for capacity, a retry, or a lost reply calls it anew. What it
-    returns is sent as it is, never rendered as a template. If it raises AirflowSkipException, the task is
-    skipped.
+    This is what ``@task.kernel`` is; imported from here, editors know its parameters. The function is called in the
+    process that submits the invocation, and not again for a deferral or to take up what an earlier try has started.
+    It must be free of side effects all the same: a wait for capacity, a retry, or a lost reply calls it anew. What it
+    returns is sent as it is, never rendered as a template. If it raises AirflowSkipException, the task is skipped.
 
-    All parameters but these are those of
-    :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`, and so are their defaults, but for
-    ``payload``.
+    The parameters and their defaults are those of
+    :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`, which says more of each. There is no
+    ``payload``; what else every task takes, such as ``retries`` or ``pool``, is passed on.
 
     :param python_callable: the function, where Airflow passes it; leave it out.
-    :param multiple_outputs: whether each entry of the output, which must be a dict then, becomes an XCom of its
-        own. Default False: what is annotated as the function's result is the payload.
+    :param app_name: name of the deployed app. (templated)
+    :param action_name: name of one of its actions. (templated)
+    :param version: the app's version. (templated)
+    :param async_: False makes one call that holds the worker, for actions of seconds.
+    :param async_timeout_seconds: when Kernel ends an asynchronous invocation, in seconds.
+    :param kernel_conn_id: the Airflow connection. (templated)
+    :param wait_for_completion: False returns the invocation's id once Kernel has accepted it.
+    :param deferrable: False waits on the worker instead of the triggerer.
+    :param timeout: seconds from submission after which the invocation is cancelled and the task fails.
+    :param poll_interval: longest time in seconds between two looks while there is no event stream.
+    :param follow_logs: whether the lines that the app logs are written to the task's log.
+    :param durable: whether a retry takes up what an earlier try has started.
+    :param payload_key_field: name under which a random key is added to what the function returns, a dict then.
+    :param on_lost_reply: what to do where a reply was lost and Kernel lists no invocation.
+    :param cancel_on_kill: whether a user who kills the task also cancels the invocation.
+    :param capacity_timeout: seconds for which a full account is waited for.
+    :param multiple_outputs: whether each entry of the output, which must be a dict then, becomes an XCom of its own.
+        Default False: what is annotated as the function's result is the payload.
+    :return: what makes a task of the function.
     :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
     :raises TypeError: when the Dag is parsed: it decorates no plain function.
     """

@@ -130,6 +130,7 @@ class KernelInvokeOperator(BaseOperator):
         """
         Begin a mapped task, of which Airflow makes no operator when the Dag is parsed.
 
+        :return: what ``expand`` is called on.
         :raises ValueError: an argument cannot be right.
         """
         check_arguments(kwargs, cls.template_ext)
@@ -152,6 +153,8 @@ class KernelInvokeOperator(BaseOperator):
         """
         As Airflow's, but that no file is read for a text within the payload that merely ends like its name.
 
+        :param content: a template, or what holds some.
+        :return: the same, rendered.
         :raises ValueError: there is no file of the payload's name.
         """
         if not is_file(content, self.template_ext):
