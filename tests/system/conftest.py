@@ -70,7 +70,9 @@ def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[Airflow
 def runs(airflow: AirflowStack) -> dict[str, DagRun]:
     """One run of every Dag, started together: the tests wait for what is running already."""
     # A Dag file is there with all of its Dags, or not yet.
-    last_of_each_file = {"wrong_token", "example_kernel_invoke", "example_kernel_mapped"}
+    last_of_each_file = {"wrong_token", "mapped_with_names"} | {
+        f"example_kernel_{name}" for name in ("batch", "decorator", "invoke", "many", "mapped")
+    }
     wait_until(lambda: last_of_each_file <= airflow.api.dag_ids(), 90, "the Dags are read")
     dag_ids = [dag_id for dag_id in airflow.api.dag_ids() if not dag_id.startswith("once_")]
     return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in sorted(dag_ids)}
