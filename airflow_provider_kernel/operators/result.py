@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AssetAlias, conf
 
 from airflow_provider_kernel.api.errors import KernelError
+from airflow_provider_kernel.api.invocation import InvocationStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,11 @@ def announce_end(task: KernelInvokeOperator, context: Context, invocation: Invoc
         with _warning("Its version could not be pushed to XCom"):
             context["ti"].xcom_push(key="app_version", value=version)
     _mark_assets(task, context, invocation.id, version)
+    if invocation.status == InvocationStatus.SUCCEEDED:
+        _warn_of_size(task, invocation)
+
+
+def _warn_of_size(task: KernelInvokeOperator, invocation: Invocation) -> None:
     size = len((invocation.raw_output or "").encode(errors="replace"))
     if size > LARGE_OUTPUT_BYTES and task.do_xcom_push and _xcom_is_in_database():
         log.warning(

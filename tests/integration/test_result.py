@@ -146,6 +146,13 @@ def test_a_large_output_is_warned_of_with_the_way_out(size, arguments, warns, ca
     assert any("XComObjectStorageBackend" in text and "1.0 MB" in text for text in warnings) == warns
 
 
+def test_the_output_of_a_failure_is_no_xcom_and_not_warned_of(monkeypatch, caplog):
+    monkeypatch.setattr(result, "LARGE_OUTPUT_BYTES", 1_000)  # Kernel cuts it far below the real one
+    with pytest.raises(Exception, match="xxx"):
+        Task("fail", {"message": "x" * 10_000}, deferrable=False).run()
+    assert "XComObjectStorageBackend" not in caplog.text
+
+
 def test_a_backend_of_the_users_own_is_not_warned_of(monkeypatch, caplog):
     monkeypatch.setenv(
         "AIRFLOW__CORE__XCOM_BACKEND", "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
