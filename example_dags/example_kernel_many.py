@@ -1,9 +1,9 @@
 """
 Looks up as many books as the parameter ``books`` says, each by an invocation of its own, and adds up their prices.
 
-Start it with a few hundred. All tasks wait in the triggerer, not on workers; those for which the account has no room
-yet wait in a queue and need no pool. In the grid each carries the name that ``map_index_template`` makes of its
-payload (while it runs, too, on Airflow 3.3).
+Start it with a few hundred. The tasks wait in the triggerer, not on workers; those for which the account has no room
+yet wait in a queue there, and need no pool. In the grid each carries the name that ``map_index_template`` makes of its
+payload; on Airflow 3.3 while it runs, too, on earlier ones at its end.
 """
 
 from airflow.providers.common.compat.sdk import DAG, Param, task
@@ -15,13 +15,17 @@ with DAG(
     schedule=None,
     tags=["kernel"],
     doc_md=__doc__,
-    params={"books": Param(6, type="integer", minimum=1, maximum=1000)},
+    params={
+        "books": Param(6, type="integer", minimum=1, maximum=1000),
+        "pause_seconds": Param(1, type="number", minimum=0, description="how long each invocation lasts"),
+    },
 ):
 
     @task
     def choose(params=None):
         """Return a payload for each book."""
-        return [{"number": number} for number in range(params["books"])]
+        pause = params["pause_seconds"]
+        return [{"number": number, "pause_seconds": pause} for number in range(params["books"])]
 
     books = KernelInvokeOperator.partial(
         task_id="look_up",

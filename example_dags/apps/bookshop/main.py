@@ -76,7 +76,8 @@ def price_report(ctx: kernel.KernelContext, payload: dict[str, Any]) -> dict[str
 
 @app.action("book")
 def book(ctx: kernel.KernelContext, payload: dict[str, Any]) -> dict[str, Any]:
-    """Look up the book whose ``number`` in the catalogue the payload says, from 0."""
+    """Look up the book whose ``number`` in the catalogue the payload says, from 0; ``pause_seconds`` as above."""
+    time.sleep(payload.get("pause_seconds", 0))
     return read_catalogue()[payload["number"]]
 
 
