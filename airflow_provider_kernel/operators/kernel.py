@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_kernel.api.invocation import InvocationRequest
+from airflow_provider_kernel.api.invocation import InvocationRequest, parse_json
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.operators.arguments import ARGUMENTS, check_arguments, check_payload, is_file
 from airflow_provider_kernel.operators.interruptible import Interruptible
@@ -162,7 +162,10 @@ class KernelInvokeOperator(BaseOperator):
         if content is not self.payload:
             return super().render_template(f"{content}{{##}}", *args, **kwargs)  # Jinja's empty comment
         with _named_file(content):
-            return super().render_template(content, *args, **kwargs)
+            rendered = super().render_template(content, *args, **kwargs)
+        with suppress(ValueError, TypeError):  # request() says what is wrong with it
+            return parse_json(rendered)  # for map_index_template, which takes a name out of it
+        return rendered
 
     @cached_property
     def hook(self) -> KernelHook:

@@ -16,28 +16,25 @@ pytestmark = pytest.mark.system
 TIMEOUT = 150
 
 
+EXAMPLES = ("example_kernel_batch", "example_kernel_decorator", "example_kernel_many")
+
+
+@pytest.fixture(scope="module")
+def started(airflow: AirflowStack) -> dict[str, DagRun]:
+    """One run of each, started together."""
+    dag_ids = {"decorated_mapped", "decorated_names", "decorated_outlets", *EXAMPLES}
+    wait_until(lambda: dag_ids <= airflow.api.dag_ids(), TIMEOUT, "the Dags are read")
+    return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in sorted(dag_ids)}
+
+
 def finished(run: DagRun) -> DagRun:
     wait_until(run.finished, TIMEOUT, f"{run.dag_id} has ended")
     assert run.state() == "success", {task.task_id: task.log()[-5:] for task in run.tasks()}
     return run
 
 
-def test_a_mapped_decorated_task_runs_its_action_for_each_and_the_outputs_are_collected(
-    runs: dict[str, DagRun],
-) -> None:
-    run = finished(runs["decorated"])
-
-    assert run.task("collect").xcom() == [[n, "b-17", run.run_id, "{{ ds }}"] for n in (1, 2, 3)]
-    assert run.task("talk", 1).xcom("lines") == 2  # multiple_outputs
-    assert [run.task("talk", n).details()["rendered_map_index"] for n in range(3)] == [
-        "number 1",
-        "number 2",
-        "number 3",
-    ]
-
-
-def test_a_deferred_task_has_its_name_and_keeps_it(airflow: AirflowStack, runs: dict[str, DagRun]) -> None:
-    run = airflow.api.trigger("mapped_with_names")  # the other one may have ended
+def test_a_deferred_task_has_its_name_and_keeps_it(started: dict[str, DagRun]) -> None:
+    run = started["decorated_names"]
     names = ["first, 20 lines", f"second of {run.run_id}, 20 lines"]
     for index in range(2):
         wait_until(lambda index=index: run.task("invoke", index).state() == "deferred", TIMEOUT, "deferred")
@@ -46,6 +43,20 @@ def test_a_deferred_task_has_its_name_and_keeps_it(airflow: AirflowStack, runs: 
 
     finished(run)
     assert [run.task("invoke", index).details()["rendered_map_index"] for index in range(2)] == names
+
+
+def test_a_mapped_decorated_task_runs_its_action_for_each_and_the_outputs_are_collected(
+    started: dict[str, DagRun],
+) -> None:
+    run = finished(started["decorated_mapped"])
+
+    assert run.task("collect").xcom() == [[n, "b-17", run.run_id, "{{ ds }}"] for n in (1, 2, 3)]
+    assert run.task("talk", 1).xcom("lines") == 2  # multiple_outputs
+    assert [run.task("talk", n).details()["rendered_map_index"] for n in range(3)] == [
+        "number 1",
+        "number 2",
+        "number 3",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +68,9 @@ def test_a_deferred_task_has_its_name_and_keeps_it(airflow: AirflowStack, runs: 
     ],
 )
 def test_an_asset_event_names_the_invocation_and_its_version(
-    runs: dict[str, DagRun], emulator: KernelEmulator, task_id: str, uri: str
+    started: dict[str, DagRun], emulator: KernelEmulator, task_id: str, uri: str
 ) -> None:
-    task = finished(runs["with_outlets"]).task(task_id)
+    task = finished(started["decorated_outlets"]).task(task_id)
 
     events: list[dict[str, Any]] = task.api.call("GET", "assets/events", limit=100)["asset_events"]
     [event] = [event for event in events if event["uri"] == uri]
@@ -77,6 +88,6 @@ def test_an_asset_event_names_the_invocation_and_its_version(
     ],
 )
 def test_the_example_returns_what_is_in_the_catalogue(
-    runs: dict[str, DagRun], example: str, task_id: str, returned: Any
+    started: dict[str, DagRun], example: str, task_id: str, returned: Any
 ) -> None:
-    assert finished(runs[f"example_kernel_{example}"]).task(task_id).xcom() == returned
+    assert finished(started[f"example_kernel_{example}"]).task(task_id).xcom() == returned

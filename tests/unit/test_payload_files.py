@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
@@ -51,6 +51,14 @@ def test_a_file_that_is_first_named_when_the_task_runs_is_read_too(dag, write):
     write("payloads/report.json", '{"day": "{{ ds }}"}')
     operator = rendered(KernelInvokeOperator(**NAMES, payload="payloads/report.json"), ds="2026-11-24")
     assert json.loads(operator.request({}).payload) == {"day": "2026-11-24"}
+    assert operator.payload["day"] == "2026-11-24"  # as map_index_template takes it
+
+
+def test_a_file_that_is_no_json_once_it_is_rendered_fails_with_the_sentence_for_payloads(dag, write):
+    write("payloads/report.json", '{"day": {{ ds }}}')
+    operator = rendered(KernelInvokeOperator(**NAMES, payload="payloads/report.json"), ds="today")
+    with pytest.raises(AirflowFailException, match="payload is a string that is not JSON text"):
+        operator.request({})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def add_by_alias(context, result):
     events.add(BY_ALIAS, extra=dict(events.extra))
 
 
-with DAG("decorated", schedule=None):
+with DAG("decorated_mapped", schedule=None):
 
     @task
     def numbers():
@@ -38,7 +38,7 @@ with DAG("decorated", schedule=None):
 
     collect(talk.partial(greeting="{{ dag_run.conf['sku'] }}").expand(number=numbers()))
 
-with DAG("with_outlets", schedule=None):
+with DAG("decorated_outlets", schedule=None):
     KernelInvokeOperator(
         task_id="deferred",
         **APP,
@@ -56,7 +56,7 @@ with DAG("with_outlets", schedule=None):
         task_id="by_alias", **APP, payload={"lines": 1}, outlets=[ALIAS], post_execute=add_by_alias
     )
 
-with DAG("mapped_with_names", schedule=None):
+with DAG("decorated_names", schedule=None):
     KernelInvokeOperator.partial(
         task_id="invoke",
         **APP,
