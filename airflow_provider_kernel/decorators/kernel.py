@@ -111,9 +111,9 @@ def kernel_task(
     It must be free of side effects all the same: a wait for capacity, a retry, or a lost reply calls it anew. What it
     returns is sent as it is, never rendered as a template. If it raises AirflowSkipException, the task is skipped.
 
-    The parameters and their defaults are those of
-    :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`, which says more of each. There is no
-    ``payload``; what else every task takes, such as ``retries`` or ``pool``, is passed on.
+    What is left out is what ``default_args`` says, or the default of
+    :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`, which says more of each parameter. There
+    is no ``payload``; what else every task takes, such as ``retries`` or ``pool``, is passed on.
 
     :param python_callable: the function, where Airflow passes it; leave it out.
     :param app_name: name of the deployed app. (templated)
