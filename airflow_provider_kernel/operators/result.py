@@ -39,6 +39,8 @@ def announce_end(task: KernelInvokeOperator, context: Context, invocation: Invoc
             version = task.hook.get_invocation(invocation.id).version
         except KernelError as error:
             log.warning("Kernel could not be asked which version ran: %s", error)
+    if version == "latest":
+        version = None  # as it was asked for, which tells nothing
     if version is not None:
         log.info("Kernel invocation %s ran version %s of the app.", invocation.id, version)
         with _warning("Its version could not be pushed to XCom"):

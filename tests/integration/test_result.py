@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import Asset, AssetAlias
 
 from airflow_provider_kernel.operators import result
 from tests import faults
+from tests.faulty import Fault
 from tests.integration.task import Died, Task
 
 try:
@@ -73,6 +74,19 @@ def test_a_version_that_kernel_does_not_tell_is_not_guessed(proxy, told):
     assert task.events[ASSET].extra == {"invocation_id": task.invocation_id}
     assert "app_version" not in task.xcom
     assert "could not be asked which version ran" in told()
+
+
+def test_a_kernel_that_calls_the_version_latest_as_it_was_asked_to_has_not_told_it(proxy, told):
+    def say_latest(ends):
+        reply = ends.forward().read()
+        ends.answer(200, {"Content-Type": "application/json"}, reply.replace(b'"emulator"', b'"latest"'))
+
+    proxy.on("GET /invocations/{id}", Fault("say_latest", say_latest))
+    task = Outlets("echo", 1, async_=False, outlets=[ASSET])
+    assert task.run() == 1
+    assert task.events[ASSET].extra == {"invocation_id": task.invocation_id}
+    assert "app_version" not in task.xcom
+    assert "ran version" not in told()
 
 
 def test_one_call_without_outlets_is_one_request(proxy):
