@@ -44,6 +44,9 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             }
         ],
+        "task-decorators": [
+            {"name": "kernel", "class-name": "airflow_provider_kernel.decorators.kernel.kernel_task"}
+        ],
         "connection-types": [
             {
                 "connection-type": "kernel",

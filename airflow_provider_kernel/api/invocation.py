@@ -26,6 +26,8 @@ MAX_ASYNC_TIMEOUT_SECONDS = 3600
 DEFAULT_ASYNC_TIMEOUT_SECONDS = 900
 #: What to write as a version.
 VERSION_MEANING = "the version's label as it was deployed to Kernel, or 'latest'"
+#: What to write as ``payload_key_field``.
+KEY_FIELD_MEANING = "the name under which the key is to be added to the payload"
 #: Kernel cuts a synchronous call after this many seconds.
 SYNC_LIMIT_SECONDS = 100
 
@@ -300,7 +302,7 @@ def check_key_field(key_field: Any, payload: Any) -> None:
     :param payload: the payload, decoded.
     :raises ValueError: it is no JSON object, or has that name already.
     """
-    check_name("payload_key_field", key_field, "the name under which the key is to be added to the payload")
+    check_name("payload_key_field", key_field, KEY_FIELD_MEANING)
     if not isinstance(payload, Mapping):
         raise ValueError(
             f"payload_key_field adds a key to the payload, so that must be a dict (a JSON object), not "

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_kernel.api.invocation import (
-    VERSION_MEANING,
-    InvocationRequest,
-    check_async,
-    check_key_field,
-    check_name,
-    encode_payload,
-    parse_json,
-)
+from airflow_provider_kernel.api.invocation import InvocationRequest, parse_json
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+from airflow_provider_kernel.operators.arguments import ARGUMENTS, check_arguments, check_payload, is_file
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.leg import Leg
 from airflow_provider_kernel.operators.submission import OnLostReply
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
-#: Longest ``timeout`` and ``poll_interval``: Airflow's and Python's moments end in the year 9999.
-MAX_SECONDS = 365 * 24 * 3600
 #: The method that Airflow resumes where it has ended a deferral, and what it says if that is for its timeout.
 #: What it raises then, and where that is to be found, differs from version to version.
 FAIL_METHOD, TIMED_OUT = "__fail__", "Trigger timeout"
@@ -84,8 +76,11 @@ class KernelInvokeOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("app_name", "action_name", "payload", "version", "kernel_conn_id")
+    template_ext: Sequence[str] = (".json",)
     template_fields_renderers = {"payload": "json"}
     ui_color = "#e4e0f9"
+    #: Whether the same arguments make the same request again; not so where a function makes the payload.
+    asks_the_same = True
 
     def __init__(
         self,
@@ -128,33 +123,49 @@ class KernelInvokeOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.capacity_timeout = capacity_timeout
         self._interruptible = Interruptible()
-        # What still holds a template is checked when it is rendered, by InvocationRequest.
-        for name, *meaning in (
-            ("app_name",),
-            ("action_name",),
-            ("version", VERSION_MEANING),
-            ("kernel_conn_id", "the id of an Airflow connection of type 'kernel'"),
-        ):
-            if not _is_unrendered(getattr(self, name)):
-                check_name(name, getattr(self, name), *meaning)
-        text = encode_payload(payload, _is_unrendered)
-        if payload_key_field is not None and not _is_unrendered(payload):
-            check_key_field(payload_key_field, None if text is None else parse_json(text))
-        check_async(async_, async_timeout_seconds)
-        if on_lost_reply not in ("fail", "resubmit"):
-            raise ValueError(f"on_lost_reply must be 'fail' or 'resubmit', not {on_lost_reply!r}.")
-        for name in ("wait_for_completion", "deferrable", "follow_logs", "durable", "cancel_on_kill"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}.")
-        _check_seconds("timeout", timeout)
-        _check_seconds("poll_interval", poll_interval)
-        if capacity_timeout != 0:
-            _check_seconds("capacity_timeout", capacity_timeout)
-        if not async_ and not wait_for_completion:
-            raise ValueError(
-                "async_=False waits for the reply, so wait_for_completion=False has no meaning with it. "
-                "Leave one of the two out."
-            )
+        check_arguments({name: getattr(self, name) for name in ARGUMENTS}, self.template_ext)
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """
+        Begin a mapped task, of which Airflow makes no operator when the Dag is parsed.
+
+        :return: what ``expand`` is called on.
+        :raises ValueError: an argument cannot be right.
+        """
+        check_arguments(kwargs, cls.template_ext)
+        return super().partial(**kwargs)
+
+    def resolve_template_files(self) -> None:
+        """
+        Read the payload's file, when the Dag is parsed; no other text that ends like one is a file's name.
+
+        :raises ValueError: there is no such file, or its text cannot be right.
+        """
+        if not is_file(self.payload, self.template_ext):
+            return
+        env = self.get_template_env()
+        with _named_file(self.payload):
+            self.payload = env.loader.get_source(env, self.payload)[0]  # type: ignore[union-attr]
+        check_payload(self.payload, self.payload_key_field)
+
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        """
+        As Airflow's, but that no file is read for a text within the payload that merely ends like its name.
+
+        :param content: a template, or what holds some.
+        :return: the same, rendered.
+        :raises ValueError: there is no file of the payload's name.
+        """
+        if not is_file(content, self.template_ext):
+            return super().render_template(content, *args, **kwargs)
+        if content is not self.payload:
+            return super().render_template(f"{content}{{##}}", *args, **kwargs)  # Jinja's empty comment
+        with _named_file(content):
+            rendered = super().render_template(content, *args, **kwargs)
+        with suppress(ValueError, TypeError):  # request() says what is wrong with it
+            return parse_json(rendered)  # for map_index_template, which takes a name out of it
+        return rendered
 
     @cached_property
     def hook(self) -> KernelHook:
@@ -163,23 +174,27 @@ class KernelInvokeOperator(BaseOperator):
 
         return KernelHook(self.kernel_conn_id)
 
-    def request(self) -> InvocationRequest:
+    def request(self, context: Context) -> InvocationRequest:
         """
         Return what is asked of Kernel, but for the key; call it once the templates are rendered.
 
+        :param context: Airflow's.
         :return: the request.
-        :raises ValueError: an argument turned out wrong.
+        :raises AirflowFailException: an argument turned out wrong.
         """
-        request = InvocationRequest(
-            self.app_name,
-            self.action_name,
-            self.payload,
-            self.version,
-            self.async_,
-            self.async_timeout_seconds,
-        )
-        if self.payload_key_field is not None:
-            request.marked(self.payload_key_field, {})
+        try:
+            request = InvocationRequest(
+                self.app_name,
+                self.action_name,
+                self.payload,
+                self.version,
+                self.async_,
+                self.async_timeout_seconds,
+            )
+            if self.payload_key_field is not None:
+                request.marked(self.payload_key_field, {})
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from error
         return request
 
     def execute(self, context: Context) -> Any:
@@ -251,15 +266,16 @@ class KernelInvokeOperator(BaseOperator):
                 yield leg
 
 
-def _is_unrendered(value: Any) -> bool:
-    """Tell whether ``value`` is a template, or a reference such as an XComArg, that is only known at run time."""
-    return hasattr(value, "iter_references") or (isinstance(value, str) and ("{{" in value or "{%" in value))
-
-
-def _check_seconds(name: str, value: Any) -> None:
-    if value is None and name == "timeout":
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_SECONDS:
+@contextmanager
+def _named_file(name: str) -> Iterator[None]:
+    """Say what to write where Jinja finds no file of that name."""
+    try:
+        yield
+    except Exception as error:
+        # Not by its class: Jinja is loaded by Airflow when it is needed.
+        if type(error).__name__ != "TemplateNotFound" or getattr(error, "name", None) != name:
+            raise
         raise ValueError(
-            f"{name} must be seconds, as a number greater than 0 and {MAX_SECONDS} (a year) at most, not {value!r}."
-        )
+            f"There is no payload file {name!r}. Write its path as seen from the folder of the Dag file or from one "
+            "in the Dag's template_searchpath, without '..'."
+        ) from None

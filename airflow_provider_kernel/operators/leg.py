@@ -34,6 +34,7 @@ from airflow_provider_kernel.api.invocation import (
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import KernelRecordError
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
+from airflow_provider_kernel.operators.result import announce_end, left_to_itself
 from airflow_provider_kernel.operators.submission import Submission
 from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
 from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
@@ -73,6 +74,7 @@ class Leg:
 
     def __init__(self, task: KernelInvokeOperator, context: Context, interruptible: Interruptible) -> None:
         self.task = task
+        self.context = context
         self.hook = task.hook
         self.log = task.log
         self.this_try = ThisTry(
@@ -83,10 +85,11 @@ class Leg:
         self._submission = Submission(
             self.hook,
             self.this_try,
-            task.request,
+            partial(task.request, context),
             interruptible,
             task.payload_key_field,
             task.on_lost_reply,
+            task.asks_the_same,
         )
 
     def is_of_new_try(self, ti_id: str | None = None) -> bool:
@@ -145,7 +148,7 @@ class Leg:
         record = self.this_try.record
         is_started = record and record.ended and record.generation == self.this_try.generation
         if record and is_started and not self.task.wait_for_completion:
-            return record.invocation_id  # all that was asked for
+            return left_to_itself(self.task, self.context, record.invocation_id)
         try:
             invocation = self._submission.take_up()
         except KernelInvocationUnsettled as error:
@@ -221,7 +224,7 @@ class Leg:
         self.this_try.announce(invocation.id)
         if not self.task.wait_for_completion:
             self.this_try.leave(ended=True)
-            return invocation.id
+            return left_to_itself(self.task, self.context, invocation.id)
         if invocation.is_ended:
             # The reply to a request may lack the output.
             whole = invocation if invocation.raw_output is not None else None
@@ -349,6 +352,7 @@ class Leg:
                 invocation.id,
             )
             return self._carry_on(self._submitted(replaces_cancelled=True))
+        announce_end(self.task, self.context, invocation)
         self.this_try.leave(ended=True)
         result = invocation.result(RETRY)
         self.log.info("Kernel invocation %s succeeded.", invocation.id)

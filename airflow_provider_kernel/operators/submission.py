@@ -36,10 +36,12 @@ class Submission:
 
     :param hook: on the task's connection.
     :param this_try: the try.
-    :param render: returns what it asks for, without a key; raises ValueError if the task's templates came to nonsense.
+    :param render: returns what it asks for, without a key; raises what the task is to fail with if that is nonsense.
     :param interruptible: in which it looks and waits.
     :param key_field: name in the payload under which a key is added; None: no key.
     :param on_lost_reply: what to do where Kernel turns out not to have accepted a request.
+    :param asks_the_same: whether ``render`` would return the same again; if not, it is called only to submit, and
+        to compare where a user wants a new run.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Submission:
         interruptible: Interruptible,
         key_field: str | None = None,
         on_lost_reply: OnLostReply = "fail",
+        asks_the_same: bool = True,
     ) -> None:
         self._hook = hook
         self._try = this_try
@@ -57,6 +60,7 @@ class Submission:
         self._interruptible = interruptible
         self._key_field = key_field
         self._on_lost_reply = on_lost_reply
+        self._asks_the_same = asks_the_same
         #: What this try has to do with: an invocation, or the intent of one that Kernel may have accepted.
         self.invocation_id: str | None = None
         self.pending: Record | None = None
@@ -67,13 +71,18 @@ class Submission:
         # Not before it is needed: a result that waits in Kernel is not lost for a template that fails by now.
         try:
             return self._render()
-        except ValueError as error:
+        except Exception as error:  # noqa: BLE001 - it is raised when the request is to be submitted
             self._render_error = error
             return None
 
     @cached_property
     def _fingerprint(self) -> str:
         return self._request.fingerprint() if self._request else ""
+
+    def _fingerprint_against(self, record: Record) -> str:
+        """Return what to compare with that of ``record``."""
+        is_retry = record.generation == self._try.generation
+        return record.fingerprint if is_retry and not self._asks_the_same else self._fingerprint
 
     def take_up(self) -> Invocation | None:
         """
@@ -93,9 +102,10 @@ class Submission:
                 return None
             here = found.id
         self.invocation_id = here
+        fingerprint = self._fingerprint_against(record)
         while True:
             now = self._interruptible.run(lambda: self._hook.find_invocation(here))
-            decision = decide(record, now, generation=self._try.generation, fingerprint=self._fingerprint)
+            decision = decide(record, now, generation=self._try.generation, fingerprint=fingerprint)
             log.info(
                 "Kernel invocation %s of an earlier try of this task is %s: %s.",
                 here,
@@ -104,14 +114,14 @@ class Submission:
             )
             match decision:
                 case Decision.TAKE_UP if now:
-                    if record.fingerprint != self._fingerprint:
+                    if record.fingerprint != fingerprint:
                         log.warning(
                             "It was asked for something else than this try would ask for: the arguments have changed."
                         )
                     self._try.leave(
                         ti_id=self._try.id,
                         generation=self._try.generation,
-                        fingerprint=self._fingerprint,
+                        fingerprint=fingerprint,
                         invocation_id=here,
                         handed_over=False,
                     )
@@ -131,13 +141,13 @@ class Submission:
         """
         Ask Kernel for an invocation, once; once more only where it certainly did not accept that.
 
-        :raises AirflowFailException: an argument turned out wrong when it was rendered.
+        :raises Exception: what the task fails with, because it cannot be said what it asks for.
         :raises KernelLostReplyError: whether Kernel accepted the request is not known.
         :raises KernelSupersededError: another try has the task; what was accepted is cancelled.
         :raises KernelError: Kernel did not accept it.
         """
         if self._request is None:
-            raise AirflowFailException(str(self._render_error))
+            raise self._render_error
         before = self._try.record
         self.invocation_id = None
         may_resubmit = self._on_lost_reply == "resubmit"
@@ -293,6 +303,8 @@ class Submission:
         )
 
     def _search(self, intent: Record) -> Search:
+        if intent.key:
+            return Search(intent, None, time.time())  # it is known by that
         payload = self._request.payload if self._request else None
         is_known = intent.fingerprint == self._fingerprint
         return Search(intent, payload, time.time(), is_payload_known=is_known)

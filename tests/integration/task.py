@@ -123,8 +123,12 @@ class Task:
         self.fails_to_delete = 0
         self._begin(1, self.retries)
 
+    def make(self) -> KernelInvokeOperator:
+        """Make the operator, as every process does."""
+        return KernelInvokeOperator(**self.arguments)
+
     def _begin(self, try_number: int, max_tries: int) -> None:
-        self.operator = KernelInvokeOperator(**self.arguments)
+        self.operator = self.make()
         self.xcom: dict[str, Any] = {}
         self.ti = TaskInstance(self, try_number, max_tries, self.map_index)
         self.context: Any = {"ti": self.ti, "task_state_store": Store(self, self.ti)}

@@ -1,4 +1,4 @@
-"""The example Dag through Airflow's own command: the main path, for real, on whichever Airflow this is."""
+"""Example Dags through Airflow's own command: the main paths, for real, on whichever Airflow this is."""
 
 from __future__ import annotations
 
@@ -50,4 +50,12 @@ def test_the_example_runs_its_action_to_the_end_and_shows_the_apps_lines(airflow
     for number in range(1, 11):
         assert f"[app] {number}/10 " in said
     assert f"Kernel invocation {invocation_id} succeeded." in said
+    assert re.search(r"Marking run .* successful", said)
+
+
+def test_a_function_makes_the_payload_of_what_another_task_returned_and_the_next_gets_the_output(airflow):
+    airflow("db", "migrate")
+    said = airflow("dags", "test", "example_kernel_decorator")
+    assert "[app] 2/2 Travel" in said
+    assert "Returned value was: The Little Mountain, vol. 2223" in said
     assert re.search(r"Marking run .* successful", said)

@@ -50,7 +50,7 @@ def test_the_emulator_stands_on_the_floor_only(path):
     assert all(name.startswith((f"{OURS}.api", f"{OURS}.emulator")) or name == OURS for name in ours), ours
 
 
-@pytest.mark.parametrize("folder", ["hooks", "operators", "triggers"])
+@pytest.mark.parametrize("folder", ["hooks", "operators", "triggers", "decorators"])
 def test_the_provider_does_not_know_the_emulator(folder):
     for path in modules(folder):
         assert not [name for name in imports_of(path, at_load=False) if "emulator" in name]
@@ -61,7 +61,7 @@ def test_loading_the_operator_loads_no_http_client():
     code = (
         "import sys; from airflow.providers.common.compat.sdk import DAG, BaseOperator, task\n"
         "before = set(sys.modules)\n"
-        f"import {OURS}.operators.kernel\n"
+        f"import {OURS}.operators.kernel, {OURS}.decorators.kernel\n"
         "print(sorted(({'requests', 'aiohttp', 'httpx', 'kernel', 'starlette', 'wtforms'} & set(sys.modules)) - before))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

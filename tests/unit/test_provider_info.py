@@ -37,6 +37,9 @@ def test_all_that_the_description_names_exists():
         for entry in info[kind]:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
+    for decorator in info["task-decorators"]:
+        module, _, name = decorator["class-name"].rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
     module, _, name = info["connection-types"][0]["hook-class-name"].rpartition(".")
     assert getattr(importlib.import_module(module), name).conn_type == "kernel"
     assert info["versions"] == [__version__]

@@ -74,6 +74,13 @@ def price_report(ctx: kernel.KernelContext, payload: dict[str, Any]) -> dict[str
     return {"average_prices": averages, "cheapest": min(cheapest, key=lambda book: book["price"])}
 
 
+@app.action("book")
+def book(ctx: kernel.KernelContext, payload: dict[str, Any]) -> dict[str, Any]:
+    """Look up the book whose ``number`` in the catalogue the payload says, from 0; ``pause_seconds`` as above."""
+    time.sleep(payload.get("pause_seconds", 0))
+    return read_catalogue()[payload["number"]]
+
+
 def read_catalogue() -> list[dict[str, Any]]:
     """Parse the page."""
     parser = CatalogueParser()

@@ -1,0 +1,210 @@
+"""@task.kernel over its tries and legs, against the emulator, through a faulty proxy."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from uuid import uuid4
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
+
+from airflow_provider_kernel.api import capacity
+from airflow_provider_kernel.decorators.kernel import kernel_task
+from tests import faults
+from tests.integration.task import Died, Task
+
+pytestmark = pytest.mark.usefixtures("proxy")
+
+POST = "POST /invocations"
+both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+
+
+class Decorated(Task):
+    """A task whose payload a function makes; ``calls`` holds what it returned, or raised, each time."""
+
+    def __init__(self, function, op_args=(), op_kwargs=None, **kwargs):
+        self.calls = []
+
+        def counted(*args, **kwargs):
+            try:
+                self.calls.append(function(*args, **kwargs))
+            except Exception as error:
+                self.calls.append(error)
+                raise
+            return self.calls[-1]
+
+        counted.__signature__ = inspect.signature(function)
+        self.counted, self.op_args, self.op_kwargs = counted, op_args, op_kwargs or {}
+        super().__init__(**kwargs)
+
+    def make(self):
+        arguments = {name: value for name, value in self.arguments.items() if name != "payload"}
+        return kernel_task(**arguments)(self.counted)(*self.op_args, **self.op_kwargs).operator
+
+
+def unlike(*_, **__):
+    """A payload that is another one each time."""
+    return {"test": uuid4().hex}
+
+
+@both_waits
+def test_the_action_gets_what_the_function_returns_and_its_output_is_the_tasks(deferrable):
+    task = Decorated(
+        lambda sku, day=None: {"sku": sku, "day": day, "text": "{{ ds }}"},
+        ["a"],
+        {"day": 3},
+        deferrable=deferrable,
+    )
+    assert task.run() == {"sku": "a", "day": 3, "text": "{{ ds }}"}
+    assert task.deferred is deferrable
+
+
+def test_the_function_takes_what_it_names_of_the_context():
+    task = Decorated(lambda sku, run_id=None, **context: [sku, run_id, "ti" in context], op_kwargs={"sku": 1})
+    task.context["run_id"] = "manual"
+    assert task.run() == [1, "manual", True]
+
+
+@both_waits
+def test_the_function_is_called_once_and_not_by_the_leg_after_the_deferral(deferrable):
+    task = Decorated(unlike, deferrable=deferrable)
+    assert task.run() == task.calls[0]
+    assert len(task.calls) == 1
+
+
+@pytest.mark.parametrize("step", ["after:accepted", "before:handed_over", "before:ended"])
+def test_a_retry_takes_the_invocation_up_and_does_not_call_the_function(proxy, step, told):
+    task = Decorated(unlike, retries=1)
+    task.die_at(step)
+    with pytest.raises(Died):
+        task.run()
+    assert task.retry().run() == task.calls[0]
+    assert (len(task.calls), len(proxy.accepted)) == (1, 1)
+    assert "arguments have changed" not in told()
+
+
+def test_a_retry_takes_it_up_even_where_the_function_would_fail_by_now(proxy):
+    results = iter([{"test": uuid4().hex}])
+    task = Decorated(lambda: next(results), retries=1)
+    task.die_at("after:accepted")
+    with pytest.raises(Died):
+        task.run()
+    assert task.retry().run() == task.calls[0]
+
+
+def test_a_lost_reply_is_settled_by_the_key_without_the_function(proxy):
+    """The worker dies after Kernel accepted and before it knew that."""
+    task = Decorated(unlike, retries=1, payload_key_field="key")
+    task.die_at("before:accepted")
+    with pytest.raises(Died):
+        task.run()
+    result = task.retry().run()
+    assert result["test"] == task.calls[0]["test"]
+    assert (len(task.calls), len(proxy.accepted)) == (1, 1)
+
+
+def test_a_lost_reply_without_a_key_is_settled_by_what_the_function_returns_again(proxy):
+    payload = unlike()
+    task = Decorated(lambda: dict(payload), retries=1)
+    task.die_at("before:accepted")
+    with pytest.raises(Died):
+        task.run()
+    assert task.retry().run() == payload
+    assert (len(task.calls), len(proxy.accepted)) == (2, 1)
+
+
+def test_a_lost_reply_without_a_key_is_in_doubt_where_the_function_says_something_else(proxy):
+    task = Decorated(unlike, retries=1)
+    task.die_at("before:accepted")
+    with pytest.raises(Died):
+        task.run()
+    with pytest.raises(AirflowFailException, match="payload_key_field would make it certain"):
+        task.retry().run()
+    assert len(proxy.accepted) == 1
+
+
+def test_a_clear_calls_the_function_and_runs_the_action_anew(proxy):
+    task = Decorated(unlike)
+    first, second = task.run(), task.clear().run()
+    assert [first, second] == task.calls
+    assert len(proxy.accepted) == 2
+
+
+def test_a_retry_after_a_failure_calls_the_function_anew(proxy):
+    numbers = itertools.count()
+    task = Decorated(lambda: {"message": f"no {next(numbers)}"}, action_name="fail", retries=1)
+    for number in range(2):
+        with pytest.raises(Exception, match=f"no {number}"):
+            task.run()
+        task.retry()
+    assert len(proxy.accepted) == 2
+
+
+def test_a_full_account_is_waited_for_and_the_payload_made_when_it_is_sent(proxy, monkeypatch):
+    monkeypatch.setattr(capacity, "MIN_PAUSE", 0.01)
+    proxy.on(POST, faults.answer(429), times=1)
+    task = Decorated(unlike)
+    assert task.run() == task.calls[-1]
+    assert len(proxy.accepted) == 1
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ({1, 2}, "payload is a set.*a set to a list"),
+        ("not json", "payload is a string that is not JSON text"),
+        ({"when": object()}, r"payload\['when'\] is a object"),
+        ([1], "payload_key_field adds a key to the payload, so that must be a dict"),
+        (None, "must be a dict .* not missing"),
+        ({"key": 1}, "has 'key' already"),
+    ],
+)
+def test_what_is_no_payload_fails_with_the_operators_sentence_and_without_a_retry(
+    proxy, returned, says, retries
+):
+    task = Decorated(lambda: returned, payload_key_field="key", retries=retries)
+    with pytest.raises(AirflowFailException, match=says):
+        task.run()
+    assert proxy.accepted == []
+    assert task.record is None
+
+
+def test_a_function_that_returns_nothing_sends_no_payload():
+    assert Decorated(lambda: None, action_name="no_payload").run()["invocation_id"]
+
+
+@pytest.mark.parametrize(
+    "error", [AirflowSkipException("nothing to do"), ValueError("no stock"), KeyError("sku")]
+)
+def test_what_the_function_raises_is_what_the_task_ends_with(proxy, error):
+    def refuse():
+        raise error
+
+    task = Decorated(refuse, retries=1)
+    with pytest.raises(type(error)) as raised:
+        task.run()
+    assert raised.value is error
+    assert proxy.accepted == []
+    assert task.record is None
+
+
+def test_a_task_killed_while_its_function_runs_submits_nothing(proxy):
+    task = Decorated(lambda: task.operator.on_kill() or {})
+    task.state = "failed"
+    with pytest.raises(Exception, match=r"killed\. No invocation of it was started"):
+        task.run()
+    assert proxy.accepted == []
+
+
+def test_neither_payload_nor_output_is_in_a_log(told):
+    assert Decorated(lambda: {"who": "canary-person"}).run() == {"who": "canary-person"}
+    said = told()
+    assert "succeeded" in said
+    assert "canary-person" not in said
+
+
+def test_a_key_is_added_to_what_the_function_returns():
+    result = Decorated(lambda: {"sku": 1}, payload_key_field="airflow").run()
+    assert (result["sku"], result["airflow"]["task_id"]) == (1, "t")

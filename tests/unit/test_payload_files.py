@@ -1,0 +1,144 @@
+"""A payload that is in a JSON file beside the Dag."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException
+
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+
+NAMES = {"task_id": "t", "app_name": "shop", "action_name": "price"}
+
+
+@pytest.fixture
+def dag(tmp_path):
+    """A Dag with the folder of its payloads."""
+    (tmp_path / "payloads").mkdir()
+    with DAG("d", schedule=None, template_searchpath=str(tmp_path)) as dag:
+        yield dag
+
+
+@pytest.fixture
+def write(tmp_path):
+    return lambda name, text: (tmp_path / name).write_text(text)
+
+
+def loaded(dag, **arguments):
+    """The operator as it is after its Dag was loaded."""
+    operator = KernelInvokeOperator(**NAMES, **arguments)
+    dag.resolve_template_files()
+    return operator
+
+
+def rendered(operator, **context):
+    operator.render_template_fields(context)
+    return operator
+
+
+def test_the_file_is_rendered_and_is_the_payload(dag, write):
+    write("payloads/report.json", '{"day": "{{ ds }}", "source": "https://shop.example/all.json"}')
+    operator = rendered(loaded(dag, payload="payloads/report.json"), ds="2026-11-24")
+    assert json.loads(operator.request({}).payload) == {
+        "day": "2026-11-24",
+        "source": "https://shop.example/all.json",
+    }
+
+
+def test_a_file_that_is_first_named_when_the_task_runs_is_read_too(dag, write):
+    """So it is with ``.expand(payload=[…])``: the operator is made at run time."""
+    write("payloads/report.json", '{"day": "{{ ds }}"}')
+    operator = rendered(KernelInvokeOperator(**NAMES, payload="payloads/report.json"), ds="2026-11-24")
+    assert json.loads(operator.request({}).payload) == {"day": "2026-11-24"}
+    assert operator.payload["day"] == "2026-11-24"  # as map_index_template takes it
+
+
+def test_a_file_that_is_no_json_once_it_is_rendered_fails_with_the_sentence_for_payloads(dag, write):
+    write("payloads/report.json", '{"day": {{ ds }}}')
+    operator = rendered(KernelInvokeOperator(**NAMES, payload="payloads/report.json"), ds="today")
+    with pytest.raises(AirflowFailException, match="payload is a string that is not JSON text"):
+        operator.request({})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"url": "https://shop.example/all.json"},
+        ["payloads/report.json", "{{ ds }}.json"],
+        {"nested": [{"name": "{{ ds }}.json"}]},
+    ],
+)
+@pytest.mark.parametrize("native", [False, True])
+def test_a_text_within_the_payload_that_ends_like_a_file_is_left_a_text(tmp_path, payload, native, caplog):
+    (tmp_path / "payloads").mkdir()
+    (tmp_path / "payloads/report.json").write_text("[]")
+    with DAG(
+        "d", schedule=None, template_searchpath=str(tmp_path), render_template_as_native_obj=native
+    ) as dag:
+        operator = rendered(loaded(dag, payload=payload), ds="2026-11-24")
+    assert operator.payload == json.loads(json.dumps(payload).replace("{{ ds }}", "2026-11-24"))
+    assert "Failed" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{'sku': 1}", "payload is a string that is not JSON text"),
+        ("", "payload is a string that is not JSON text"),
+        ("[1]", "payload_key_field adds a key to the payload, so that must be a dict"),
+        ('{"key": 1}', "The payload has 'key' already"),
+    ],
+)
+def test_a_file_whose_text_cannot_be_right_is_refused_when_the_dag_is_loaded(dag, write, text, says):
+    write("payloads/report.json", text)
+    with pytest.raises(ValueError, match=says):
+        loaded(dag, payload="payloads/report.json", payload_key_field="key")
+
+
+def test_a_missing_file_is_refused_when_the_dag_is_loaded_and_says_what_to_write(dag):
+    with pytest.raises(
+        ValueError, match=r"no payload file 'payloads/nope.json'\. Write its path as seen from"
+    ):
+        loaded(dag, payload="payloads/nope.json")
+
+
+def test_a_missing_file_says_so_too_when_the_task_runs(dag):
+    with pytest.raises(
+        ValueError, match=r"no payload file 'payloads/nope.json'\. Write its path as seen from"
+    ):
+        rendered(KernelInvokeOperator(**NAMES, payload="payloads/nope.json"))
+
+
+def test_a_missing_include_is_not_taken_for_the_file(dag, write):
+    write("payloads/report.json", '{% include "payloads/other.json" %}')
+    with pytest.raises(Exception, match=r"payloads/other\.json") as missing:
+        rendered(loaded(dag, payload="payloads/report.json"))
+    assert type(missing.value).__name__ == "TemplateNotFound"
+
+
+def test_no_payload_and_no_dag_are_no_trouble():
+    operator = KernelInvokeOperator(**NAMES)
+    operator.resolve_template_files()
+    assert operator.request({}).payload is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"app_name": ""}, "app_name is empty"),
+        ({"poll_interval": 0}, "poll_interval must be seconds"),
+        ({"payload_key_field": 1}, "payload_key_field must be a string"),
+        ({"async_": False, "async_timeout_seconds": 60}, "Leave one of the two out"),
+    ],
+)
+def test_partial_refuses_a_bad_argument_when_the_dag_is_parsed(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        KernelInvokeOperator.partial(**{**NAMES, **arguments})
+
+
+def test_partial_leaves_to_expand_what_expand_gives(dag):
+    mapped = KernelInvokeOperator.partial(task_id="t", app_name="shop", payload_key_field="key").expand(
+        action_name=["price", "stock"], payload=[{"sku": 1}, {"sku": 2}]
+    )
+    assert mapped.task_id == "t"
