@@ -41,6 +41,7 @@ def get_provider_info() -> dict[str, Any]:
                 "python-modules": [
                     "airflow_provider_kernel.triggers.kernel",
                     "airflow_provider_kernel.triggers.capacity",
+                    "airflow_provider_kernel.triggers.finished",
                 ],
             }
         ],

@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from tenacity import AsyncRetrying
 
 from airflow_provider_kernel.api import calls
-from airflow_provider_kernel.api.calls import Call, Cancellation
+from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConnectionNotFoundError,
@@ -111,6 +111,10 @@ class KernelAsyncHook:
         """As :meth:`KernelHook.follow_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.follow_invocation>`."""
         return self._follow(invocation_id, since, silence=None, life=None)
 
+    async def list_page(self, **filters: Any) -> Page:
+        """Ask once for one page of invocations, newest first; the filters are those of Kernel's API."""
+        return await self._send_once(calls.list_invocations(**filters))
+
     async def list_active_ids(self) -> frozenset[str]:
         """
         Ask which invocations of the account, of any app, are queued or running; :data:`MAX_ACTIVE` at most.
@@ -122,8 +126,7 @@ class KernelAsyncHook:
         for status in (InvocationStatus.QUEUED, InvocationStatus.RUNNING):
             offset: int | None = 0
             while offset is not None and offset < MAX_ACTIVE:
-                call = calls.list_invocations(status=status, limit=ACTIVE_PAGE, offset=offset)
-                page = await self._send_once(call)
+                page = await self.list_page(status=status, limit=ACTIVE_PAGE, offset=offset)
                 found.update(invocation.id for invocation in page.items if invocation.is_active)
                 offset = page.next_offset
         return frozenset(found)

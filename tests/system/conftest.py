@@ -33,11 +33,16 @@ MANY_AT_ONCE = {
 STARTED_BY_THEIR_TESTS = (
     "once_",
     "decorated_",
+    "example_kernel_asset_watcher",
     "example_kernel_batch",
     "example_kernel_decorator",
     "example_kernel_many",
 )
-APPS = [HERE / "apps/system_tests.py", REPOSITORY / "example_dags/apps/bookshop/main.py"]
+APPS = [
+    HERE / "apps/system_tests.py",
+    HERE / "apps/watched.py",
+    REPOSITORY / "example_dags/apps/bookshop/main.py",
+]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,44 @@
+"""A Kernel that nothing else uses, for a watcher sees whatever runs; and no waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import kernel
+import pytest
+
+from airflow_provider_kernel.api import finished as decisions
+from airflow_provider_kernel.testing import KernelEmulator
+from airflow_provider_kernel.triggers import cursors
+from airflow_provider_kernel.triggers import finished as triggers
+from tests.integration.conftest import APP
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[KernelEmulator]:
+    """An emulator of their own."""
+    with KernelEmulator([APP]) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def client(emulator: KernelEmulator) -> Iterator[kernel.Kernel]:
+    """The official SDK's client of it."""
+    with kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(client, until):
+    """Wait until what the test before has started is over."""
+    until(lambda: not any(i.status in ("queued", "running") for i in client.invocations.list(limit=100)))
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Look many times a second, and wait for nothing."""
+    monkeypatch.setattr(decisions, "SPACING", 0.0)
+    monkeypatch.setattr(triggers, "MIN_POLL_INTERVAL", 0.01)
+    monkeypatch.setattr(decisions, "SECONDS_PER_REQUEST", 0.001)
+    monkeypatch.setattr(decisions, "MAX_PAUSE", 0.05)
+    monkeypatch.setattr(cursors, "STORE_PAUSE", 0.01)

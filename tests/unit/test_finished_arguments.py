@@ -1,0 +1,41 @@
+"""The watcher's arguments: what is refused, and that Airflow knows a trigger again by them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from airflow.triggers import base
+
+from airflow_provider_kernel.triggers import finished as triggers
+from airflow_provider_kernel.triggers.finished import KernelInvocationFinishedTrigger
+
+needs_watchers = pytest.mark.skipif(not triggers.HAS_WATCHERS, reason="Airflow 2 has no watchers of assets")
+
+
+@needs_watchers
+def test_airflow_knows_the_trigger_again_by_its_arguments():
+    from airflow.models.trigger import Trigger
+
+    for arguments in ({}, {"action_name": "a", "version": "v", "poll_interval": 60}):
+        path, kwargs = KernelInvocationFinishedTrigger("shop", **arguments).serialize()
+        row = Trigger(path, kwargs)
+        again = KernelInvocationFinishedTrigger(**row.kwargs)
+        assert again.serialize() == (path, kwargs)
+        assert base.BaseEventTrigger.hash(path, row.kwargs) == base.BaseEventTrigger.hash(path, kwargs)
+    whole, broken = (KernelInvocationFinishedTrigger("s", poll_interval=n).serialize()[1] for n in (60, 60.0))
+    assert json.dumps(whole) == json.dumps(broken)
+
+
+@needs_watchers
+@pytest.mark.parametrize("poll_interval", [0, 9, 3601, True, "60", None])
+def test_a_poll_interval_that_cannot_be_right_is_refused(poll_interval):
+    with pytest.raises(ValueError, match="a number from 10 to 3600"):
+        KernelInvocationFinishedTrigger("shop", poll_interval=poll_interval)
+
+
+def test_an_airflow_without_watchers_is_told_so(monkeypatch):
+    if triggers.HAS_WATCHERS:
+        monkeypatch.setattr(triggers, "HAS_WATCHERS", False)
+    with pytest.raises(RuntimeError, match=r"from version 3\.0 on"):
+        KernelInvocationFinishedTrigger("shop")
