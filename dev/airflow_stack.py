@@ -260,8 +260,12 @@ class AirflowStack:
                 "port": self.url.rpartition(":")[2],
                 "base_url": self.url,
                 "secret_key": secrets.token_hex(32),
+                "enable_xcom_deserialize_support": True,  # Airflow 3.0 asks for it
             },
-            "api_auth": {"jwt_secret": secrets.token_hex(32)},
+            "api_auth": {
+                "jwt_secret": secrets.token_hex(32),
+                "jwt_issuer": self.url,  # Airflow 3.0 does not start without one
+            },
             "logging": {
                 "base_log_folder": self.home / "logs",
                 "worker_log_server_port": free_port(),
