@@ -221,7 +221,7 @@ class Leg:
     def _carry_on(self, invocation: Invocation) -> Any:
         """Go from the acceptance to the result, or into the deferral."""
         self._interruptible.check()
-        self.this_try.announce(invocation.id)
+        self.this_try.announce(invocation.id, self.hook)
         if not self.task.wait_for_completion:
             self.this_try.leave(ended=True)
             return left_to_itself(self.task, self.context, invocation.id)
