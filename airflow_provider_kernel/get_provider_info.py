@@ -35,6 +35,10 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {"integration-name": integration, "python-modules": ["airflow_provider_kernel.operators.kernel"]}
         ],
+        "sensors": [
+            {"integration-name": integration, "python-modules": ["airflow_provider_kernel.sensors.kernel"]}
+        ],
+        "extra-links": ["airflow_provider_kernel.links.kernel.KernelInvocationLink"],
         "triggers": [
             {
                 "integration-name": integration,

@@ -65,9 +65,9 @@ class AirflowApi:
         errors = self.call("GET", "importErrors")["import_errors"]
         return {error["filename"]: error["stack_trace"] for error in errors}
 
-    def add_kernel_connection(self, conn_id: str, host: str, token: str) -> None:
+    def add_kernel_connection(self, conn_id: str, host: str, token: str, **extras: Any) -> None:
         """Make a connection as the form does, which saves a field that was left empty as null."""
-        extra = json.dumps(dict.fromkeys(field.name for field in EXTRA_FIELDS))
+        extra = json.dumps(dict.fromkeys(field.name for field in EXTRA_FIELDS) | extras)
         port = urlsplit(host).port  # without it the Test button refuses
         fields = {"conn_type": "kernel", "host": host, "port": port, "password": token, "extra": extra}
         self.call("POST", "connections", {"connection_id": conn_id, **fields})
@@ -153,6 +153,13 @@ class TaskInstance:
                 return None
             raise
         return entry["value"]
+
+    def links(self) -> dict[str, str | None]:
+        """Return the addresses of the links in the task's page, by their names; None for one that leads nowhere yet."""
+        links: dict[str, str | None] = self.api.call("GET", f"{self.base}/links", map_index=self.map_index)[
+            "extra_links"
+        ]
+        return links
 
     def log(self, try_number: int = 1) -> list[str]:
         """Return the messages of the log of one try up to now, wherever it runs at this moment; none before it starts."""

@@ -91,6 +91,12 @@ class Outcome:
         """Return what the trigger's event carries."""
         return {key: value for key, value in asdict(self).items() if value not in ("", False)}
 
+    def doubt(self, found: Invocation | None) -> KernelInvocationUnsettled:
+        """Return the exception for an end that Kernel, asked again, does not confirm."""
+        now = found.status if found else "not to be found"
+        message = f"Kernel invocation {self.invocation_id} was reported as {self.status}, but is {now}."
+        return KernelInvocationUnsettled(message, invocation_id=self.invocation_id)
+
     def error(self, hint: str = "") -> KernelInvocationError:
         """Return the exception for an outcome that Kernel's own words do not explain, with ``hint`` at its end."""
         kind = KernelInvocationTimeout if self.status == "timeout" else KernelInvocationUnsettled

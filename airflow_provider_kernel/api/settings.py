@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from airflow_provider_kernel.api.dashboard import DEFAULT_DASHBOARD_URL, invocation_url
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 
 #: Where Kernel's API is, unless the connection's host or ``KERNEL_BASE_URL`` says otherwise.
@@ -32,6 +33,8 @@ class KernelSettings:
     :param verify: whether Kernel's TLS certificate is checked; or the path of a file (or folder) with the
         certificates of those that may have signed it.
     :param proxy: address of the proxy; it may hold a password, and is not in the repr. None: the environment's.
+    :param dashboard_url: where a person looks at an invocation, as it was written; checked when it is used, in
+        :meth:`invocation_url`, for a link is not worth a task.
     """
 
     api_key: str = field(repr=False)
@@ -40,6 +43,7 @@ class KernelSettings:
     timeout: float = DEFAULT_TIMEOUT_SECONDS
     verify: bool | str = True
     proxy: str | None = field(default=None, repr=False)
+    dashboard_url: str = field(default=DEFAULT_DASHBOARD_URL, repr=False)
 
     @classmethod
     def from_connection(
@@ -68,6 +72,7 @@ class KernelSettings:
             timeout=_timeout(extra.get("timeout"), where),
             verify=_verify(extra.get("verify"), where),
             proxy=_proxy(extra.get("proxy"), base_url, allow_http, where),
+            dashboard_url=str(extra.get("dashboard_url") or "").strip() or DEFAULT_DASHBOARD_URL,
         )
 
     @classmethod
@@ -97,6 +102,14 @@ class KernelSettings:
         """Return the proxy's password, in each form in which it may turn up; for a masker."""
         written = urlsplit(self.proxy or "").password
         return [written, unquote(written)] if written else []
+
+    def invocation_url(self, invocation_id: str) -> str:
+        """
+        Return the address at which a person looks at an invocation.
+
+        :raises KernelConfigurationError: ``dashboard_url`` cannot be used.
+        """
+        return invocation_url(self.dashboard_url, invocation_id, self.project or "")
 
 
 def _api_key(value: str | None, missing: str, where: str) -> str:

@@ -111,6 +111,8 @@ class Wait:
     :param on_log: called with each record of the app's log (see :class:`RemoteLog`); None: not of interest.
     :param replayed_before: lines from before this time were shown by an earlier wait; they are marked as such.
     :param on_trouble: called with errors that are waited out, but not with every one of a series.
+    :param on_reconnect: called with the invocation as last seen when a stream is opened again because the one before
+        broke, fell silent or was refused; not where it had come to the end of its planned life.
     :param jitter: returns a number from 0 to 1.
     """
 
@@ -124,6 +126,7 @@ class Wait:
         on_log: Callable[[str], None] | None = None,
         replayed_before: float | None = None,
         on_trouble: Callable[[KernelError], None] = lambda error: None,
+        on_reconnect: Callable[[Invocation], None] = lambda invocation: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._id = invocation_id
@@ -132,6 +135,7 @@ class Wait:
         self._poll_interval = max(poll_interval, MIN_POLL_INTERVAL)
         self._on_log = on_log
         self._on_trouble = on_trouble
+        self._on_reconnect = on_reconnect
         self._jitter = jitter
         self._log = RemoteLog(replayed_before)
         self._log_complete = on_log is None
@@ -144,7 +148,9 @@ class Wait:
         self._stream_opened = self._stream_heard = now
         self._stream_failures = self._stream_lines = 0
         self._stream_after = now
-        self._stream_worked = False
+        self._stream_life = 0.0
+        self._stream_worked = self._stream_broke = False
+        self._seen: Invocation | None = None
         self._tail_tries = 0
         self._ended_at = now
 
@@ -170,7 +176,10 @@ class Wait:
 
     def _follow(self, silence: float, life: float, now: float) -> Follow:
         self._stream_opened = self._stream_heard = now
+        self._stream_life = life
         self._stream_lines = self._log.lines
+        if self._stream_broke and self._seen:  # there was a look since
+            self._on_reconnect(self._seen)
         return Follow(silence, life, self._log.open_stream())
 
     def saw_event(self, event: Event, now: float) -> bool:
@@ -187,6 +196,7 @@ class Wait:
     def stream_ended(self, now: float, error: KernelError | None = None) -> None:
         """Take that the stream ended, was left, or could not be opened (``error``)."""
         now = self._elapsed(now)
+        self._stream_broke = error is not None or now - self._stream_opened < self._stream_life
         if self._outcome:
             self._tail_ended(now, error)
             return
@@ -221,6 +231,7 @@ class Wait:
     def saw_invocation(self, invocation: Invocation, now: float) -> None:
         """Take the answer to a look."""
         now = self._elapsed(now)
+        self._seen = invocation
         if invocation.is_ended:
             self._outcome = Ended(invocation)
             self._wake = self._ended_at = now
@@ -294,9 +305,13 @@ class Find(Wait):
     """The question how an invocation is: as patient as a wait, and over (:class:`Ended`) with the first good answer."""
 
     def __init__(
-        self, invocation_id: str, now: float, on_trouble: Callable[[KernelError], None] = lambda error: None
+        self,
+        invocation_id: str,
+        now: float,
+        on_trouble: Callable[[KernelError], None] = lambda error: None,
+        deadline: float | None = None,
     ) -> None:
-        super().__init__(invocation_id, now, on_trouble=on_trouble)
+        super().__init__(invocation_id, now, on_trouble=on_trouble, deadline=deadline)
         self._look_due = True
 
     def saw_invocation(self, invocation: Invocation, now: float) -> None:

@@ -52,6 +52,11 @@ EXTRA_FIELDS = (
         "Send the token unencrypted to an http:// address that is not this machine.",
         "boolean",
     ),
+    ExtraField(
+        "dashboard_url",
+        "Dashboard address",
+        "Where the link of a task leads; {invocation_id} and {project} are filled in.",
+    ),
 )
 HIDDEN_FIELDS = ("schema", "login", "extra")
 # The port is shown because Airflow 3.3.2 refuses to test a stored connection that has none.

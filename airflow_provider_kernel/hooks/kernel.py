@@ -46,6 +46,7 @@ from airflow_provider_kernel.hooks.connection import (
 from airflow_provider_kernel.hooks.exchange import events_of, exchange, new_session, pages, run
 from airflow_provider_kernel.hooks.transport import lost_reply, retrying
 from airflow_provider_kernel.hooks.trial import try_out
+from airflow_provider_kernel.hooks.waits import new_wait, trouble
 
 if TYPE_CHECKING:
     import requests
@@ -186,16 +187,19 @@ class KernelHook(BaseHook):
                 case Settled() as settled:
                     return settled
 
-    def find_invocation(self, invocation_id: str) -> Invocation | None:
+    def find_invocation(self, invocation_id: str, *, timeout: float | None = None) -> Invocation | None:
         """
         Ask for an invocation as patiently as a wait does.
 
         :param invocation_id: its id.
+        :param timeout: seconds after which to ask no more, 0 to ask once; default: as long as a wait would.
         :return: the invocation; None if there is none, for half a minute.
+        :raises KernelInvocationTimeout: there was no good answer by then.
         :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
-        trouble = partial(self.log.warning, "Asking for Kernel invocation %s: %s", invocation_id)
-        wait = Find(invocation_id, time.time(), trouble)
+        now = time.time()
+        deadline = None if timeout is None else now + timeout
+        wait = Find(invocation_id, now, trouble(self.log, "Asking", invocation_id), deadline)
         try:
             return self._go_through(wait, invocation_id)
         except KernelInvocationUnsettled as error:
@@ -296,14 +300,13 @@ class KernelHook(BaseHook):
         :raises KernelInvocationTimeout: it had not ended by then.
         :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
-        wait = Wait(
+        wait = new_wait(
             invocation_id,
-            time.time(),
+            self.log,
             deadline=None if timeout is None else time.time() + timeout,
             poll_interval=poll_interval,
             on_log=on_log,
             replayed_before=replayed_before,
-            on_trouble=partial(self.log.warning, "Waiting for Kernel invocation %s: %s", invocation_id),
         )
         return self._go_through(wait, invocation_id)
 

@@ -27,7 +27,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.settings import KernelSettings
-from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, Wait, gave_up
+from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, gave_up
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
     ask_in_thread,
@@ -44,6 +44,7 @@ from airflow_provider_kernel.hooks.transport import (
     root_causes,
     transport_error,
 )
+from airflow_provider_kernel.hooks.waits import new_wait
 
 if TYPE_CHECKING:
     import aiohttp
@@ -156,18 +157,14 @@ class KernelAsyncHook:
         :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait.
         :return: the invocation, succeeded or failed.
         """
-
-        def trouble(error: KernelError) -> None:
-            log.warning("Waiting for Kernel invocation %s: %s", invocation_id, error)
-
-        wait = Wait(
+        wait = new_wait(
             invocation_id,
-            time.time(),
+            log,
             deadline=deadline,
             poll_interval=poll_interval,
             on_log=on_log,
             replayed_before=replayed_before,
-            on_trouble=trouble,
+            in_triggerer=True,
         )
         while True:
             match wait.next(time.time()):

@@ -20,7 +20,9 @@ def try_out(hook: KernelHook) -> tuple[bool, str]:
     """See :meth:`KernelHook.test_connection`."""
     try:
         settings = hook.settings
-        return _verdict(_ask(hook, settings), settings)
+        verdict = _verdict(_ask(hook, settings), settings)
+        settings.invocation_url("")  # nothing else than this test says that it is wrong, but a warning
+        return verdict
     except KernelError as error:
         return False, _what_to_do(error, hook)
 

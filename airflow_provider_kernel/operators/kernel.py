@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_kernel.api.invocation import InvocationRequest, parse_json
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.arguments import ARGUMENTS, check_arguments, check_payload, is_file
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.leg import Leg
@@ -78,6 +79,7 @@ class KernelInvokeOperator(BaseOperator):
     template_fields: Sequence[str] = ("app_name", "action_name", "payload", "version", "kernel_conn_id")
     template_ext: Sequence[str] = (".json",)
     template_fields_renderers = {"payload": "json"}
+    operator_extra_links = (KernelInvocationLink(),)
     ui_color = "#e4e0f9"
     #: Whether the same arguments make the same request again; not so where a function makes the payload.
     asks_the_same = True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
+from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api.capacity import MIN_PAUSE, worker_pause
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
@@ -221,7 +222,7 @@ class Leg:
     def _carry_on(self, invocation: Invocation) -> Any:
         """Go from the acceptance to the result, or into the deferral."""
         self._interruptible.check()
-        self.this_try.announce(invocation.id)
+        self.this_try.announce(invocation.id, self.hook)
         if not self.task.wait_for_completion:
             self.this_try.leave(ended=True)
             return left_to_itself(self.task, self.context, invocation.id)
@@ -235,6 +236,7 @@ class Leg:
 
     def _announced(self, invocation: Invocation) -> Invocation:
         task = self.task
+        metrics.submitted(task)
         self.log.info(
             "Kernel accepted invocation %s of %s/%s, version %s (%s).",
             invocation.id,
@@ -328,6 +330,7 @@ class Leg:
         """Return the output, or raise what the outcome comes to."""
         if outcome.status not in (InvocationStatus.SUCCEEDED, InvocationStatus.FAILED):
             if not outcome.may_run:
+                metrics.ended(self.task, succeeded=False, seconds=self.this_try.waited())
                 raise outcome.error(RETRY)
             if self.this_try.has_successor:
                 raise outcome.error(RETRY_TAKES_UP)
@@ -339,12 +342,7 @@ class Leg:
             except KernelInvocationUnsettled as error:
                 return self._conclude(self._given_up(error))
             if invocation is None or not invocation.is_ended:
-                doubt = KernelInvocationUnsettled(
-                    f"Kernel invocation {outcome.invocation_id} was reported as {outcome.status}, but is "
-                    f"{invocation.status if invocation else 'not to be found'}.",
-                    invocation_id=outcome.invocation_id,
-                )
-                return self._conclude(self._given_up(doubt))
+                return self._conclude(self._given_up(outcome.doubt(invocation)))
         self._interruptible.check()
         if self._was_cancelled_by_another_try(invocation):
             self.log.warning(
@@ -354,6 +352,8 @@ class Leg:
             return self._carry_on(self._submitted(replaces_cancelled=True))
         announce_end(self.task, self.context, invocation)
         self.this_try.leave(ended=True)
+        succeeded = invocation.status == InvocationStatus.SUCCEEDED
+        metrics.ended(self.task, succeeded=succeeded, seconds=self.this_try.waited())
         result = invocation.result(RETRY)
         self.log.info("Kernel invocation %s succeeded.", invocation.id)
         return result

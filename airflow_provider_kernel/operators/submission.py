@@ -17,6 +17,7 @@ from airflow_provider_kernel.api.record import Decision, Record, decide
 from airflow_provider_kernel.api.settling import SETTLING_SECONDS, Search, Settled
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
+from airflow_provider_kernel.operators.trace import trace_context
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.api.calls import Cancellation
@@ -177,7 +178,8 @@ class Submission:
     def _ask(self, request: InvocationRequest, intent: Record, may_resubmit: bool) -> Invocation | None:
         """Send the request; return what came of it, None if it is to be sent again."""
         if intent.key_field:
-            request = request.marked(intent.key_field, {"key": intent.key, **self._try.names})
+            mark = {"key": intent.key, **self._try.names, **trace_context()}
+            request = request.marked(intent.key_field, mark)
 
         def may_repeat(error: KernelError) -> bool:
             return was_not_sent(error) and not self._interruptible.is_interrupted

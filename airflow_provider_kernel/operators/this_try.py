@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.api.record import RECORD_KEY, Record, canceller, names_of
+from airflow_provider_kernel.links import kernel as link
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_kernel.hooks.kernel import KernelHook
 
 log = logging.getLogger(__name__)
 #: The states into which a user, or the end of the Dag run, brings a task that runs. In any other, another try
@@ -77,12 +80,17 @@ class ThisTry:
         start = getattr(self._ti, "start_date", None)
         return (start + execution_timeout).timestamp() if start and execution_timeout else inf
 
+    def waited(self) -> float:
+        """Return for how many seconds its invocation has been waited for."""
+        return time.time() - self.submitted_at()
+
     def submitted_at(self) -> float:
         """Return when its invocation was asked for, in seconds since 1970; now, if that is not known."""
         return self.record.submitted_at if self.record else time.time()
 
-    def announce(self, invocation_id: str) -> None:
-        """Push the id of the invocation to XCom."""
+    def announce(self, invocation_id: str, hook: KernelHook) -> None:
+        """Push the id of the invocation to XCom, and the link to it."""
+        link.announce(self._ti, hook, invocation_id)
         try:
             self._ti.xcom_push(key="invocation_id", value=invocation_id)
         except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs

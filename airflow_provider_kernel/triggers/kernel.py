@@ -34,8 +34,8 @@ class KernelInvocationTrigger(BaseTrigger):
 
     The event holds the fields of :class:`~airflow_provider_kernel.api.outcome.Outcome`: ``invocation_id`` and
     ``status``, and where Kernel's own words are not to be had a ``message``; never the output. The lines that
-    the app logs are written to the task's log meanwhile. At the deadline the invocation is cancelled; what could
-    not be learned is left to the worker, which knows whether a retry will take it up.
+    the app logs are written to the task's log meanwhile. At the deadline the invocation is cancelled, unless it is
+    somebody else's; what could not be learned is left to the worker, which knows whether a retry will take it up.
 
     When a user kills the deferred task, the invocation is cancelled. A triggerer that stops, restarts or was
     overtaken by another cancels nothing: the wait goes on elsewhere, with the same arguments.
@@ -44,13 +44,14 @@ class KernelInvocationTrigger(BaseTrigger):
 
     :param invocation_id: what to wait for.
     :param kernel_conn_id: the Airflow connection; default ``kernel_default``.
-    :param deadline: when to give up and cancel, in seconds since 1970; None for never.
+    :param deadline: when to give up, in seconds since 1970; None for never.
     :param poll_interval: longest time in seconds between two looks while there is no event stream.
     :param follow_logs: whether the lines that the app logs are written to the task's log.
     :param cancel_on_kill: whether a user's kill cancels the invocation.
     :param durable: whether a retry of the task will take the invocation up.
     :param handed_over_at: when the wait began, in seconds since 1970, so that a later start of the trigger knows
         that lines of the log were shown before.
+    :param cancel_at_deadline: whether the deadline cancels the invocation.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class KernelInvocationTrigger(BaseTrigger):
         cancel_on_kill: bool = True,
         durable: bool = False,
         handed_over_at: float | None = None,
+        cancel_at_deadline: bool = True,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -74,6 +76,7 @@ class KernelInvocationTrigger(BaseTrigger):
         self.cancel_on_kill = cancel_on_kill
         self.durable = durable
         self.handed_over_at = handed_over_at
+        self.cancel_at_deadline = cancel_at_deadline
         self._killing: asyncio.Task[None] | None = None
         self._settings: KernelSettings | None = None
 
@@ -90,6 +93,7 @@ class KernelInvocationTrigger(BaseTrigger):
                 "cancel_on_kill": self.cancel_on_kill,
                 "durable": self.durable,
                 "handed_over_at": self.handed_over_at,
+                "cancel_at_deadline": self.cancel_at_deadline,
             },
         )
 
@@ -123,6 +127,8 @@ class KernelInvocationTrigger(BaseTrigger):
         yield TriggerEvent(outcome.to_event())
 
     async def _end_at_deadline(self, hook: KernelAsyncHook, error: KernelInvocationTimeout) -> Outcome:
+        if not self.cancel_at_deadline:
+            return Outcome.of_open(error)
         try:
             cancellation = await hook.cancel_invocation(self.invocation_id, f"Airflow: {error}", self._by())
         except KernelError as cancel_error:

@@ -306,6 +306,7 @@ class TestTrigger:
             "follow_logs": False,
             "cancel_on_kill": True,
             "durable": True,
+            "cancel_at_deadline": True,
         }
         assert 100 < deferral.value.timeout.total_seconds() < 1_000
 

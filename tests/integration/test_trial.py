@@ -81,6 +81,13 @@ def test_the_sentence_says_what_is_the_matter_and_what_to_do(server, press, repl
     assert len(server.seen(WHO)) == 1
 
 
+def test_a_dashboard_address_that_is_none_is_told(server, press):
+    server.on(WHO, context(None))
+    tested, sentence = press(host=server.url, extra={"dashboard_url": "https://d.example/{id}"})
+    assert tested is False
+    assert "The connection's extra 'dashboard_url' must be an http(s) address" in sentence
+
+
 def test_a_missing_token_is_told(press):
     tested, sentence = press(password=None)
     assert not tested

@@ -19,6 +19,7 @@ from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
 from tests.faulty import FaultyProxy
+from tests.statsd import StatsD
 from tests.system.once import World, side_by_side
 
 HERE = Path(__file__).parent
@@ -37,6 +38,7 @@ STARTED_BY_THEIR_TESTS = (
     "example_kernel_batch",
     "example_kernel_decorator",
     "example_kernel_many",
+    "example_kernel_sensor",
 )
 APPS = [
     HERE / "apps/system_tests.py",
@@ -60,7 +62,14 @@ def emulator(run_folder: RunFolder) -> Iterator[KernelEmulator]:
 
 
 @pytest.fixture(scope="session")
-def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[AirflowStack]:
+def statsd() -> Iterator[StatsD]:
+    """Where this Airflow sends the provider's metrics."""
+    with StatsD() as statsd:
+        yield statsd
+
+
+@pytest.fixture(scope="session")
+def airflow(run_folder: RunFolder, emulator: KernelEmulator, statsd: StatsD) -> Iterator[AirflowStack]:
     """A running Airflow, with the connections that a user would have made in its form."""
     dags = [HERE / "dags", REPOSITORY / "example_dags"]
     with (
@@ -68,7 +77,7 @@ def airflow(run_folder: RunFolder, emulator: KernelEmulator) -> Iterator[Airflow
         AirflowStack(
             run_folder.path / "airflow",
             dags,
-            env={**NOTICE_DEATHS_SOON, **MANY_AT_ONCE},
+            env={**NOTICE_DEATHS_SOON, **MANY_AT_ONCE, **statsd.env},
             database_url=postgres.url,
             triggerers=2,
         ) as stack,

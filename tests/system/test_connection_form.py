@@ -21,6 +21,7 @@ pytestmark = pytest.mark.system
 GOOD = "The token is good: organization"
 NUMBERS = count(1)
 PROXY_PASSWORD = "proxy_password_to_be_seen_nowhere"
+DASHBOARD = "https://dashboard.example/{invocation_id}"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,7 @@ def form(
     page.picture("standard fields")
     page.fill(host=emulator.base_url, port="443")
     page.fill(project="reports", timeout="45", proxy=f"http://user:{PROXY_PASSWORD}@{proxy.address}")
+    page.fill(dashboard_url=DASHBOARD)
     page.picture("extra fields")
     page.save()
     return conn_id
@@ -70,6 +72,7 @@ def test_what_is_filled_in_is_saved_and_tested(
     stored = airflow.api.call("GET", f"connections/{form}")
     assert (stored["conn_type"], stored["password"]) == ("kernel", "***")
     extra = {"project": "reports", "timeout": 45, "proxy": "***", "verify": None, "allow_http": None}
+    extra["dashboard_url"] = DASHBOARD
     assert json.loads(stored["extra"]) == extra
 
 

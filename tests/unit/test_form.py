@@ -22,6 +22,7 @@ LABELS = {
     "proxy": "Proxy",
     "verify": "Verify TLS",
     "allow_http": "Allow http",
+    "dashboard_url": "Dashboard address",
 }
 TYPES = {
     "project": "string",
@@ -29,6 +30,7 @@ TYPES = {
     "proxy": "string",
     "verify": "string",
     "allow_http": "boolean",
+    "dashboard_url": "string",
 }
 
 

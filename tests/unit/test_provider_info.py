@@ -33,7 +33,7 @@ def test_the_description_fits_airflows_schema(schema):
 
 def test_all_that_the_description_names_exists():
     info = get_provider_info()
-    for kind in ("hooks", "operators", "triggers"):
+    for kind in ("hooks", "operators", "sensors", "triggers"):
         for entry in info[kind]:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
@@ -42,6 +42,10 @@ def test_all_that_the_description_names_exists():
         assert callable(getattr(importlib.import_module(module), name))
     module, _, name = info["connection-types"][0]["hook-class-name"].rpartition(".")
     assert getattr(importlib.import_module(module), name).conn_type == "kernel"
+    assert [
+        getattr(importlib.import_module(link.rpartition(".")[0]), link.rpartition(".")[2])
+        for link in info["extra-links"]
+    ]
     assert info["versions"] == [__version__]
 
 

@@ -743,3 +743,20 @@ def test_a_connection_that_cannot_be_used_is_not_waited_out():
     assert not isinstance(wait.next(START + 5), GaveUp), "a stream says nothing"
     wait.saw_error(error, START + 5)
     assert wait.next(START + 5) == GaveUp(error)
+
+
+@pytest.mark.parametrize(
+    ("weather", "reconnects"),
+    [
+        ([(0, "ok", "heartbeats")], 0),  # which are left now and then, to look
+        ([(0, "ok", "breaks"), (10, "ok", "heartbeats")], 1),
+        ([(0, "ok", "cuts"), (10, "ok", "heartbeats")], 1),
+        ([(0, "ok", "silent"), (10, "ok", "heartbeats")], 1),
+        ([(0, "ok", answered(503)), (1, "ok", "heartbeats")], 1),
+        ([(0, LOST, "breaks"), (100, "ok", "heartbeats")], 1),
+    ],
+)
+def test_a_stream_that_is_opened_again_because_the_last_one_failed_is_told(weather, reconnects):
+    world, told = World(ends_at=1000, weather=weather), []
+    assert isinstance(world.run(waiting(on_reconnect=told.append)), Ended)
+    assert told == [RUNNING] * reconnects

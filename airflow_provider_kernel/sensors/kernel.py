@@ -1,0 +1,236 @@
+"""Wait for an invocation that was started elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    TaskDeferred,
+)
+
+from airflow_provider_kernel import metrics
+from airflow_provider_kernel.api.errors import (
+    KernelInvocationError,
+    KernelInvocationFailed,
+    KernelInvocationTimeout,
+)
+from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus, check_name
+from airflow_provider_kernel.api.outcome import Outcome
+from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+from airflow_provider_kernel.links import kernel as link
+from airflow_provider_kernel.operators.arguments import MAX_SECONDS, is_unrendered
+from airflow_provider_kernel.operators.kernel import FAIL_METHOD
+from airflow_provider_kernel.operators.leg import DEFERRAL_PADDING_SECONDS
+from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_kernel.hooks.kernel import KernelHook
+
+ID_MEANING = (
+    "the id that Kernel gave the invocation, such as the output of a task with wait_for_completion=False"
+)
+#: Seconds for which Kernel is asked in one poke, before the worker is given back; longer than a new invocation
+#: may be unknown to it.
+POKE_SECONDS = 45.0
+
+
+class KernelInvocationSensor(BaseSensorOperator):
+    """
+    Wait until an invocation that was started elsewhere has ended, and return its output.
+
+    The invocation is somebody else's, so it is never cancelled: not when the task is killed, nor when ``timeout``
+    passes. Kernel being away is waited out. A failed invocation fails the task with Kernel's reason and the shortened
+    output, without a retry, which would find it as it is; so does ``timeout``, as with every sensor. With
+    ``soft_fail`` the task is skipped in both cases, and fails in others: where Kernel refuses to tell, or does not
+    know the invocation.
+
+    Deferred, the sensor follows the invocation as :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`
+    does, with the lines that the app logs in the task's log. ``poke_interval`` is then the longest time between two
+    looks while the event stream cannot be followed, and ``timeout`` counts from the start of the try. The options
+    ``mode``, ``exponential_backoff``, ``max_wait`` and ``silent_fail`` are for ``deferrable=False``, which looks at
+    the invocation every ``poke_interval`` seconds and shows no lines.
+
+    :param invocation_id: what to wait for. (templated)
+    :param kernel_conn_id: the Airflow connection of type ``kernel``; default ``kernel_default``. (templated)
+    :param deferrable: False waits on a worker, by pokes. Default True.
+    :param follow_logs: whether the lines that the app logs are written to the task's log while the task is
+        deferred. Default True.
+    :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
+    """
+
+    template_fields: Sequence[str] = ("invocation_id", "kernel_conn_id")
+    operator_extra_links = (link.KernelInvocationLink(),)
+    ui_color = "#e4e0f9"
+
+    def __init__(
+        self,
+        *,
+        invocation_id: str,
+        kernel_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = True,
+        follow_logs: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        try:
+            super().__init__(**kwargs)
+            is_bounded = max(self.timeout, self.poke_interval) <= MAX_SECONDS
+        except OverflowError:
+            is_bounded = False
+        if not is_bounded:
+            raise ValueError(f"timeout and poke_interval must be {MAX_SECONDS} seconds (a year) at most.")
+        self.invocation_id = invocation_id
+        self.kernel_conn_id = kernel_conn_id
+        self.deferrable = deferrable
+        self.follow_logs = follow_logs
+        for name, meaning in (
+            ("invocation_id", ID_MEANING),
+            ("kernel_conn_id", "the id of an Airflow connection of type 'kernel'"),
+        ):
+            if not is_unrendered(getattr(self, name)):
+                check_name(name, getattr(self, name), meaning)
+        for name in ("deferrable", "follow_logs"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}.")
+
+    @cached_property
+    def hook(self) -> KernelHook:
+        """The hook on this task's connection."""
+        from airflow_provider_kernel.hooks.kernel import KernelHook
+
+        return KernelHook(self.kernel_conn_id)
+
+    def execute(self, context: Context) -> Any:
+        """
+        Wait for the invocation's end.
+
+        :param context: Airflow's.
+        :return: the decoded output.
+        """
+        if self.invocation_id in (None, "", "None"):  # as a template of a missing XCom comes out
+            raise AirflowFailException(f"invocation_id came to nothing. Pass {ID_MEANING}.")
+        with self.hook:
+            link.announce(context["ti"], self.hook, self.invocation_id)
+            if not self.deferrable or self._ended():
+                return super().execute(context)
+        now = time.time()
+        deadline = _started_at(context) + self.timeout
+        raise TaskDeferred(
+            trigger=KernelInvocationTrigger(
+                self.invocation_id,
+                kernel_conn_id=self.kernel_conn_id,
+                deadline=deadline,
+                poll_interval=self.poke_interval,
+                follow_logs=self.follow_logs,
+                cancel_on_kill=False,
+                cancel_at_deadline=False,
+                handed_over_at=now,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
+        )
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """
+        Look once.
+
+        :param context: Airflow's.
+        :return: whether it has ended, with the decoded output if so.
+        :raises AirflowFailException: the invocation has failed.
+        :raises KernelInvocationUnsettled: Kernel refuses to tell, or does not know it.
+        """
+        try:
+            found = self.hook.find_invocation(self.invocation_id, timeout=POKE_SECONDS)
+        except KernelInvocationTimeout:
+            return PokeReturnValue(is_done=False)  # Kernel is away; so is this worker, until the next poke
+        if found is None:
+            raise Outcome(
+                self.invocation_id, "unsettled", f"Kernel knows no invocation {self.invocation_id}."
+            ).error()
+        if not found.is_ended:
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._result(found, context))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """
+        Continue after the deferral: ask Kernel for the invocation, and return its decoded output.
+
+        :param context: Airflow's.
+        :param event: what the trigger fired.
+        :return: the decoded output.
+        """
+        outcome = Outcome.from_event(event)
+        if outcome.invocation_id != self.invocation_id:
+            # A new try, which Airflow resumes after a clear with the old one's event.
+            return self.execute(context)
+        with self.hook:
+            if outcome.may_run:
+                ended = self._ended()
+            else:
+                found = self.hook.find_invocation(self.invocation_id)
+                if found is None or not found.is_ended:
+                    raise outcome.doubt(found)
+                ended = found
+        if ended:
+            return self._result(ended, context)
+        if outcome.status == "timeout":
+            raise AirflowSensorTimeout(f"{outcome.message} It was not cancelled.")
+        raise outcome.error()
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """
+        Continue after the deferral; where Airflow ended it, look once more before that counts.
+
+        :param next_method: the method that Airflow would call.
+        :param next_kwargs: its arguments.
+        :param context: Airflow's.
+        :return: the decoded output.
+        """
+        if next_method == FAIL_METHOD:
+            with self.hook:
+                ended = self._ended()
+            if ended:
+                next_method, next_kwargs = "execute_complete", {"event": Outcome.of(ended).to_event()}
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSensorTimeout as error:
+            if self.soft_fail:  # Airflow 3.0 does not heed it where the deferral timed out
+                raise AirflowSkipException(str(error)) from error
+            raise
+
+    def _ended(self) -> Invocation | None:
+        """Ask once; return the invocation if Kernel says that it has ended."""
+        try:
+            found = self.hook.find_invocation(self.invocation_id, timeout=0)
+        except KernelInvocationError:
+            return None
+        return found if found and found.is_ended else None
+
+    def _result(self, ended: Invocation, context: Context) -> Any:
+        succeeded = ended.status == InvocationStatus.SUCCEEDED
+        # A rescheduled task does not know when it first started.
+        is_known = self.deferrable or not self.reschedule
+        waited = time.time() - _started_at(context) if is_known else None
+        metrics.ended(ended, succeeded=succeeded, seconds=waited)
+        try:
+            result = ended.result()
+        except KernelInvocationFailed as error:
+            raise AirflowFailException(str(error)) from error
+        self.log.info("Kernel invocation %s succeeded.", ended.id)
+        return result
+
+
+def _started_at(context: Context) -> float:
+    """Return when the try started, in seconds since 1970."""
+    start: Any = getattr(context["ti"], "start_date", None)
+    return float(start.timestamp()) if start else time.time()

@@ -1,0 +1,127 @@
+"""
+Airflow's metrics, as StatsD gets them over UDP.
+
+Each test runs in a process of its own, which sets metrics up as Airflow's does that it stands for: a task's, or a
+triggerer's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from airflow_provider_kernel import metrics
+from dev.processes import REPOSITORY
+from tests.integration.scripted import Stream, invocation, serving, state
+from tests.integration.task import Task
+from tests.statsd import StatsD
+
+#: From 3.2 on, a triggerer and a task set up different ones; before, both take what is configured.
+BEGIN = """
+import asyncio
+from contextlib import suppress
+from importlib import import_module
+with suppress(ImportError):
+    stats = import_module("{where}.stats")
+    get_stats_factory = import_module("{where}.metrics.stats_utils").get_stats_factory
+    if hasattr(stats, "initialize"):
+        stats.initialize(factory=get_stats_factory(), export_legacy_names=True)
+    else:  # 3.2
+        stats.Stats.initialize(factory=get_stats_factory(stats.Stats))
+"""
+TASK = BEGIN.format(where="airflow.sdk.observability") + (
+    "from airflow_provider_kernel.api.errors import KernelInvocationFailed\n"
+    "from tests.integration.task import Task\n"
+)
+TRIGGERER = BEGIN.format(where="airflow.observability") + (
+    "from tests.integration.task import first_event\n"
+    "from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger\n"
+    "asyncio.run(first_event(KernelInvocationTrigger('inv1')))\n"
+)
+
+
+@pytest.fixture
+def sent():
+    """Run code in a process with StatsD switched on; return what arrived."""
+    with StatsD() as statsd:
+
+        def run(code):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                env={**os.environ, **statsd.env},
+                cwd=REPOSITORY,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            return statsd.received()
+
+        yield run
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A Kernel whose first event stream is cut."""
+    with serving() as server:
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_KERNEL_DEFAULT",
+            f'{{"conn_type": "kernel", "host": "{server.url}", "password": "sk_test_token"}}',
+        )
+        server.on("POST /invocations", invocation("queued"))
+        server.on(
+            "GET /invocations/inv1", invocation("running"), invocation("running"), invocation("succeeded")
+        )
+        server.on("GET /invocations/inv1/events", Stream(end="cut"), Stream(state("succeeded")))
+        yield server
+
+
+def counted(received):
+    return [line for line in received if not line.startswith("airflow.kernel.waited")]
+
+
+def test_a_task_counts_what_it_submits_and_the_ends_that_it_sees(sent, emulator_env):
+    received = sent(
+        TASK
+        + "Task('sleep', {'seconds': 1}).run()\n"
+        + "Task('echo', 1, wait_for_completion=False).run()\n"
+        + "with suppress(KernelInvocationFailed):\n    Task('fail', {'message': 'no'}, deferrable=False).run()\n"
+    )
+    assert counted(received) == [
+        "airflow.kernel.submitted,app=tests,action=sleep:1|c",
+        "airflow.kernel.succeeded,app=tests,action=sleep:1|c",
+        "airflow.kernel.submitted,app=tests,action=echo:1|c",
+        "airflow.kernel.submitted,app=tests,action=fail:1|c",
+        "airflow.kernel.failed,app=tests,action=fail:1|c",
+    ]
+    waited = [
+        re.fullmatch(r"airflow\.kernel\.waited,app=tests,action=(\w+):([\d.]+)\|ms", line)
+        for line in received
+        if line not in counted(received)
+    ]
+    assert [found[1] for found in waited] == ["sleep", "fail"]
+    assert 1000 <= float(waited[0][2]) < 60_000
+
+
+def test_a_stream_that_is_opened_again_is_counted_on_a_worker(sent, server):
+    received = sent(TASK + "Task(deferrable=False).run()\n")
+    assert counted(received)[1] == "airflow.kernel.reconnects,app=shop,action=price:1|c"
+    assert len(counted(received)) == 3
+
+
+def test_a_stream_that_is_opened_again_is_counted_in_a_triggerer(sent, server):
+    received = sent(TRIGGERER)
+    assert received == ["airflow.kernel.reconnects,app=shop,action=price:1|c"]
+
+
+def test_metrics_that_cannot_be_sent_are_a_warning(emulator_env, mocker, told):
+    # Airflow itself fails with a backend that cannot be loaded; one that raises later is up to its maker.
+    mocker.patch.object(metrics, "_stats", side_effect=OSError("statsd.example: a secret"))
+    assert Task("echo", 7, deferrable=False).run() == 7
+    log = told()
+    assert "The metric kernel.submitted could not be sent: OSError" in log
+    assert "secret" not in log

@@ -1,0 +1,285 @@
+"""
+KernelInvocationSensor over real HTTP, in this process: deferred, poking and rescheduled.
+
+What Airflow does around it is played (see ``Task``); the real Airflow is in the system tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+from tenacity import wait_none
+
+from airflow_provider_kernel.api import waiting
+from airflow_provider_kernel.api.errors import KernelInvocationFailed, KernelInvocationUnsettled
+from airflow_provider_kernel.api.logs import REPLAY
+from airflow_provider_kernel.hooks import transport
+from airflow_provider_kernel.sensors import kernel as kernel_sensor
+from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
+from tests.integration.scripted import Stream, error, invocation, serving, state
+from tests.integration.task import Task, first_event
+
+try:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+except ImportError:  # Airflow 2
+    from airflow.exceptions import AirflowRescheduleException
+
+LINK = "_link_KernelInvocationLink"
+WAITS = {
+    "deferred": {},
+    "poke": {"deferrable": False},
+    "reschedule": {"deferrable": False, "mode": "reschedule"},
+}
+every_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+
+
+@pytest.fixture(autouse=True)
+def connection(emulator_env, monkeypatch):
+    monkeypatch.setattr(transport, "_backoff", wait_none())
+    return emulator_env
+
+
+class Sensor(Task):
+    """A task that waits for an invocation; Airflow runs it again as often as it asks to be rescheduled."""
+
+    def __init__(self, invocation_id="inv1", **kwargs):
+        self.of_sensor = {"task_id": "t", "invocation_id": invocation_id, "poke_interval": 0.05, **kwargs}
+        super().__init__()
+
+    def _begin(self, try_number, max_tries):
+        super()._begin(try_number, max_tries)
+        self.operator = KernelInvocationSensor(**self.of_sensor)
+        self.ti.get_first_reschedule_date = lambda context: self.ti.start_date
+        self.pokes = 0
+
+    def legs(self, leg):
+        while True:
+            try:
+                return super().legs(leg)
+            except AirflowRescheduleException:
+                self.pokes += 1
+
+
+@pytest.fixture
+def status(client):
+    return lambda invocation_id: client.invocations.retrieve(invocation_id).status
+
+
+@pytest.fixture(autouse=True)
+def first_start(monkeypatch):
+    """Airflow 2 reads from its database when a rescheduled task first started."""
+    try:
+        import airflow.sensors.base as base
+    except ImportError:
+        return
+    started = datetime.now(UTC)
+    monkeypatch.setattr(base, "_orig_start_date", lambda **names: started, raising=False)
+
+
+@every_wait
+def test_the_output_of_a_running_invocation_is_returned(wait, submit):
+    sensor = Sensor(submit("logs", {"n": 3, "delay": 0.3}), **wait)
+    assert sensor.run() == 3
+    assert sensor.deferred is (wait == {})
+    assert (sensor.pokes > 0) is (wait.get("mode") == "reschedule")
+
+
+@every_wait
+def test_what_had_ended_before_is_returned_at_once(wait, submit, until, status):
+    invocation_id = submit("echo", {"a": [1, None]})
+    until(lambda: status(invocation_id) == "succeeded")
+    sensor = Sensor(invocation_id, **wait)
+    assert sensor.run() == {"a": [1, None]}
+    assert not sensor.deferred
+    assert not sensor.pokes
+
+
+@every_wait
+def test_a_failure_is_told_with_kernels_reason_and_not_retried(wait, submit):
+    with pytest.raises(AirflowFailException, match="the shelf is empty") as failed:
+        Sensor(submit("fail", {"message": "the shelf is empty"}), **wait).run()
+    assert isinstance(failed.value.__cause__, KernelInvocationFailed)
+
+
+@every_wait
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_failure_is_skipped_with_soft_fail(wait, is_over, submit, until, status):
+    invocation_id = submit("fail", {"message": "no"})
+    if is_over:
+        until(lambda: status(invocation_id) == "failed")
+    with pytest.raises(AirflowSkipException):
+        Sensor(invocation_id, soft_fail=True, **wait).run()
+
+
+@every_wait
+@pytest.mark.parametrize(
+    ("soft_fail", "raised"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)]
+)
+def test_a_timeout_leaves_the_invocation_running(wait, submit, status, soft_fail, raised):
+    invocation_id = submit("sleep", {"seconds": 60})
+    began = time.monotonic()
+    with pytest.raises(raised):
+        Sensor(invocation_id, timeout=0.5, soft_fail=soft_fail, **wait).run()
+    assert time.monotonic() - began < 10
+    assert status(invocation_id) == "running"
+
+
+def test_the_timeout_of_a_deferred_sensor_counts_from_the_start_of_its_try(submit):
+    sensor = Sensor(submit("sleep", {"seconds": 60}), timeout=100)
+    sensor.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
+    deferral = sensor.defer()
+    assert deferral.trigger.deadline == pytest.approx(time.time() + 60, abs=5)
+    assert deferral.timeout.total_seconds() > 60
+
+
+def test_an_end_just_after_the_timeout_counts(submit, until, status):
+    invocation_id = submit("echo", 7)
+    until(lambda: status(invocation_id) == "succeeded")
+    event = {"invocation_id": invocation_id, "status": "timeout", "message": "Too late.", "may_run": True}
+    sensor = Sensor(invocation_id)
+    assert sensor.operator.execute_complete(sensor.context, event) == 7
+
+
+def test_an_end_counts_though_airflow_ended_the_deferral(submit, until, status):
+    invocation_id = submit("echo", 7)
+    until(lambda: status(invocation_id) == "succeeded")
+    sensor = Sensor(invocation_id)
+    arguments = {"error": "Trigger timeout"}
+    assert sensor.operator.resume_execution("__fail__", arguments, sensor.context) == 7
+
+
+def test_a_deferral_that_airflow_ended_is_told_as_airflow_does(submit, status):
+    invocation_id = submit("sleep", {"seconds": 60})
+    sensor = Sensor(invocation_id)
+    with pytest.raises(Exception, match="Trigger timeout"):
+        sensor.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, sensor.context)
+    soft = Sensor(invocation_id, soft_fail=True)
+    with pytest.raises(AirflowSkipException):
+        soft.operator.resume_execution("__fail__", {"error": "Trigger failure"}, soft.context)
+    assert status(invocation_id) == "running"
+
+
+def test_a_kill_cancels_nothing(submit, status, until):
+    invocation_id = submit("sleep", {"seconds": 60})
+    until(lambda: status(invocation_id) == "running")
+    trigger = Sensor(invocation_id).defer().trigger
+
+    async def kill():
+        run = asyncio.create_task(first_event(trigger))
+        await asyncio.sleep(0)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+        await trigger.on_kill()
+
+    asyncio.run(kill())
+    assert status(invocation_id) == "running"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_shown"),
+    [({}, True), ({"follow_logs": False}, False), (WAITS["poke"], False), (WAITS["reschedule"], False)],
+)
+def test_the_apps_lines_are_followed_while_deferred_and_not_by_pokes(submit, told, arguments, is_shown):
+    assert Sensor(submit("logs", {"n": 2, "delay": 0.3}), **arguments).run() == 2
+    log = told()
+    assert ("[app] line 0" in log, "line 1" in log) == (is_shown, is_shown)
+
+
+def test_lines_that_a_restarted_triggerer_shows_again_are_marked(submit, until, status, told):
+    invocation_id = submit("logs", {"n": 2, "delay": 0.3})
+    sensor = Sensor(invocation_id)
+    deferral = sensor.defer()
+    until(lambda: status(invocation_id) == "succeeded")
+    deferral.trigger.handed_over_at -= 60
+    assert sensor.legs(sensor.resume(deferral)) == 2
+    assert REPLAY in told()
+
+
+@every_wait
+def test_the_link_is_there_while_the_sensor_waits(wait, submit, monkeypatch, connection):
+    fields = {
+        **json.loads(connection.connection_json),
+        "extra": {"dashboard_url": "https://d/{invocation_id}"},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(fields))
+    invocation_id = submit("sleep", {"seconds": 60})
+    sensor = Sensor(invocation_id, timeout=0, **wait)
+    with pytest.raises((TaskDeferred, AirflowSensorTimeout)):
+        sensor.operator.execute(sensor.context)
+    assert sensor.xcom == {LINK: f"https://d/{invocation_id}"}
+
+
+@pytest.mark.parametrize("value", [None, "", "None"])
+def test_an_id_that_came_to_nothing_fails_without_a_retry_and_is_not_skipped(value):
+    sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
+    sensor.operator.invocation_id = value
+    with pytest.raises(
+        AirflowFailException, match=r"invocation_id came to nothing\. Pass the id that Kernel"
+    ):
+        sensor.run()
+
+
+def test_a_new_try_that_airflow_resumes_with_the_event_of_the_old_one_waits_for_its_own(submit):
+    sensor = Sensor(submit("logs", {"n": 2, "delay": 0.2}))
+    with pytest.raises(TaskDeferred) as deferral:
+        sensor.operator.execute_complete(sensor.context, {"invocation_id": "old", "status": "failed"})
+    assert sensor.legs(sensor.resume(deferral.value)) == 2
+
+
+class TestAgainstAKernelThatMisbehaves:
+    @pytest.fixture(autouse=True)
+    def server(self, monkeypatch):
+        monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.01)
+        monkeypatch.setattr(waiting, "TAIL_PATIENCE", 0.2)  # all streams are cut, so the log has no end
+        with serving() as server:
+            connection = {"conn_type": "kernel", "host": server.url, "password": "sk_test_token"}
+            monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
+            server.on("GET /invocations/inv1/events", Stream(state("running"), end="cut"))
+            yield server
+
+    @every_wait
+    @pytest.mark.parametrize("trouble", [error(503), error(404, "not_found"), invocation("paused")])
+    def test_what_passes_is_waited_out(self, server, wait, trouble):
+        troubles = [trouble] * 20
+        server.on("GET /invocations/inv1", *troubles, invocation("succeeded", output="7"))
+        assert Sensor(**wait).run() == 7
+        assert not server.seen("PATCH /invocations/inv1")
+
+    @pytest.mark.parametrize("mode", ["poke", "reschedule"])
+    def test_a_poke_gives_the_worker_back_while_kernel_is_away(self, server, mode, monkeypatch):
+        monkeypatch.setattr(kernel_sensor, "POKE_SECONDS", 0.1)
+        server.on("GET /invocations/inv1", error(503))
+        sensor = Sensor(timeout=1, **WAITS[mode])
+        with pytest.raises(AirflowSensorTimeout):
+            sensor.run()
+        assert (sensor.pokes > 1) is (mode == "reschedule")
+
+    @every_wait
+    @pytest.mark.parametrize(
+        ("refusal", "says"),
+        [(error(404, "not_found"), "no invocation inv1|Kernel answered 404"), (error(401), "answered 401")],
+    )
+    def test_a_refusal_fails_with_its_reason_and_is_not_skipped(
+        self, server, wait, refusal, says, monkeypatch
+    ):
+        monkeypatch.setattr(waiting, "NOT_FOUND_GRACE", 0.2)
+        server.on("GET /invocations/inv1", refusal)
+        server.on("GET /invocations/inv1/events", refusal)
+        with pytest.raises(KernelInvocationUnsettled, match=says):
+            Sensor(soft_fail=True, **wait).run()
+
+    def test_an_event_that_kernel_contradicts_is_no_success(self, server):
+        server.on("GET /invocations/inv1", invocation("running"))
+        sensor = Sensor()
+        with pytest.raises(KernelInvocationUnsettled, match="was reported as succeeded, but is running"):
+            sensor.operator.execute_complete(sensor.context, {"invocation_id": "inv1", "status": "succeeded"})

@@ -1,0 +1,57 @@
+"""What KernelInvocationSensor says when the Dag is parsed, before anything runs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
+
+
+def sensor(**kwargs):
+    return KernelInvocationSensor(**{"task_id": "wait", "invocation_id": "inv1", **kwargs})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"invocation_id": ""}, "invocation_id is empty.*output of a task with wait_for_completion=False"),
+        ({"invocation_id": " "}, "invocation_id is empty"),
+        ({"invocation_id": None}, "invocation_id must be a string.*NoneType"),
+        ({"invocation_id": 7}, "invocation_id must be a string.*int"),
+        ({"kernel_conn_id": ""}, "kernel_conn_id is empty.*id of an Airflow connection"),
+        ({"deferrable": "yes"}, "deferrable must be True or False, not 'yes'"),
+        ({"follow_logs": 1}, "follow_logs must be True or False, not 1"),
+        ({"timeout": 366 * 24 * 3600}, r"31536000 seconds \(a year\) at most"),
+        ({"timeout": float("inf")}, "a year"),
+        ({"poke_interval": 1e300}, "a year"),
+        ({"poke_interval": 366 * 24 * 3600}, "a year"),
+        ({"mode": "deferred"}, "mode must be one of"),
+    ],
+)
+def test_a_wrong_argument_fails_with_what_to_write_instead(arguments, says):
+    with pytest.raises(Exception, match=says):
+        sensor(**arguments)
+
+
+def test_what_a_dag_may_write_is_taken():
+    with DAG("d", schedule=None, default_args={"poke_interval": 7, "soft_fail": True}):
+        start = KernelInvokeOperator(
+            task_id="start", app_name="shop", action_name="price", wait_for_completion=False
+        )
+        waiting = sensor(invocation_id=start.output, timeout=timedelta(hours=1))
+        templated = sensor(
+            task_id="other", invocation_id="{{ params.id }}", deferrable=False, mode="reschedule"
+        )
+    assert waiting.upstream_task_ids == {"start"}
+    assert (waiting.poke_interval, waiting.timeout, waiting.soft_fail) == (7, 3600, True)
+    assert (templated.mode, templated.deferrable) == ("reschedule", False)
+
+
+def test_a_mapped_sensor_waits_for_each():
+    with DAG("d", schedule=None):
+        mapped = KernelInvocationSensor.partial(task_id="wait").expand(invocation_id=["a", "b"])
+    assert mapped.operator_class is KernelInvocationSensor
