@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
+from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.operators.arguments import ARGUMENTS, Later, check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.operators.submission import OnLostReply
@@ -77,7 +78,10 @@ class _KernelDecoratedOperator(DecoratedOperator, KernelInvokeOperator):
         """
         context_merge(context, self.op_kwargs)
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
-        self.payload = self.python_callable(*self.op_args, **arguments)
+        try:
+            self.payload = self.python_callable(*self.op_args, **arguments)
+        except KernelError as error:  # which would be taken for the answer to the request that it is made for
+            raise RuntimeError(f"The decorated function failed: {error}") from error
         return super().request(context)
 
 

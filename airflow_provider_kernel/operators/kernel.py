@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
@@ -151,22 +151,30 @@ class KernelInvokeOperator(BaseOperator):
             self.payload = env.loader.get_source(env, self.payload)[0]  # type: ignore[union-attr]
         check_payload(self.payload, self.payload_key_field)
 
-    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+    def render_template(
+        self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
+    ) -> Any:
         """
         As Airflow's, but that no file is read for a text within the payload that merely ends like its name.
 
         :param content: a template, or what holds some.
+        :param context: what templates refer to.
+        :param jinja_env: renders them; default: the Dag's.
+        :param seen_oids: identities of what is no template: it came out of an XCom, for one.
         :return: the same, rendered.
         :raises ValueError: there is no file of the payload's name.
         """
-        if not is_file(content, self.template_ext):
-            return super().render_template(content, *args, **kwargs)
+        render = partial(super().render_template, context=context, jinja_env=jinja_env, seen_oids=seen_oids)
+        if not is_file(content, self.template_ext) or id(content) in (seen_oids or ()):
+            return render(content)
         if content is not self.payload:
-            return super().render_template(f"{content}{{##}}", *args, **kwargs)  # Jinja's empty comment
+            return render(f"{content}{{##}}")  # Jinja's empty comment
         with _named_file(content):
-            rendered = super().render_template(content, *args, **kwargs)
+            rendered = render(content)
         with suppress(ValueError, TypeError):  # request() says what is wrong with it
-            return parse_json(rendered)  # for map_index_template, which takes a name out of it
+            decoded = parse_json(rendered)
+            if isinstance(decoded, (dict, list)):
+                return decoded  # for map_index_template, which takes a name out of it
         return rendered
 
     @cached_property

@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSki
 
 from airflow_provider_kernel.api import capacity
 from airflow_provider_kernel.decorators.kernel import kernel_task
+from airflow_provider_kernel.hooks.kernel import KernelHook
 from tests import faults
 from tests.integration.task import Died, Task
 
@@ -188,6 +189,19 @@ def test_what_the_function_raises_is_what_the_task_ends_with(proxy, error):
     assert raised.value is error
     assert proxy.accepted == []
     assert task.record is None
+
+
+@pytest.mark.parametrize("status", [404, 429])
+def test_what_kernel_answers_the_function_itself_is_not_taken_for_the_answer_to_the_task(proxy, status):
+    proxy.on("GET /invocations/{id}", faults.answer(status))
+
+    def ask():
+        with KernelHook() as kernel:
+            return kernel.get_invocation("some")
+
+    with pytest.raises(RuntimeError, match=f"The decorated function failed: .*{status}"):
+        Decorated(ask, retries=1, deferrable=True).run()
+    assert proxy.seen("POST /invocations") == []
 
 
 def test_a_task_killed_while_its_function_runs_submits_nothing(proxy):

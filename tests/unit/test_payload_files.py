@@ -142,3 +142,17 @@ def test_partial_leaves_to_expand_what_expand_gives(dag):
         action_name=["price", "stock"], payload=[{"sku": 1}, {"sku": 2}]
     )
     assert mapped.task_id == "t"
+
+
+def test_what_came_out_of_an_xcom_is_no_template_though_it_ends_like_a_file(dag):
+    foreign = "{{ conn.db.password }}.json"
+    operator = KernelInvokeOperator(**NAMES)
+    assert operator.render_template(foreign, {}, dag.get_template_env(), {id(foreign)}) is foreign
+
+
+@pytest.mark.parametrize("text", ['"42"', "null", '"abc"', "42"])
+def test_a_file_with_a_mere_value_is_sent_alike_where_the_task_is_mapped(dag, write, text):
+    write("payloads/value.json", text)
+    plain = rendered(loaded(dag, payload="payloads/value.json"))
+    mapped = rendered(KernelInvokeOperator(**NAMES | {"task_id": "mapped"}, payload="payloads/value.json"))
+    assert mapped.request({}) == plain.request({})
