@@ -28,7 +28,7 @@ with DAG("example_kernel_asset_watcher", schedule=price_reports, tags=["kernel"]
     def finished(triggering_asset_events=None):
         """Return the ids of the reports' invocations: none, if somebody started this run by hand."""
         events = triggering_asset_events[price_reports] if triggering_asset_events else []
-        ends = [end for event in events for end in event.extra["payload"]["invocations"]]
+        ends = [end for event in events for end in event.extra.get("payload", {}).get("invocations", [])]
         return sorted({end["invocation_id"] for end in ends})
 
     @task

@@ -304,7 +304,8 @@ def _params(values: Mapping[str, Any]) -> dict[str, str]:
 def _path(invocation_id: str, rest: str = "") -> str:
     if not isinstance(invocation_id, str) or not invocation_id.strip(" .\n\t"):
         raise ValueError(
-            f"An invocation id is a text such as 'rr33xuugxj9h0bkf1rdt2bet', not {invocation_id!r}."
+            "An invocation id is a text such as 'rr33xuugxj9h0bkf1rdt2bet', not "
+            f"{repr(invocation_id) if isinstance(invocation_id, str) else type(invocation_id).__name__}."
         )
     return f"/invocations/{quote(invocation_id, safe='')}{rest}"
 

@@ -150,7 +150,8 @@ def kernel_task(
     check_arguments(given)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        is_other = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(is_one(function) for is_one in is_other):
             raise TypeError(
                 f"@task.kernel needs a plain function, and {function.__name__} is a generator or async. Write 'def' and 'return'."
             )

@@ -56,7 +56,8 @@ def _warn_of_size(task: KernelInvokeOperator, invocation: Invocation) -> None:
         log.warning(
             "The output is %.1f MB, and goes into Airflow's database as XCom, which is made for less than %.0f MB. "
             "Have the action put it into object storage and return its address, or have Airflow do so: set "
-            "[core] xcom_backend to XComObjectStorageBackend, of the provider common.io.",
+            "[core] xcom_backend to XComObjectStorageBackend, of the provider common.io, and [common.io] "
+            "xcom_objectstorage_path and xcom_objectstorage_threshold.",
             size / 1e6,
             LARGE_OUTPUT_BYTES / 1e6,
         )
@@ -90,7 +91,11 @@ def _add(extra: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _xcom_is_in_database() -> bool:
-    return str(conf.get("core", "xcom_backend", fallback="")).endswith(".BaseXCom")
+    backend = str(conf.get("core", "xcom_backend", fallback=""))
+    if backend.endswith(".XComObjectStorageBackend"):
+        threshold: int = conf.getint("common.io", "xcom_objectstorage_threshold", fallback=-1)
+        return threshold < 0  # none is large enough
+    return backend.endswith(".BaseXCom")
 
 
 @contextmanager

@@ -167,9 +167,18 @@ def test_the_output_of_a_failure_is_no_xcom_and_not_warned_of(monkeypatch, caplo
     assert "XComObjectStorageBackend" not in caplog.text
 
 
-def test_a_backend_of_the_users_own_is_not_warned_of(monkeypatch, caplog):
-    monkeypatch.setenv(
-        "AIRFLOW__CORE__XCOM_BACKEND", "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
-    )
+@pytest.mark.parametrize(
+    ("backend", "threshold", "warns"),
+    [
+        ("airflow.providers.common.io.xcom.backend.XComObjectStorageBackend", "1000000", False),
+        # By default it keeps everything in the database.
+        ("airflow.providers.common.io.xcom.backend.XComObjectStorageBackend", None, True),
+        ("shop.xcom.Backend", None, False),
+    ],
+)
+def test_a_backend_that_takes_large_outputs_is_not_warned_of(monkeypatch, caplog, backend, threshold, warns):
+    monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", backend)
+    if threshold:
+        monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD", threshold)
     Task("big", {"n": result.LARGE_OUTPUT_BYTES}, deferrable=False).run()
-    assert "XComObjectStorageBackend" not in caplog.text
+    assert ("xcom_objectstorage_threshold" in caplog.text) == warns

@@ -440,6 +440,12 @@ def test_a_redirect_to_no_address_is_a_redirect_all_the_same(location):
     assert "a redirect to another address" in str(error)
 
 
+def test_an_output_that_is_taken_for_an_id_is_not_in_the_sentence():
+    with pytest.raises(ValueError, match="not dict") as refused:
+        calls.get_invocation({"sku": "A"})  # type: ignore[arg-type]
+    assert "sku" not in str(refused.value)
+
+
 @pytest.mark.parametrize("invocation_id", [".", "..", " .. "])
 def test_an_id_of_dots_does_not_become_the_path_above(invocation_id):
     with pytest.raises(ValueError, match="An invocation id is a text such as"):

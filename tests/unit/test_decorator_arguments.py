@@ -107,7 +107,10 @@ def test_what_cannot_return_a_payload_is_refused_when_the_dag_is_parsed():
     def one_by_one():
         yield {}
 
-    for function in (later, one_by_one):
+    async def both():
+        yield {}
+
+    for function in (later, one_by_one, both):
         with pytest.raises(TypeError, match=r"needs a plain function.*Write 'def' and 'return'"):
             task.kernel(**NAMES)(function)
     with pytest.raises(TypeError, match="takes named arguments only"):
