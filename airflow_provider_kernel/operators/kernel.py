@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
-#: The method that Airflow resumes where it has ended a deferral, and what it says if that is for its timeout.
+#: The method that Airflow resumes where it has ended a deferral, and what 3 and 2 say if that is for its timeout.
 #: What it raises then, and where that is to be found, differs from version to version.
-FAIL_METHOD, TIMED_OUT = "__fail__", "Trigger timeout"
+FAIL_METHOD, TIMED_OUT = "__fail__", ("Trigger timeout", "Trigger/execution timeout")
 
 
 class KernelInvokeOperator(BaseOperator):
@@ -262,7 +262,7 @@ class KernelInvokeOperator(BaseOperator):
             with self._leg(context) as leg:
                 if leg.is_of_new_try():
                     return leg.start()
-                return leg.end_deferral(error, is_timeout=(next_kwargs or {}).get("error") == TIMED_OUT)
+                return leg.end_deferral(error, is_timeout=(next_kwargs or {}).get("error") in TIMED_OUT)
 
     def on_kill(self) -> None:
         """End the wait, and have :meth:`execute` see to the invocation. Airflow calls this in a signal handler."""
