@@ -217,17 +217,24 @@ class KernelInvokeOperator(BaseOperator):
         with self._leg(context) as leg:
             return leg.start()
 
-    def execute_complete(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
+    def execute_complete(
+        self,
+        context: Context,
+        event: dict[str, Any],
+        ti_id: str | None = None,
+        submitted_at: float | None = None,
+    ) -> Any:
         """
         Continue after the deferral: ask Kernel for the invocation, and return its decoded output.
 
         :param context: Airflow's.
         :param event: what the trigger fired.
         :param ti_id: the try that was deferred.
+        :param submitted_at: when it asked for the invocation, in seconds since 1970.
         :return: the decoded output.
         """
         with self._leg(context) as leg:
-            return leg.start() if leg.is_of_new_try(ti_id) else leg.complete(event)
+            return leg.start() if leg.is_of_new_try(ti_id) else leg.complete(event, submitted_at)
 
     def execute_with_capacity(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
         """
