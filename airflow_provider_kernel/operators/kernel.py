@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
-#: The method that Airflow resumes where it has ended a deferral, and what it says if that is for its timeout.
+#: The method that Airflow resumes where it has ended a deferral, and what 3 and 2 say if that is for its timeout.
 #: What it raises then, and where that is to be found, differs from version to version.
-FAIL_METHOD, TIMED_OUT = "__fail__", "Trigger timeout"
+FAIL_METHOD, TIMED_OUT = "__fail__", ("Trigger timeout", "Trigger/execution timeout")
 
 
 class KernelInvokeOperator(BaseOperator):
@@ -217,17 +217,24 @@ class KernelInvokeOperator(BaseOperator):
         with self._leg(context) as leg:
             return leg.start()
 
-    def execute_complete(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
+    def execute_complete(
+        self,
+        context: Context,
+        event: dict[str, Any],
+        ti_id: str | None = None,
+        submitted_at: float | None = None,
+    ) -> Any:
         """
         Continue after the deferral: ask Kernel for the invocation, and return its decoded output.
 
         :param context: Airflow's.
         :param event: what the trigger fired.
         :param ti_id: the try that was deferred.
+        :param submitted_at: when it asked for the invocation, in seconds since 1970.
         :return: the decoded output.
         """
         with self._leg(context) as leg:
-            return leg.start() if leg.is_of_new_try(ti_id) else leg.complete(event)
+            return leg.start() if leg.is_of_new_try(ti_id) else leg.complete(event, submitted_at)
 
     def execute_with_capacity(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
         """
@@ -262,7 +269,7 @@ class KernelInvokeOperator(BaseOperator):
             with self._leg(context) as leg:
                 if leg.is_of_new_try():
                     return leg.start()
-                return leg.end_deferral(error, is_timeout=(next_kwargs or {}).get("error") == TIMED_OUT)
+                return leg.end_deferral(error, is_timeout=(next_kwargs or {}).get("error") in TIMED_OUT)
 
     def on_kill(self) -> None:
         """End the wait, and have :meth:`execute` see to the invocation. Airflow calls this in a signal handler."""

@@ -156,8 +156,9 @@ class Leg:
             return self._conclude(self._given_up(error))
         return self._carry_on(invocation or self._submitted())
 
-    def complete(self, event: Any) -> Any:
+    def complete(self, event: Any, submitted_at: float | None = None) -> Any:
         """Go on where the trigger has fired ``event``."""
+        self.this_try.deferred_submitted_at = submitted_at
         self._submission.invocation_id = self.this_try.invocation_id()
         outcome = Outcome.from_event(event)
         return self._conclude(self._given_up(outcome.error()) if outcome.may_run else outcome)
@@ -252,7 +253,7 @@ class Leg:
         timeout = self.task.timeout
         if timeout is None:
             timeout = (self.task.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS) + GRACE_SECONDS
-        return min(self.this_try.submitted_at() + timeout, self._execution_deadline())
+        return min((self.this_try.submitted_at() or time.time()) + timeout, self._execution_deadline())
 
     def _execution_deadline(self) -> float:
         return self.this_try.execution_deadline(self.task.execution_timeout)
@@ -276,7 +277,7 @@ class Leg:
                 handed_over_at=now,
             ),
             method_name="execute_complete",
-            kwargs={"ti_id": self.this_try.id},
+            kwargs={"ti_id": self.this_try.id, "submitted_at": self.this_try.submitted_at()},
             timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
         )
 

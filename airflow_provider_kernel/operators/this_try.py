@@ -41,6 +41,8 @@ class ThisTry:
     def __init__(self, context: Context, durable: bool = True, *, may_be_denied: bool = False) -> None:
         self._ti: Any = context["ti"]
         self._store: Any = context.get("task_state_store") if durable else None
+        #: When its invocation was asked for, by what a deferral kept of it; it counts where there is no record.
+        self.deferred_submitted_at: float | None = None
         self.id = str(getattr(self._ti, "id", ""))
         self.generation: int = getattr(self._ti, "max_tries", 0) or 0
         self._may_be_denied = may_be_denied
@@ -80,13 +82,14 @@ class ThisTry:
         start = getattr(self._ti, "start_date", None)
         return (start + execution_timeout).timestamp() if start and execution_timeout else inf
 
-    def waited(self) -> float:
-        """Return for how many seconds its invocation has been waited for."""
-        return time.time() - self.submitted_at()
+    def waited(self) -> float | None:
+        """Return for how many seconds its invocation has been waited for; None if that is not known."""
+        submitted_at = self.submitted_at()
+        return None if submitted_at is None else max(time.time() - submitted_at, 0)
 
-    def submitted_at(self) -> float:
-        """Return when its invocation was asked for, in seconds since 1970; now, if that is not known."""
-        return self.record.submitted_at if self.record else time.time()
+    def submitted_at(self) -> float | None:
+        """Return when its invocation was asked for, in seconds since 1970; None if that is not known."""
+        return self.record.submitted_at if self.record else self.deferred_submitted_at
 
     def announce(self, invocation_id: str, hook: KernelHook) -> None:
         """Push the id of the invocation to XCom, and the link to it."""

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     BaseSensorOperator,
     PokeReturnValue,
     TaskDeferred,
@@ -22,13 +23,14 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
     KernelInvocationFailed,
     KernelInvocationTimeout,
+    KernelInvocationUnsettled,
 )
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus, check_name
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
 from airflow_provider_kernel.operators.arguments import MAX_SECONDS, is_unrendered
-from airflow_provider_kernel.operators.kernel import FAIL_METHOD
+from airflow_provider_kernel.operators.kernel import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.leg import DEFERRAL_PADDING_SECONDS
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
@@ -51,9 +53,10 @@ class KernelInvocationSensor(BaseSensorOperator):
 
     The invocation is somebody else's, so it is never cancelled: not when the task is killed, nor when ``timeout``
     passes. Kernel being away is waited out. A failed invocation fails the task with Kernel's reason and the shortened
-    output, without a retry, which would find it as it is; so does ``timeout``, as with every sensor. With
-    ``soft_fail`` the task is skipped in both cases, and fails in others: where Kernel refuses to tell, or does not
-    know the invocation.
+    output, without a retry, which would find it as it is; so does ``timeout``, as with every sensor. After
+    ``execution_timeout``, which bounds each try, deferred or not, there is a retry. With ``soft_fail`` the task is
+    skipped in these cases, and fails in others: where Kernel refuses to tell, or does not know the invocation, or the
+    trigger fails. But Airflow 2 itself ends a deferred task at its ``execution_timeout``, and does not skip it.
 
     Deferred, the sensor follows the invocation as :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`
     does, with the lines that the app logs in the task's log. ``poke_interval`` is then the longest time between two
@@ -124,7 +127,7 @@ class KernelInvocationSensor(BaseSensorOperator):
             if not self.deferrable or self._ended():
                 return super().execute(context)
         now = time.time()
-        deadline = _started_at(context) + self.timeout
+        deadline = _started_at(context) + self._limit
         raise TaskDeferred(
             trigger=KernelInvocationTrigger(
                 self.invocation_id,
@@ -137,6 +140,7 @@ class KernelInvocationSensor(BaseSensorOperator):
                 handed_over_at=now,
             ),
             method_name="execute_complete",
+            kwargs={"ti_id": _ti_id(context)},
             timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
         )
 
@@ -161,16 +165,17 @@ class KernelInvocationSensor(BaseSensorOperator):
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._result(found, context))
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+    def execute_complete(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
         """
         Continue after the deferral: ask Kernel for the invocation, and return its decoded output.
 
         :param context: Airflow's.
         :param event: what the trigger fired.
+        :param ti_id: the try that was deferred.
         :return: the decoded output.
         """
         outcome = Outcome.from_event(event)
-        if outcome.invocation_id != self.invocation_id:
+        if outcome.invocation_id != self.invocation_id or ti_id not in (None, _ti_id(context)):
             # A new try, which Airflow resumes after a clear with the old one's event.
             return self.execute(context)
         with self.hook:
@@ -184,7 +189,7 @@ class KernelInvocationSensor(BaseSensorOperator):
         if ended:
             return self._result(ended, context)
         if outcome.status == "timeout":
-            raise AirflowSensorTimeout(f"{outcome.message} It was not cancelled.")
+            raise self._timeout_error(outcome.message)
         raise outcome.error()
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
@@ -202,11 +207,36 @@ class KernelInvocationSensor(BaseSensorOperator):
             if ended:
                 next_method, next_kwargs = "execute_complete", {"event": Outcome.of(ended).to_event()}
         try:
+            if next_method == FAIL_METHOD:
+                return self._end_deferral(next_kwargs, context)
             return super().resume_execution(next_method, next_kwargs, context)
-        except AirflowSensorTimeout as error:
-            if self.soft_fail:  # Airflow 3.0 does not heed it where the deferral timed out
+        except (AirflowSensorTimeout, AirflowTaskTimeout, KernelInvocationUnsettled) as error:
+            is_timeout = not isinstance(error, KernelInvocationUnsettled)
+            if self.never_fail or (self.soft_fail and is_timeout):
                 raise AirflowSkipException(str(error)) from error
             raise
+
+    def _end_deferral(self, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Raise what it means that Airflow ended the deferral: its time was over, or the trigger failed."""
+        try:
+            # Not the sensor's, which with soft_fail skips the task for either.
+            return super(BaseSensorOperator, self).resume_execution(FAIL_METHOD, next_kwargs, context)
+        except Exception as error:
+            reason = f"Airflow ended the wait for Kernel invocation {self.invocation_id} ({error})."
+            if (next_kwargs or {}).get("error") in TIMED_OUT:
+                raise self._timeout_error(reason) from error
+            raise KernelInvocationUnsettled(reason, invocation_id=self.invocation_id) from error
+
+    @property
+    def _limit(self) -> float:
+        """Seconds for which a try may be deferred; from Airflow 3 on, that is not bounded by Airflow itself."""
+        bound = self.execution_timeout
+        return min(self.timeout, bound.total_seconds()) if bound else self.timeout
+
+    def _timeout_error(self, reason: str) -> BaseException:
+        """Return what Airflow raises on a worker for the limit that has passed."""
+        kind = AirflowTaskTimeout if self._limit < self.timeout else AirflowSensorTimeout
+        return kind(f"{reason} It was not cancelled.")
 
     def _ended(self) -> Invocation | None:
         """Ask once; return the invocation if Kernel says that it has ended."""
@@ -228,6 +258,11 @@ class KernelInvocationSensor(BaseSensorOperator):
             raise AirflowFailException(str(error)) from error
         self.log.info("Kernel invocation %s succeeded.", ended.id)
         return result
+
+
+def _ti_id(context: Context) -> str:
+    """Return the id of the try; empty on Airflow 2, which has none."""
+    return str(getattr(context["ti"], "id", ""))
 
 
 def _started_at(context: Context) -> float:

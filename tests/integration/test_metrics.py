@@ -107,6 +107,26 @@ def test_a_task_counts_what_it_submits_and_the_ends_that_it_sees(sent, emulator_
     assert 1000 <= float(waited[0][2]) < 60_000
 
 
+def test_the_wait_counts_from_the_submission_without_a_record_too(sent, emulator_env):
+    received = sent(TASK + "Task('sleep', {'seconds': 1}, durable=False).run()\n")
+    [waited] = [line for line in received if line not in counted(received)]
+    assert 1000 <= float(re.search(r":([\d.]+)\|ms", waited)[1]) < 60_000
+
+
+def test_a_wait_of_unknown_length_is_not_sent(sent, emulator_env):
+    received = sent(
+        TASK
+        + "task = Task('echo', 1, durable=False)\n"
+        + "deferral = task.defer()\n"
+        + "deferral.kwargs.pop('submitted_at', None)\n"  # as an older version of this provider left it
+        + "task.legs(task.resume(deferral))\n"
+    )
+    assert received == [
+        "airflow.kernel.submitted,app=tests,action=echo:1|c",
+        "airflow.kernel.succeeded,app=tests,action=echo:1|c",
+    ]
+
+
 def test_a_stream_that_is_opened_again_is_counted_on_a_worker(sent, server):
     received = sent(TASK + "Task(deferrable=False).run()\n")
     assert counted(received)[1] == "airflow.kernel.reconnects,app=shop,action=price:1|c"

@@ -251,7 +251,11 @@ class TestKill:
 
     @pytest.mark.parametrize(
         ("error", "kind"),
-        [("Trigger timeout", KernelInvocationTimeout), ("Trigger failure", KernelInvocationUnsettled)],
+        [
+            ("Trigger timeout", KernelInvocationTimeout),
+            ("Trigger/execution timeout", KernelInvocationTimeout),  # Airflow 2
+            ("Trigger failure", KernelInvocationUnsettled),
+        ],
     )
     def test_a_deferral_that_airflow_ended_cancels_the_invocation(self, error, kind):
         task = Task("sleep", {"seconds": 60})

@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
+    AirflowTaskTimeout,
     TaskDeferred,
 )
 from tenacity import wait_none
@@ -142,6 +143,22 @@ def test_the_timeout_of_a_deferred_sensor_counts_from_the_start_of_its_try(submi
     assert deferral.timeout.total_seconds() > 60
 
 
+def test_the_execution_timeout_bounds_the_deferral_from_the_start_of_the_try(submit):
+    sensor = Sensor(submit("sleep", {"seconds": 60}), timeout=100, execution_timeout=timedelta(seconds=60))
+    sensor.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
+    assert sensor.defer().trigger.deadline == pytest.approx(time.time() + 20, abs=5)
+
+
+@pytest.mark.parametrize(("soft_fail", "raised"), [(False, AirflowTaskTimeout), (True, AirflowSkipException)])
+def test_an_execution_timeout_while_deferred_is_told_as_on_a_worker(submit, status, until, soft_fail, raised):
+    invocation_id = submit("sleep", {"seconds": 60})
+    until(lambda: status(invocation_id) == "running")
+    sensor = Sensor(invocation_id, timeout=60, execution_timeout=timedelta(seconds=0.5), soft_fail=soft_fail)
+    with pytest.raises(raised, match="not cancelled"):
+        sensor.run()
+    assert status(invocation_id) == "running"
+
+
 def test_an_end_just_after_the_timeout_counts(submit, until, status):
     invocation_id = submit("echo", 7)
     until(lambda: status(invocation_id) == "succeeded")
@@ -158,15 +175,45 @@ def test_an_end_counts_though_airflow_ended_the_deferral(submit, until, status):
     assert sensor.operator.resume_execution("__fail__", arguments, sensor.context) == 7
 
 
-def test_a_deferral_that_airflow_ended_is_told_as_airflow_does(submit, status):
+@pytest.mark.parametrize(
+    "reason", ["Trigger timeout", "Trigger/execution timeout"]
+)  # the latter on Airflow 2
+@pytest.mark.parametrize(
+    ("arguments", "raised"),
+    [
+        ({}, AirflowSensorTimeout),
+        ({"soft_fail": True}, AirflowSkipException),
+        ({"execution_timeout": timedelta(hours=1)}, AirflowTaskTimeout),
+        ({"execution_timeout": timedelta(hours=1), "soft_fail": True}, AirflowSkipException),
+    ],
+)
+def test_a_deferral_that_airflow_ended_for_its_time_is_a_timeout(
+    submit, status, until, reason, arguments, raised
+):
     invocation_id = submit("sleep", {"seconds": 60})
-    sensor = Sensor(invocation_id)
-    with pytest.raises(Exception, match="Trigger timeout"):
-        sensor.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, sensor.context)
-    soft = Sensor(invocation_id, soft_fail=True)
-    with pytest.raises(AirflowSkipException):
-        soft.operator.resume_execution("__fail__", {"error": "Trigger failure"}, soft.context)
+    until(lambda: status(invocation_id) == "running")
+    sensor = Sensor(invocation_id, **arguments)
+    with pytest.raises(raised, match=reason):
+        sensor.operator.resume_execution("__fail__", {"error": reason}, sensor.context)
     assert status(invocation_id) == "running"
+
+
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_trigger_that_failed_is_no_end_and_is_not_skipped(submit, status, until, soft_fail, told):
+    invocation_id = submit("sleep", {"seconds": 60})
+    until(lambda: status(invocation_id) == "running")
+    sensor = Sensor(invocation_id, soft_fail=soft_fail)
+    arguments = {"error": "Trigger failure", "traceback": ["a line of the trigger"]}
+    with pytest.raises(KernelInvocationUnsettled, match=f"wait for .*{invocation_id}.*Trigger failure"):
+        sensor.operator.resume_execution("__fail__", arguments, sensor.context)
+    assert status(invocation_id) == "running"
+    assert "a line of the trigger" in told()
+
+
+def test_an_unknown_end_is_skipped_with_never_fail(submit):
+    sensor = Sensor(submit("sleep", {"seconds": 60}), never_fail=True)
+    with pytest.raises(AirflowSkipException):
+        sensor.operator.resume_execution("__fail__", {"error": "Trigger failure"}, sensor.context)
 
 
 def test_a_kill_cancels_nothing(submit, status, until):
@@ -234,6 +281,19 @@ def test_a_new_try_that_airflow_resumes_with_the_event_of_the_old_one_waits_for_
     with pytest.raises(TaskDeferred) as deferral:
         sensor.operator.execute_complete(sensor.context, {"invocation_id": "old", "status": "failed"})
     assert sensor.legs(sensor.resume(deferral.value)) == 2
+
+
+def test_a_new_try_does_not_take_the_timeout_of_the_old_one_for_its_own(submit):
+    invocation_id = submit("logs", {"n": 2, "delay": 0.5})
+    sensor = Sensor(invocation_id)
+    event = {"invocation_id": invocation_id, "status": "timeout", "message": "Too late.", "may_run": True}
+    arguments = {**(sensor.defer().kwargs or {}), "event": event}
+    sensor.clear()
+    assert (
+        sensor.legs(lambda: sensor.operator.resume_execution("execute_complete", arguments, sensor.context))
+        == 2
+    )
+    assert sensor.deferred
 
 
 class TestAgainstAKernelThatMisbehaves:
