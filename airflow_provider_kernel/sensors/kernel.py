@@ -122,6 +122,10 @@ class KernelInvocationSensor(BaseSensorOperator):
         """
         if self.invocation_id in (None, "", "None"):  # as a template of a missing XCom comes out
             raise AirflowFailException(f"invocation_id came to nothing. Pass {ID_MEANING}.")
+        if not isinstance(self.invocation_id, str):
+            raise AirflowFailException(
+                f"invocation_id came to a {type(self.invocation_id).__name__}. Pass {ID_MEANING}."
+            )
         with self.hook:
             link.announce(context["ti"], self.hook, self.invocation_id)
             if not self.deferrable or self._ended():

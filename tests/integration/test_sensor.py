@@ -126,8 +126,9 @@ def test_a_failure_is_skipped_with_soft_fail(wait, is_over, submit, until, statu
 @pytest.mark.parametrize(
     ("soft_fail", "raised"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)]
 )
-def test_a_timeout_leaves_the_invocation_running(wait, submit, status, soft_fail, raised):
+def test_a_timeout_leaves_the_invocation_running(wait, submit, status, until, soft_fail, raised):
     invocation_id = submit("sleep", {"seconds": 60})
+    until(lambda: status(invocation_id) == "running")
     began = time.monotonic()
     with pytest.raises(raised):
         Sensor(invocation_id, timeout=0.5, soft_fail=soft_fail, **wait).run()
@@ -264,6 +265,14 @@ def test_the_link_is_there_while_the_sensor_waits(wait, submit, monkeypatch, con
     with pytest.raises((TaskDeferred, AirflowSensorTimeout)):
         sensor.operator.execute(sensor.context)
     assert sensor.xcom == {LINK: f"https://d/{invocation_id}"}
+
+
+def test_an_output_that_is_no_id_fails_without_a_retry_and_is_not_told():
+    sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
+    sensor.operator.invocation_id = {"price": 12.5}
+    with pytest.raises(AirflowFailException, match=r"came to a dict\. Pass the id that Kernel") as raised:
+        sensor.run()
+    assert "12.5" not in str(raised.value)
 
 
 @pytest.mark.parametrize("value", [None, "", "None"])
