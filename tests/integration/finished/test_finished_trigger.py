@@ -151,12 +151,18 @@ def test_a_page_that_is_too_large_for_the_way_there_is_asked_for_again_until_it_
     async def main() -> None:
         async with running(trigger()) as ends:
             proxy.on(LIST, faults.html(502), where=lambda e: limit_of(e) > 3)
-            await looked(proxy)
+            await began_again(proxy)
             ones = [submit("echo", n) for n in range(5)]
             await ends.are(*ones)
             assert set(ends.count.values()) == {1}
 
     asyncio.run(main())
+
+
+async def began_again(proxy) -> None:
+    """Wait until the first look is over, all pages of it."""
+    firsts = lambda: [e for e in proxy.seen(LIST) if "offset=0" in e.path and e.answered_status == 200]  # noqa: E731
+    await until_(lambda: len(firsts()) >= 2)
 
 
 def limit_of(exchange) -> int:
@@ -166,7 +172,7 @@ def limit_of(exchange) -> int:
 def test_what_cannot_be_read_in_a_list_is_left_out_with_a_warning(proxy, submit, told):
     async def main() -> None:
         async with running(trigger()) as ends:
-            await looked(proxy)
+            await began_again(proxy)
             items = [
                 {"id": 7},
                 {"id": "odd", "status": "succeeded", "app_name": "tests", "action_name": "echo"},
@@ -196,7 +202,7 @@ def test_many_ends_are_several_events_without_waiting_for_the_next_look(
             rule.release()
             await ends.are(*ones)
             assert [len(event) for event in ends.events] == [2, 2, 1]
-            assert len(proxy.seen(LIST)) == before
+            assert len(proxy.seen(LIST)) <= before + 1  # the next look may have begun
 
     asyncio.run(main())
 
