@@ -88,19 +88,19 @@ def get_invocation(invocation_id: str) -> Call[Invocation]:
     return Call("GET", _path(invocation_id), _invocation_with(invocation_id))
 
 
-def list_invocations(**filters: Any) -> Call[Page]:
-    """Ask for one page of invocations; the filters are those of Kernel's API, None for unset."""
-    return Call(
-        "GET",
-        "/invocations",
-        lambda data, headers: _page(data, headers, Invocation.from_json),
-        _params(filters),
-    )
+def list_invocations(*, skip_unreadable: bool = False, **filters: Any) -> Call[Page]:
+    """
+    Ask for one page of invocations; the filters are those of Kernel's API, None for unset.
+
+    With ``skip_unreadable``, an item that has no id or no status is None and not an error.
+    """
+    read = _invocation_or_none if skip_unreadable else Invocation.from_json
+    return _list("/invocations", read, filters)
 
 
 def list_apps(**filters: Any) -> Call[Page]:
     """Ask for one page of deployed app versions."""
-    return Call("GET", "/apps", lambda data, headers: _page(data, headers, dict), _params(filters))
+    return _list("/apps", dict, filters)
 
 
 def end_invocation(invocation_id: str, output: str | None = None) -> Call[Invocation]:
@@ -277,7 +277,19 @@ def _invocation_with(invocation_id: str) -> Callable[[Any, Mapping[str, str]], I
     return read
 
 
-def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any]) -> Page:
+def _invocation_or_none(data: Any) -> Invocation | None:
+    try:
+        return Invocation.from_json(data)
+    except KernelTransportError:
+        return None
+
+
+def _list(path: str, read: Callable[[Any], Any], filters: Mapping[str, Any]) -> Call[Page]:
+    offset = filters.get("offset") or 0
+    return Call("GET", path, lambda data, headers: _page(data, headers, read, offset), _params(filters))
+
+
+def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any], offset: int) -> Page:
     if not isinstance(data, list):
         raise TypeError("a page is a JSON array")
     # X-Next-Offset is absolute, and 0 on the last page.
@@ -287,7 +299,10 @@ def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any]) -> 
         raise ValueError("a list that goes on, but not where, would be cut short silently")
     if has_more == "false" or not data or following is None:
         following = "0"
-    return Page([read(item) for item in data], int(following) or None, _served_at(headers.get("Date")))
+    next_offset = int(following) or None
+    if next_offset is not None and next_offset <= offset:
+        raise ValueError("a list that goes on where it was would be asked for for ever")
+    return Page([read(item) for item in data], next_offset, _served_at(headers.get("Date")))
 
 
 def _served_at(date: str | None) -> float | None:

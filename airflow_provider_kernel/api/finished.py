@@ -8,6 +8,8 @@ that started since a moment, and a :class:`Cursor` holds against it what it know
   read twice rather than not at all. What a sweep misses all the same, the next ones see: each goes back to
   :data:`OVERLAP` before the newest start, and to the start of the oldest invocation that has not ended.
 - An end is reported once: its id is remembered for as long as a sweep may list it.
+- An event has :data:`MAX_ENDS` at most, of the oldest starts. The same sweep brings the others, in further events; and
+  so would the next, for it goes back to the first that is left.
 - The first sweep of a new cursor reports nothing: what had ended by then is none of its business.
 - What one sweep brings is one event, and the next comes :data:`SPACING` later at the earliest. For Airflow starts a
   run for an event and whatever is older; an event that comes before it has done so starts none, and waits for a later.
@@ -20,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from airflow_provider_kernel.api.errors import KernelApiError
 from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
 from airflow_provider_kernel.api.invocation import (
     MAX_ASYNC_TIMEOUT_SECONDS,
@@ -38,13 +41,16 @@ OVERLAP = 300 * SECOND
 STATUSES = (InvocationStatus.SUCCEEDED.value, InvocationStatus.FAILED.value, "any")
 #: At least so many seconds are between two events: a scheduler looks for them every second or so.
 SPACING = 10.0
+#: An event has no more than so many ends: it is a row in Airflow's database, with some 220 bytes for each.
+MAX_ENDS = 1000
 #: So many requests may follow each other at once; in the long run, one in so many seconds.
 BURST, SECONDS_PER_REQUEST = 10, 6.0
 #: Longest pause after an error, in seconds, unless Kernel asks for a longer one.
 MAX_PAUSE = 60.0
-#: The size of a page goes up to the most that Kernel takes while pages are light, and down while they are heavy,
-#: for payloads and outputs come with them (in characters).
-FIRST_PAGE, LARGEST_PAGE = 25, 100
+#: The size of a page goes up while pages are light, and down while they are heavy,
+#: for payloads and outputs come with them (in characters). Kernel takes 100; half of that, for nothing else runs in
+#: the triggerer while a page is decoded, in a thread or not.
+FIRST_PAGE, LARGEST_PAGE = 25, 50
 LIGHT, HEAVY = 10**6, 4 * 10**6
 
 
@@ -116,17 +122,24 @@ class Sweep:
 
 
 class Listing:
-    """A sweep while its pages are read."""
+    """A sweep while its pages are read; ``limit`` is the size of a page."""
 
-    def __init__(self, since: int) -> None:
+    def __init__(self, since: int, limit: int | None = None) -> None:
         self.since = since
         self.offset: int | None = 0
-        self.limit = FIRST_PAGE
+        self.limit = limit or FIRST_PAGE
         self._found: dict[str, Invocation] = {}
 
     def params(self) -> dict[str, Any]:
         """Return what the next page is asked for with, besides the filters."""
-        return {"since": format_timestamp(self.since), "limit": self.limit, "offset": self.offset}
+        # A second more: whether Kernel lists what started at that very moment is unknown.
+        since = format_timestamp(self.since - SECOND)
+        return {"since": since, "limit": self.limit, "offset": self.offset}
+
+    def failed(self, error: Exception) -> None:
+        """Take that a page could not be had: it may be too large for Kernel, or for a proxy on the way."""
+        if not (isinstance(error, KernelApiError) and error.status_code in (401, 403, 429)):
+            self.limit = max(1, self.limit // 2)
 
     def add(self, invocations: Iterable[Invocation], next_offset: int | None) -> None:
         """Take a page. Of what two pages hold, the later one is the newer."""
@@ -165,15 +178,22 @@ class Cursor:
         """Return the start from which the next sweep must list; ``now`` is in seconds since 1970."""
         return self._oldest(now) if self.since is None else self.since
 
-    def has_news(self, sweep: Sweep, wanted: Wanted) -> bool:
-        """Tell whether the sweep may hold an end that was not reported before."""
-        return any(
-            wanted.is_about(one) and wanted.takes(one) and one.id not in self._seen
+    def news(self, sweep: Sweep, wanted: Wanted) -> int:
+        """Return how many ends that were not reported before the sweep may hold."""
+        return sum(
+            wanted.is_about(one)
+            and wanted.takes(one)
+            and one.id not in self._seen
+            and (self.since is None or (start := _start(one)) is None or start >= self.since)
             for one in sweep.invocations
         )
 
     def take(self, sweep: Sweep, wanted: Wanted, now: float) -> list[Invocation]:
-        """Return those in the sweep that have ended as wanted and were not reported before, in that order."""
+        """
+        Return those in the sweep that have ended as wanted and were not reported before, in the order of their ends.
+
+        They are :data:`MAX_ENDS` at most; the same sweep, or any later one, brings the others.
+        """
         is_first = self.since is None
         starts = [
             start for one in sweep.invocations if (start := parse_timestamp(one.started_at)) is not None
@@ -203,9 +223,13 @@ class Cursor:
                 del self._open[one]
                 if one not in missing:
                     self.given_up.append(one)
+        # By their starts, so that little is listed again.
+        ended.sort(key=lambda one: _start(one) or 0)
+        ended, left = ended[:MAX_ENDS], ended[MAX_ENDS:]
+        unreported = [s for one in left if (s := self._seen.pop(one.id)) is not None]
         # A start in the future is a clock's, and what starts until then must not be passed over.
         newest = min(max(starts, default=max(sweep.since, self._oldest(now))), int(now * SECOND))
-        self._move(min([newest - OVERLAP, *self._open.values()]), sweep.since)
+        self._move(min([newest - OVERLAP, *self._open.values(), *unreported]), sweep.since)
         self._seen = {one: s for one, s in self._seen.items() if s is not None or one in undated}
         return sorted(ended, key=lambda one: parse_timestamp(one.finished_at) or 0)
 

@@ -137,8 +137,6 @@ def pages(ask: Callable[..., Call[Page]], send: Callable[[Call[Page]], Page]) ->
     while offset is not None:
         page = send(ask(offset=offset or None))
         yield from page.items
-        if page.next_offset is not None and page.next_offset <= offset:
-            return  # would ask for the same page for ever
         offset = page.next_offset
 
 

@@ -40,7 +40,8 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
     Fires an event when invocations of an app have ended, wherever they were started. For an ``AssetWatcher``.
 
     The event's payload, which a Dag finds under ``payload`` in the extra of the asset's event, has a list under
-    ``invocations``, of all that have ended since the last event, in the order of their ends: each a dict with
+    ``invocations``, of all that have ended since the last event, in the order of their ends, or of the first thousand
+    (the others come in the next events): each a dict with
     ``invocation_id``, ``app_name``, ``action_name``, ``version``, ``status``, ``started_at`` and ``finished_at``. What
     an invocation returned is not in it: ask :class:`~airflow_provider_kernel.hooks.kernel.KernelHook` for that.
 
@@ -51,7 +52,9 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
 
     Kernel tells nobody that an invocation has ended, so its list of invocations is looked at, by all watchers of a
     connection in a triggerer together, in a single request where no more than a page has started since the oldest
-    that still runs (or within five minutes), and in ten a minute at most in the long run.
+    that still runs (or within five minutes), and in ten a minute at most in the long run. So an invocation that runs
+    for an hour among thousands of short ones of the same connection makes each look long, of ten pages of fifty a
+    minute at most, and ``poll_interval`` is not kept then.
 
     From Airflow 3.3 on, every end is reported **at least once**: how far a watcher is, is kept with the asset, and
     only once Airflow has stored the event; so what ends while no triggerer runs, or while the Dag is paused, is
@@ -155,7 +158,7 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
                 look.takers += 1
                 if not watcher.waits_for(look):
                     continue
-                if store and watcher.cursor.has_news(look.sweep, self.wanted):
+                if store and watcher.cursor.news(look.sweep, self.wanted):
                     # Another triggerer may have taken over from this one, which was frozen.
                     await store.refresh(watcher.cursor)
                 for event in self._events(watcher, look):

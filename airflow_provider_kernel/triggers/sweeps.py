@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from airflow_provider_kernel.api import finished as decisions
 from airflow_provider_kernel.api.calls import Page
 from airflow_provider_kernel.api.errors import KernelError, retry_after
 from airflow_provider_kernel.api.finished import (
@@ -73,6 +74,7 @@ class Sweeper:
         self._kernel_conn_id = kernel_conn_id
         self._watchers: dict[Watcher, None] = {}
         self._joined: asyncio.Event | None = None  # while it sleeps; it holds on to the event loop
+        self._limit: int | None = None
 
     @contextmanager
     def joined(self, watcher: Watcher) -> Iterator[None]:
@@ -92,7 +94,15 @@ class Sweeper:
             while not self._watchers:
                 await self._sleep(None)
             looked_at = time.monotonic()
-            yield await self._look(looked_at, hook, pace)
+            look = await self._look(looked_at, hook, pace)
+            ends = max(
+                (w.cursor.news(look.sweep, w.wanted) for w in look.watchers if w.cursor.since), default=0
+            )
+            yield look
+            # What is too much for one event comes of the same sweep: to list it anew for each might take hours.
+            for _ in range(decisions.MAX_ENDS, ends, decisions.MAX_ENDS):
+                await asyncio.sleep(decisions.SPACING)
+                yield Look(time.monotonic(), look.sweep, look.watchers)
             while not any(watcher.is_new for watcher in self._watchers):
                 intervals = [watcher.poll_interval for watcher in self._watchers]
                 pause = looked_at + min(intervals) - time.monotonic() if intervals else None
@@ -116,11 +126,20 @@ class Sweeper:
             watcher.is_new = False
         filters = common_filters(watcher.wanted for watcher in watchers)
         now = time.time()
-        listing = Listing(min(watcher.cursor.look_from(now) for watcher in watchers))
+        listing = Listing(min(watcher.cursor.look_from(now) for watcher in watchers), self._limit)
         while listing.offset is not None:
             # A page that failed is asked for again, not the whole list: under a low rate limit that might never end.
             page = await self._page(hook, pace, listing, filters)
-            listing.add(page.items, page.next_offset)
+            items = [item for item in page.items if item is not None]
+            if len(items) < len(page.items):
+                log.warning(
+                    "%d of the invocations that Kernel listed, by the connection %s, have no id or no status, and "
+                    "are left out.",
+                    len(page.items) - len(items),
+                    self._kernel_conn_id,
+                )
+            listing.add(items, page.next_offset)
+        self._limit = listing.limit
         return Look(at, listing.sweep(), watchers)
 
     async def _page(
@@ -130,9 +149,10 @@ class Sweeper:
         while True:
             await asyncio.sleep(pace.delay(time.monotonic()))
             try:
-                page = await hook.list_page(**filters, **listing.params())
+                page = await hook.list_page(skip_unreadable=True, **filters, **listing.params())
             except Exception as error:  # noqa: BLE001 - Airflow would start a watcher that ends again at once
                 errors += 1
+                listing.failed(error)
                 pause = pause_after(errors, retry_after(error), random.random())  # noqa: S311 - not a secret
                 if errors & (errors - 1) == 0:  # not every one of a series
                     log.warning(

@@ -159,6 +159,20 @@ def test_the_next_page_is_where_the_headers_say(headers, next_offset):
     )
 
 
+@pytest.mark.parametrize("following", ["20", "10", "-1"])
+@pytest.mark.parametrize("ask", [calls.list_invocations, calls.list_apps])
+def test_a_list_that_goes_on_where_it_was_is_an_error_and_not_asked_for_ever(ask, following):
+    items = [{"id": "i1", "status": "failed"}]
+    assert isinstance(error_of(ask(offset=20), 200, items, X_Next_Offset=following), KernelTransportError)
+    assert reply(ask(offset=20), 200, items, X_Next_Offset="21").next_offset == 21
+
+
+def test_what_is_no_invocation_in_a_page_is_none_for_who_can_do_without():
+    items = [{"id": "i1", "status": "failed"}, {"id": "i2"}, {"status": "failed"}, None]
+    page = reply(calls.list_invocations(skip_unreadable=True), 200, items)
+    assert page.items == [Invocation("i1", "failed"), None, None, None]
+
+
 def test_an_empty_page_is_the_last_whatever_its_headers_say():
     assert reply(calls.list_apps(), 200, [], X_Has_More="true", X_Next_Offset="100") == Page([], None)
 

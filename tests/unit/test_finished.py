@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_kernel.api import finished
+from airflow_provider_kernel.api.errors import KernelApiError, KernelTransportError
 from airflow_provider_kernel.api.events import format_timestamp
 from airflow_provider_kernel.api.finished import (
     LOOKBACK,
@@ -68,12 +69,18 @@ class Kernel:
     page_seconds: float = 1.0
     largest_page: int = 100
     pages: int = field(default=0)
+    since_is_exclusive: bool = False
 
     def page(self, since: str, limit: int, offset: int) -> tuple[list[Invocation], int | None]:
         self.now += self.page_seconds
         self.pages += 1
         newest_first = sorted((i for i in self.invocations if i.start <= self.now), key=lambda i: -i.start)
-        found = [i for i in newest_first if format_timestamp(int(i.start * SECOND)) >= since]
+        found = [
+            i
+            for i in newest_first
+            if (start := format_timestamp(int(i.start * SECOND))) > since
+            or (start == since and not self.since_is_exclusive)
+        ]
         limit = min(limit, self.largest_page)
         following = offset + limit if offset + limit < len(found) else None
         return [i.listed(self.now) for i in found[offset : offset + limit]], following
@@ -188,7 +195,7 @@ def test_a_triggerer_that_was_frozen_reports_nothing_again_once_it_has_asked(one
         )
 
     sweep = kernel.sweep(frozen.look_from(kernel.now))
-    assert frozen.has_news(sweep, SHOP) or not reported
+    assert frozen.news(sweep, SHOP) or not reported
     frozen.merge(Cursor.from_state(json.loads(json.dumps(awake.state()))))
     reported.update(one.id for one in frozen.take(sweep, SHOP, kernel.now))
 
@@ -281,6 +288,56 @@ def test_what_runs_for_longer_than_it_can_is_given_up_with_a_word_and_then_said_
     assert not cursor.given_up
 
 
+def test_the_oldest_that_runs_is_listed_though_kernel_may_leave_out_what_started_at_since_itself():
+    kernel = Kernel([One("a", T0 - 1000, T0 + 30), One("b", T0, T0)], since_is_exclusive=True)
+    cursor, reported = Cursor(), []
+    for now in (T0, T0 + 60):
+        kernel.now = now
+        reported += cursor.take(kernel.sweep(cursor.look_from(now)), SHOP, now)
+    assert [one.id for one in reported] == ["a"]
+
+
+@given(lives(), CHANCE, st.integers(1, 7))
+@settings(max_examples=200, deadline=None)
+def test_an_event_has_no_more_than_so_many_ends_and_the_rest_comes_with_the_next_of_the_same_or_a_new_sweep(
+    ones, chance, most
+):
+    kernel = Kernel(with_ends(ones, chance), page_seconds=0.0)
+    cursor, stored = Cursor(), Counter[str]()
+    cursor.take(kernel.sweep(cursor.look_from(T0)), SHOP, T0)
+    kernel.now = last_end(ones) + chance.choice([60, 90_000])
+    sweep = kernel.sweep(cursor.look_from(kernel.now))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finished, "MAX_ENDS", most)
+        while True:
+            events = cursor.take(sweep, SHOP, kernel.now)
+            assert len(events) <= most
+            assert events == sorted(events, key=lambda one: one.finished_at)
+            stored.update(one.id for one in events)
+            left = cursor.news(sweep, SHOP)
+            assert not left or len(events) == most
+            if not left:
+                break
+            cursor = Cursor.from_state(json.loads(json.dumps(cursor.state())))
+            if chance.random() < 0.5:
+                sweep = kernel.sweep(cursor.look_from(kernel.now))
+
+    assert stored == {one.id: 1 for one in ones if one.app_name == "shop" and one.end > T0}
+
+
+def test_what_is_kept_while_ends_are_left_does_not_grow_with_them():
+    cursor = Cursor()
+    looked(cursor, now=T0)
+    week = [One(f"i{n:05}", T0 + 60 + n, T0 + 61 + n) for n in range(2500)]
+    now = T0 + 9000
+    sizes, kept = [], []
+    for _ in range(4):
+        sizes.append(len(looked(cursor, *week, now=now)))
+        kept.append(len(cursor.state()["seen"]))
+    assert sizes == [1000, 1000, 500, 0]
+    assert max(kept) <= OVERLAP // SECOND + 1
+
+
 def test_what_is_no_longer_listed_holds_up_a_look_for_no_longer_than_it_can_run():
     cursor = Cursor()
     looked(cursor, One("gone", T0 - 60, T0 + 10**6), now=T0)
@@ -335,7 +392,7 @@ def test_only_what_is_wanted_is_reported(wanted, expected):
     cursor.take(Sweep(T0 * SECOND, ()), wanted, T0)
     ones = [One("good", T0, T0 + 1), One("bad", T0, T0 + 1, "failed"), One("o", T0, T0 + 1, app_name="other")]
     sweep = Sweep(T0 * SECOND - OVERLAP, tuple(one.listed(T0 + 5) for one in ones))
-    assert cursor.has_news(sweep, wanted) == bool(expected)
+    assert cursor.news(sweep, wanted) == len(expected)
     assert {one.id for one in cursor.take(sweep, wanted, T0 + 5)} == expected
 
 
@@ -410,7 +467,33 @@ def test_pages_are_as_large_as_what_comes_with_them_allows():
     for payload in ("", "", "", "x" * 3_000_000, "x" * 5_000_000, "x" * 5_000_000):
         listing.add([Invocation("a", "running", payload=payload)], 1)
         sizes.append(listing.limit)
-    assert sizes == [25, 50, 100, 100, 100, 50, 25]
+    assert sizes == [25, 50, 50, 50, 50, 25, 12]
+
+
+@pytest.mark.parametrize(
+    ("error", "sizes"),
+    [
+        (KernelApiError("no", status_code=502), [12, 6, 3, 1, 1]),
+        (KernelTransportError("timed out"), [12, 6, 3, 1, 1]),
+        (ValueError(), [12, 6, 3, 1, 1]),
+        *((KernelApiError("no", status_code=status), [25] * 5) for status in (401, 403, 429)),
+    ],
+    ids=str,
+)
+def test_a_page_that_failed_is_asked_for_again_smaller_unless_its_size_cannot_be_why(error, sizes):
+    listing, asked = Listing(0), []
+    for _ in range(5):
+        listing.failed(error)
+        asked.append(listing.limit)
+    assert asked == sizes
+    listing.add([], 1)
+    assert listing.limit == min(finished.LARGEST_PAGE, 2 * sizes[-1])
+
+
+def test_the_next_sweep_begins_with_pages_as_large_as_the_last_could_take():
+    listing = Listing(0)
+    listing.add([Invocation("a", "running", payload="x" * 5_000_000)], None)
+    assert Listing(0, listing.limit).limit == 12
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=200))

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from airflow_provider_kernel.api import finished as decisions
 from airflow_provider_kernel.api.events import parse_timestamp
 from airflow_provider_kernel.triggers import finished as triggers
 from tests import faults
@@ -61,6 +62,41 @@ def test_one_who_joins_later_begins_at_once_and_disturbs_nobody(proxy, submit):
         await asyncio.gather(early.are(one), late.are(runs))
         assert early.count == {one: 1}
         assert late.count == {runs: 1}
+        await triggerer.stop()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_many_ends_are_several_events_of_one_look_and_a_restart_between_them_loses_none(
+    proxy, submit, client, until, monkeypatch, dies
+):
+    monkeypatch.setattr(decisions, "MAX_ENDS", 2)
+
+    async def main() -> None:
+        store, slow = Store(), {"poll_interval": 3600}
+        triggerer = Triggerer()
+        triggerer.start(trigger(**slow), store)
+        await until_(lambda: store.values)
+        await triggerer.stop()
+        ones = [submit("echo", n) for n in range(7)]
+        until(lambda: all(client.invocations.retrieve(one).status == "succeeded" for one in ones))
+
+        triggerer = Triggerer()
+        beside = triggerer.start(trigger("sleep", **slow), Store())
+        first = ends = triggerer.start(trigger(**slow), store)
+        before = store.values.copy()
+        if dies:
+            await until_(lambda: store.values != before)
+            await triggerer.stop()
+            triggerer = Triggerer()
+            ends = triggerer.start(trigger(**slow), store)
+        await until_(lambda: set(ones) <= set(first.count + ends.count))
+        assert not beside.ends
+        assert all(len(event) <= 2 for event in first.events + ends.events)
+        if not dies:
+            assert [len(event) for event in ends.events] == [2, 2, 2, 1]
+            assert len(proxy.seen(LIST)) <= 3
         await triggerer.stop()
 
     asyncio.run(main())

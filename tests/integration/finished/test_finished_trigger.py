@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -122,7 +123,7 @@ def test_the_status_that_is_not_wanted_is_no_event(proxy, submit):
         faults.answer(400),
         faults.answer(404),
         faults.answer(200, {"not": "a list"}),
-        faults.answer(200, [{"id": 7}]),
+        faults.answer(200, [{"id": "i1", "status": "failed"}], {"X-Has-More": "true", "X-Next-Offset": "-1"}),
         faults.drop_request(),
         faults.drop_reply(reset=True),
         faults.cut_after(size=10),
@@ -142,6 +143,68 @@ def test_whatever_is_answered_it_goes_on(proxy, submit, fault, told):
 
     asyncio.run(main())
     assert "Looking for invocations that have ended" in told()
+
+
+def test_a_page_that_is_too_large_for_the_way_there_is_asked_for_again_until_it_is_small_enough(
+    proxy, submit
+):
+    async def main() -> None:
+        async with running(trigger()) as ends:
+            proxy.on(LIST, faults.html(502), where=lambda e: limit_of(e) > 3)
+            await began_again(proxy)
+            ones = [submit("echo", n) for n in range(5)]
+            await ends.are(*ones)
+            assert set(ends.count.values()) == {1}
+
+    asyncio.run(main())
+
+
+async def began_again(proxy) -> None:
+    """Wait until the first look is over, all pages of it."""
+    firsts = lambda: [e for e in proxy.seen(LIST) if "offset=0" in e.path and e.answered_status == 200]  # noqa: E731
+    await until_(lambda: len(firsts()) >= 2)
+
+
+def limit_of(exchange) -> int:
+    return int(parse_qs(urlsplit(exchange.path).query)["limit"][0])
+
+
+def test_what_cannot_be_read_in_a_list_is_left_out_with_a_warning(proxy, submit, told):
+    async def main() -> None:
+        async with running(trigger()) as ends:
+            await began_again(proxy)
+            items = [
+                {"id": 7},
+                {"id": "odd", "status": "succeeded", "app_name": "tests", "action_name": "echo"},
+            ]
+            proxy.on(LIST, faults.answer(200, items), times=1)
+            await ends.are("odd")
+            await ends.are(submit("echo", 1))
+
+    asyncio.run(main())
+    assert "1 of the invocations that Kernel listed" in told()
+
+
+def test_many_ends_are_several_events_without_waiting_for_the_next_look(
+    proxy, submit, client, until, monkeypatch
+):
+    monkeypatch.setattr(decisions, "MAX_ENDS", 2)
+
+    async def main() -> None:
+        async with running(trigger(poll_interval=1)) as ends:
+            await looked(proxy)
+            rule = proxy.on(LIST, faults.hold(forward=False))
+            await until_(lambda: rule.held)
+            ones = [submit("echo", n) for n in range(5)]
+            until(lambda: all(client.invocations.retrieve(one).status == "succeeded" for one in ones))
+            before = len(proxy.seen(LIST))
+            rule.left = 0
+            rule.release()
+            await ends.are(*ones)
+            assert [len(event) for event in ends.events] == [2, 2, 1]
+            assert len(proxy.seen(LIST)) <= before + 1  # the next look may have begun
+
+    asyncio.run(main())
 
 
 def test_it_waits_as_long_as_kernel_asks(proxy, submit):
