@@ -29,6 +29,7 @@ from airflow_provider_kernel.api.invocation import (
     Invocation,
     InvocationStatus,
     check_name,
+    is_template,
 )
 
 SECOND = 10**9
@@ -87,7 +88,7 @@ class Wanted:
                 "to Kernel, or leave version out, which takes any."
             )
         for name in ("app_name", "action_name", "version"):
-            if any(sign in (getattr(self, name) or "") for sign in ("{{", "{%")):
+            if is_template(getattr(self, name) or ""):
                 raise ValueError(
                     f"{name} is a template, and Airflow renders none in a trigger of an AssetWatcher."
                 )

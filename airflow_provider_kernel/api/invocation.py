@@ -251,6 +251,11 @@ class InvocationRequest:
         return {key: value for key, value in body.items() if value is not None}
 
 
+def is_template(text: str) -> bool:
+    """Tell whether Airflow would render ``text``."""
+    return "{{" in text or "{%" in text
+
+
 def check_name(name: str, value: Any, meaning: str = "the name as it was deployed to Kernel") -> None:
     """
     Check one of the texts that name something.

@@ -142,6 +142,11 @@ def names_of(ti: Any) -> dict[str, Any]:
     return {name: getattr(ti, name, None) for name in ("dag_id", "run_id", "task_id", "map_index")}
 
 
+def try_id(ti: Any) -> str:
+    """Return the id of the try of ``ti``, a task instance; empty on Airflow 2, which has none."""
+    return str(getattr(ti, "id", ""))
+
+
 def canceller(ti: Any) -> dict[str, Any]:
     """Return what an invocation is told of the task instance that cancels it."""
-    return {"ti_id": str(getattr(ti, "id", "")), **names_of(ti)}
+    return {"ti_id": try_id(ti), **names_of(ti)}

@@ -13,6 +13,7 @@ from airflow_provider_kernel.api.invocation import (
     check_key_field,
     check_name,
     encode_payload,
+    is_template,
     parse_json,
 )
 
@@ -99,7 +100,7 @@ def check_payload(payload: Any, key_field: Any) -> None:
 def is_unrendered(value: Any) -> bool:
     """Tell whether ``value`` is a template, or a reference such as an XComArg, that is only known at run time."""
     if isinstance(value, str):
-        return "{{" in value or "{%" in value
+        return is_template(value)
     return isinstance(value, Later) or hasattr(value, "iter_references")
 
 

@@ -11,7 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.api.record import RECORD_KEY, Record, canceller, names_of
+from airflow_provider_kernel.api.record import RECORD_KEY, Record, canceller, names_of, try_id
 from airflow_provider_kernel.links import kernel as link
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ThisTry:
         self._store: Any = context.get("task_state_store") if durable else None
         #: When its invocation was asked for, by what a deferral kept of it; it counts where there is no record.
         self.deferred_submitted_at: float | None = None
-        self.id = str(getattr(self._ti, "id", ""))
+        self.id = try_id(self._ti)
         self.generation: int = getattr(self._ti, "max_tries", 0) or 0
         self._may_be_denied = may_be_denied
         self.map_index: int = getattr(self._ti, "map_index", -1)

@@ -27,6 +27,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus, check_name
 from airflow_provider_kernel.api.outcome import Outcome
+from airflow_provider_kernel.api.record import try_id
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
 from airflow_provider_kernel.operators.arguments import MAX_SECONDS, is_unrendered
@@ -144,7 +145,7 @@ class KernelInvocationSensor(BaseSensorOperator):
                 handed_over_at=now,
             ),
             method_name="execute_complete",
-            kwargs={"ti_id": _ti_id(context)},
+            kwargs={"ti_id": try_id(context["ti"])},
             timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
         )
 
@@ -179,7 +180,7 @@ class KernelInvocationSensor(BaseSensorOperator):
         :return: the decoded output.
         """
         outcome = Outcome.from_event(event)
-        if outcome.invocation_id != self.invocation_id or ti_id not in (None, _ti_id(context)):
+        if outcome.invocation_id != self.invocation_id or ti_id not in (None, try_id(context["ti"])):
             # A new try, which Airflow resumes after a clear with the old one's event.
             return self.execute(context)
         with self.hook:
@@ -262,11 +263,6 @@ class KernelInvocationSensor(BaseSensorOperator):
             raise AirflowFailException(str(error)) from error
         self.log.info("Kernel invocation %s succeeded.", ended.id)
         return result
-
-
-def _ti_id(context: Context) -> str:
-    """Return the id of the try; empty on Airflow 2, which has none."""
-    return str(getattr(context["ti"], "id", ""))
 
 
 def _started_at(context: Context) -> float:
