@@ -210,7 +210,7 @@ class CapacityQueue:
         """
         Return those whose wait is over; they have left the queue.
 
-        It is over with the first look after the deadline, or if there is none soon, without.
+        It is over with the first look that ends after the deadline, or if there is none soon, without.
         """
         over = [
             waiter

@@ -144,6 +144,8 @@ def test_the_example_dags_parse_where_only_the_wheel_is_installed(built, tmp_pat
     script = """if True:
         import sys
         from importlib.util import find_spec
+        from pathlib import Path
+        import airflow
         import airflow_provider_kernel
         from airflow.models.dagbag import DagBag
         from airflow.providers_manager import ProvidersManager
@@ -152,7 +154,9 @@ def test_the_example_dags_parse_where_only_the_wheel_is_installed(built, tmp_pat
         dags, version, environment, *extras = sys.argv[1:]
         assert airflow_provider_kernel.__file__.startswith(environment), airflow_provider_kernel.__file__
         bag = DagBag(dags)
-        assert not bag.import_errors, bag.import_errors
+        # There is no AssetWatcher before Airflow 3.
+        newer = {"example_kernel_asset_watcher.py"} if airflow.__version__.startswith("2.") else set()
+        assert {Path(file).name for file in bag.import_errors} == newer, bag.import_errors
         assert "example_kernel_invoke" in bag.dags
         providers = ProvidersManager()
         assert providers.providers["airflow-provider-kernel"].version == version
