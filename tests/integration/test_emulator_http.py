@@ -293,7 +293,7 @@ def test_a_consumer_that_does_not_read_holds_up_nobody(emulator, http, submit):
         slow.sendall(request_bytes(f"/invocations/{invocation_id}/events"))
 
         assert len(messages(events(http, invocation_id))) == 50_000
-        assert http.get("/auth/context").elapsed.total_seconds() < 1
+        assert http.get("/auth/context").elapsed.total_seconds() < 5
 
 
 def test_a_consumer_that_goes_away_does_no_harm(emulator, http, submit):

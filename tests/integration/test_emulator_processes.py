@@ -200,7 +200,7 @@ def test_a_signal_stops_everything_soon_and_streams_see_the_end(start_emulator, 
 
         assert (last.event, last.invocation.status) == ("invocation_state", "failed")
     assert emulator.stop() == 0
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert alive(pids) == []
 
 

@@ -164,14 +164,17 @@ class TestAfterACrash:
 
     @both_waits
     def test_the_deadline_counts_from_the_submission(self, statuses, deferrable):
-        task = sleeping(retries=1, timeout=2, deferrable=deferrable)
+        task = sleeping(retries=1, timeout=50, deferrable=deferrable)
         task.die_at("after:accepted")
         with pytest.raises(Died):
             task.run()
-        submitted_at = task.record["submitted_at"]
+        task.stored["kernel_invocation"] = json.dumps(
+            {**task.record, "submitted_at": task.record["submitted_at"] - 48}
+        )
+        began = time.monotonic()
         with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
             task.retry().run()
-        assert 2 <= time.time() - submitted_at < 4
+        assert time.monotonic() - began < 20
         assert statuses() == ["failed"]
 
     def test_an_invocation_that_is_gone_is_not_run_again_but_by_a_clear(self, proxy, monkeypatch):
@@ -529,7 +532,7 @@ class TestAKill:
         began = time.monotonic()
         with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled."):
             task.run()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
         [cancelled] = invocations()
         assert cancelled.status == "failed"
         assert json.loads(cancelled.output) == {
@@ -865,7 +868,7 @@ class TestWhatTheReviewFound:
         began = time.monotonic()
         with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled"):
             task.run()
-        assert time.monotonic() - began < 4.5
+        assert time.monotonic() - began < 0.5 + 5  # when Airflow kills it
         # The call itself is answered when the invocation is cancelled, a moment after the task has ended.
         wait_until(lambda: statuses() == ["failed"], 10, "the invocation is cancelled")
         timer.join()
