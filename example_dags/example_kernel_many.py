@@ -3,7 +3,7 @@ Looks up as many books as the parameter ``books`` says, each by an invocation of
 
 Start it with a few hundred. The tasks wait in the triggerer, not on workers; those for which the account has no room
 yet wait in a queue there, and need no pool. In the grid each carries the name that ``map_index_template`` makes of its
-payload; on Airflow 3.3 while it runs, too, on earlier ones at its end.
+payload: from Airflow 3.2 on while it is deferred, too, before at its end only.
 """
 
 from airflow.providers.common.compat.sdk import DAG, Param, task

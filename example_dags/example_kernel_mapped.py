@@ -1,8 +1,8 @@
 """
 Runs one invocation for each genre, side by side, and compares what they return.
 
-The invocations wait in the triggerer, not on workers, so that hundreds of them cost no more than a few. Kernel limits
-how many may run at once, though: ``max_active_tis_per_dagrun`` keeps below the limit of a plan.
+The invocations are waited for in the triggerer, not on workers. By the key that ``payload_key_field`` adds to each
+payload, one whose reply was lost is found again.
 """
 
 from airflow.providers.common.compat.sdk import DAG, task
@@ -14,7 +14,7 @@ with DAG("example_kernel_mapped", schedule=None, tags=["kernel"], doc_md=__doc__
         task_id="price_report",
         app_name="bookshop",
         action_name="price-report",
-        max_active_tis_per_dagrun=4,
+        payload_key_field="airflow",
     ).expand(payload=[{"genres": [genre]} for genre in ("Art", "Cooking", "Poetry", "Travel")])
 
     @task

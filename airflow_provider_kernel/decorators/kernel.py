@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.operators.arguments import ARGUMENTS, Later, check_arguments
+from airflow_provider_kernel.operators.arguments import Later, check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.operators.submission import OnLostReply
 
@@ -142,7 +142,11 @@ def kernel_task(
     :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
     :raises TypeError: when the Dag is parsed: it decorates no plain function.
     """
-    given = {name: value for name, value in locals().items() if name in ARGUMENTS and value is not _LEFT_OUT}
+    given = {
+        name: value
+        for name, value in locals().items()
+        if value is not _LEFT_OUT and name not in ("python_callable", "multiple_outputs", "kwargs")
+    }
     if "payload" in kwargs:
         raise ValueError(
             "The payload of @task.kernel is what the decorated function returns. Leave payload= out, and return it."

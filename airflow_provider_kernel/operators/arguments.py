@@ -19,26 +19,6 @@ from airflow_provider_kernel.api.invocation import (
 
 #: Longest ``timeout`` and ``poll_interval``: Airflow's and Python's moments end in the year 9999.
 MAX_SECONDS = 365 * 24 * 3600
-#: The operator's own, beside those of every operator.
-ARGUMENTS = (
-    "app_name",
-    "action_name",
-    "payload",
-    "version",
-    "async_",
-    "async_timeout_seconds",
-    "kernel_conn_id",
-    "wait_for_completion",
-    "deferrable",
-    "timeout",
-    "poll_interval",
-    "follow_logs",
-    "durable",
-    "payload_key_field",
-    "on_lost_reply",
-    "cancel_on_kill",
-    "capacity_timeout",
-)
 
 
 class Later(Enum):

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_kernel.api.invocation import InvocationRequest, parse_json
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
-from airflow_provider_kernel.operators.arguments import ARGUMENTS, check_arguments, check_payload, is_file
+from airflow_provider_kernel.operators.arguments import check_arguments, check_payload, is_file
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.leg import Leg
 from airflow_provider_kernel.operators.submission import OnLostReply
@@ -46,8 +46,8 @@ class KernelInvokeOperator(BaseOperator):
 
     :param app_name: name of the deployed app. (templated)
     :param action_name: name of one of its actions. (templated)
-    :param payload: the action's input: any JSON value, or a string of JSON text; 4.5 MB at most. Default: none.
-        (templated)
+    :param payload: the action's input: any JSON value, a string of JSON text, or the name of a ``.json`` file beside
+        the Dag, which is a template as a whole; 4.5 MB at most. Default: none. (templated)
     :param version: the app's version; default ``latest``. (templated)
     :param async_: True (the default): Kernel runs the action for up to an hour, and the task waits. False: one
         call that holds the worker and that Kernel cuts after 100 s; for actions of seconds.
@@ -56,7 +56,8 @@ class KernelInvokeOperator(BaseOperator):
     :param kernel_conn_id: the Airflow connection of type ``kernel``; default ``kernel_default``. (templated)
     :param wait_for_completion: False returns the invocation's id as soon as Kernel has accepted it, and leaves
         the invocation to itself. Default True.
-    :param deferrable: False waits on the worker instead of the triggerer. Default True.
+    :param deferrable: False waits on the worker instead of the triggerer. Default True, whatever
+        ``[operators] default_deferrable`` says.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails. Default:
         None, which is ``async_timeout_seconds`` and ten minutes. ``execution_timeout`` bounds the wait too, from
         the start of the try, deferred or not.
@@ -125,7 +126,7 @@ class KernelInvokeOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.capacity_timeout = capacity_timeout
         self._interruptible = Interruptible()
-        check_arguments({name: getattr(self, name) for name in ARGUMENTS}, self.template_ext)
+        check_arguments(vars(self), self.template_ext)
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:

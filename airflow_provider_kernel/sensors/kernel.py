@@ -67,7 +67,8 @@ class KernelInvocationSensor(BaseSensorOperator):
 
     :param invocation_id: what to wait for. (templated)
     :param kernel_conn_id: the Airflow connection of type ``kernel``; default ``kernel_default``. (templated)
-    :param deferrable: False waits on a worker, by pokes. Default True.
+    :param deferrable: False waits on a worker, by pokes. Default True, whatever ``[operators] default_deferrable``
+        says.
     :param follow_logs: whether the lines that the app logs are written to the task's log while the task is
         deferred. Default True.
     :raises ValueError: when the Dag is parsed, for an argument that cannot be right.

@@ -50,11 +50,9 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
     An event waits for a second or so, or for as long as the Dag is at its ``max_active_runs`` or no scheduler runs. Two
     watchers of one asset do not wait for each other: give each its own, and the Dag ``schedule=(one | other)``.
 
-    Kernel tells nobody that an invocation has ended, so its list of invocations is looked at, by all watchers of a
-    connection in a triggerer together, in a single request where no more than a page has started since the oldest
-    that still runs (or within five minutes), and in ten a minute at most in the long run. So an invocation that runs
-    for an hour among thousands of short ones of the same connection makes each look long, of ten pages of fifty a
-    minute at most, and ``poll_interval`` is not kept then.
+    Kernel tells nobody of an end, so its list of invocations is looked at, once for all watchers of a connection in a
+    triggerer: mostly one request, ten a minute at most in the long run, each for fifty invocations at most. While one
+    runs for an hour among thousands of short ones, a look takes minutes, and ``poll_interval`` is not kept.
 
     From Airflow 3.3 on, every end is reported **at least once**: how far a watcher is, is kept with the asset, and
     only once Airflow has stored the event; so what ends while no triggerer runs, or while the Dag is paused, is

@@ -27,16 +27,16 @@ def test_the_dag_at_the_top_runs(kernel_emulator):
     assert dag.test().state == "success"
 
 
-def test_the_recipe_with_a_hook_gives_what_has_failed_today(kernel_emulator):
-    from recipe import failures_today
+def test_the_recipe_with_a_hook_gives_what_has_failed(kernel_emulator):
+    from recipe import failures_of_the_last_day
 
-    assert failures_today.function() == []
+    assert failures_of_the_last_day.function() == []
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
     with KernelHook() as kernel:
         bad = kernel.invoke("shop", "price", {})
         kernel.wait_for_invocation(bad.id, timeout=60)
-    assert failures_today.function() == [bad.id]
+    assert failures_of_the_last_day.function() == [bad.id]
 """
 
 
