@@ -181,13 +181,7 @@ class Cursor:
 
     def news(self, sweep: Sweep, wanted: Wanted) -> int:
         """Return how many ends that were not reported before the sweep may hold."""
-        return sum(
-            wanted.is_about(one)
-            and wanted.takes(one)
-            and one.id not in self._seen
-            and (self.since is None or (start := _start(one)) is None or start >= self.since)
-            for one in sweep.invocations
-        )
+        return sum(map(wanted.takes, self._new(sweep, wanted)))
 
     def take(self, sweep: Sweep, wanted: Wanted, now: float) -> list[Invocation]:
         """
@@ -195,44 +189,51 @@ class Cursor:
 
         They are :data:`MAX_ENDS` at most; the same sweep, or any later one, brings the others.
         """
-        is_first = self.since is None
-        starts = [
-            start for one in sweep.invocations if (start := parse_timestamp(one.started_at)) is not None
-        ]
-        ended: list[Invocation] = []
-        missing = {**self._open}
-        undated = set()
-        self.given_up = []
-        for invocation in filter(wanted.is_about, sweep.invocations):
-            start = _start(invocation)
-            missing.pop(invocation.id, None)
-            if start is not None and self.since is not None and start < self.since:
-                continue
-            if not invocation.is_ended:
-                if start is not None and (start >= self._oldest(now) or invocation.id in self._open):
-                    self._open[invocation.id] = start
-                continue
-            self._open.pop(invocation.id, None)
-            if start is None:
-                undated.add(invocation.id)
-            if invocation.id not in self._seen:
-                self._seen[invocation.id] = start
-                if wanted.takes(invocation) and not is_first:
-                    ended.append(invocation)
-        for one, start in list(self._open.items()):
-            if start < self._oldest(now):
-                del self._open[one]
-                if one not in missing:
-                    self.given_up.append(one)
+        is_first, oldest = self.since is None, self._oldest(now)
+        listed = {one.id: one for one in sweep.invocations if wanted.is_about(one)}
+        new = self._new(sweep, wanted)
         # By their starts, so that little is listed again.
-        ended.sort(key=lambda one: _start(one) or 0)
+        ended = [] if is_first else sorted(filter(wanted.takes, new), key=lambda one: _start(one) or 0)
         ended, left = ended[:MAX_ENDS], ended[MAX_ENDS:]
-        unreported = [s for one in left if (s := self._seen.pop(one.id)) is not None]
+        self._seen |= {one.id: _start(one) for one in new}
+        for one in left:
+            del self._seen[one.id]
+        for one in listed.values():
+            start = _start(one)
+            if one.is_ended:
+                self._open.pop(one.id, None)
+            elif start is not None and (
+                one.id in self._open or (start >= oldest and not self._is_settled(one))
+            ):
+                self._open[one.id] = start
+        overdue = [one for one, start in self._open.items() if start < oldest]
+        self.given_up = [one for one in overdue if one in listed]
+        for one_id in overdue:
+            del self._open[one_id]
         # A start in the future is a clock's, and what starts until then must not be passed over.
-        newest = min(max(starts, default=max(sweep.since, self._oldest(now))), int(now * SECOND))
+        starts = [s for one in sweep.invocations if (s := parse_timestamp(one.started_at)) is not None]
+        newest = min(max(starts, default=max(sweep.since, oldest)), int(now * SECOND))
+        unreported = [s for one in left if (s := _start(one)) is not None]
         self._move(min([newest - OVERLAP, *self._open.values(), *unreported]), sweep.since)
-        self._seen = {one: s for one, s in self._seen.items() if s is not None or one in undated}
+        # What is placed nowhere is remembered for as long as it is listed.
+        self._seen = {one: s for one, s in self._seen.items() if s is not None or one in listed}
         return sorted(ended, key=lambda one: parse_timestamp(one.finished_at) or 0)
+
+    def _new(self, sweep: Sweep, wanted: Wanted) -> list[Invocation]:
+        """Return what has ended since, as wanted or not."""
+        return [
+            one
+            for one in sweep.invocations
+            if wanted.is_about(one)
+            and one.is_ended
+            and one.id not in self._seen
+            and not self._is_settled(one)
+        ]
+
+    def _is_settled(self, invocation: Invocation) -> bool:
+        """Tell whether an invocation started before all that is still looked at."""
+        start = _start(invocation)
+        return start is not None and self.since is not None and start < self.since
 
     def merge(self, other: Cursor) -> None:
         """Take what another triggerer has learned since: what it has reported is not reported again."""
