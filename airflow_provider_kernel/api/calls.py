@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 from urllib.parse import quote, urlsplit
 
+from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelError,
@@ -17,13 +18,8 @@ from airflow_provider_kernel.api.errors import (
     is_worth_repeating,
     shorten,
 )
-from airflow_provider_kernel.api.invocation import (
-    SYNC_LIMIT_SECONDS,
-    Invocation,
-    InvocationRequest,
-    InvocationStatus,
-    parse_json,
-)
+from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest, InvocationStatus
+from airflow_provider_kernel.api.payload import parse_json
 
 T = TypeVar("T")
 #: Longest Retry-After that is honoured, in seconds.

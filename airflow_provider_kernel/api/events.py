@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_kernel.api.errors import KernelTransportError
-from airflow_provider_kernel.api.invocation import Invocation, parse_json
+from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.payload import parse_json
 
 #: Longest event that is read, in bytes. A longer one (a state with a huge output, say) is dropped: the state
 #: is asked for with GET anyway, and a log line is cut by Kernel at 64 KiB, which JSON may blow up sixfold.

@@ -22,15 +22,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from airflow_provider_kernel.api.arguments import MAX_ASYNC_TIMEOUT_SECONDS, check_name, is_template
 from airflow_provider_kernel.api.errors import KernelApiError
 from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
-from airflow_provider_kernel.api.invocation import (
-    MAX_ASYNC_TIMEOUT_SECONDS,
-    Invocation,
-    InvocationStatus,
-    check_name,
-    is_template,
-)
+from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 
 SECOND = 10**9
 #: An invocation is waited for so long from its start. It ends 3600 s after it at the latest; whether its time in

@@ -14,7 +14,8 @@ from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Page
 from airflow_provider_kernel.api.errors import KernelError, is_worth_repeating, retry_after
 from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
-from airflow_provider_kernel.api.invocation import Invocation, parse_json
+from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.payload import parse_json
 from airflow_provider_kernel.api.record import Record
 from airflow_provider_kernel.api.waiting import Sleep
 

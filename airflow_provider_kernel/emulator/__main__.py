@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_kernel.api.invocation import SYNC_LIMIT_SECONDS
+from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.emulator.loader import AppFileError
 from airflow_provider_kernel.emulator.process import Zygote
 

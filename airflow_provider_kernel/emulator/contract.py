@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from airflow_provider_kernel.api.invocation import (
+from airflow_provider_kernel.api.arguments import (
     DEFAULT_ASYNC_TIMEOUT_SECONDS,
     MAX_ASYNC_TIMEOUT_SECONDS,
-    MAX_PAYLOAD_BYTES,
     MIN_ASYNC_TIMEOUT_SECONDS,
-    InvocationStatus,
-    parse_json,
 )
+from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.api.payload import MAX_PAYLOAD_BYTES, parse_json
 from airflow_provider_kernel.emulator.moments import parse_since
 
 #: A request body is refused beyond this: the largest payload, every byte of it escaped (``\u0001``), and room.

@@ -6,19 +6,16 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from airflow_provider_kernel.api.invocation import (
-    KEY_FIELD_MEANING,
+from airflow_provider_kernel.api.arguments import (
+    CONNECTION_MEANING,
     VERSION_MEANING,
     check_async,
-    check_key_field,
+    check_flag,
     check_name,
-    encode_payload,
+    check_seconds,
     is_template,
-    parse_json,
 )
-
-#: Longest ``timeout`` and ``poll_interval``: Airflow's and Python's moments end in the year 9999.
-MAX_SECONDS = 365 * 24 * 3600
+from airflow_provider_kernel.api.payload import KEY_FIELD_MEANING, check_key_field, encode_payload, parse_json
 
 
 class Later(Enum):
@@ -40,7 +37,7 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
         ("app_name",),
         ("action_name",),
         ("version", VERSION_MEANING),
-        ("kernel_conn_id", "the id of an Airflow connection of type 'kernel'"),
+        ("kernel_conn_id", CONNECTION_MEANING),
     ):
         if name in given and not is_unrendered(given[name]):
             check_name(name, given[name], *meaning)
@@ -52,13 +49,12 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
     if given.get("on_lost_reply", "fail") not in ("fail", "resubmit"):
         raise ValueError(f"on_lost_reply must be 'fail' or 'resubmit', not {given['on_lost_reply']!r}.")
     for name in ("wait_for_completion", "deferrable", "follow_logs", "durable", "cancel_on_kill"):
-        if not isinstance(given.get(name, True), bool):
-            raise ValueError(f"{name} must be True or False, not {given[name]!r}.")
+        check_flag(name, given.get(name, True))
     if given.get("timeout") is not None:
-        _check_seconds("timeout", given["timeout"])
-    _check_seconds("poll_interval", given.get("poll_interval", 1))
+        check_seconds("timeout", given["timeout"])
+    check_seconds("poll_interval", given.get("poll_interval", 1))
     if given.get("capacity_timeout", 0) != 0:
-        _check_seconds("capacity_timeout", given["capacity_timeout"])
+        check_seconds("capacity_timeout", given["capacity_timeout"])
     if not given.get("async_", True) and not given.get("wait_for_completion", True):
         raise ValueError(
             "async_=False waits for the reply, so wait_for_completion=False has no meaning with it. "
@@ -87,10 +83,3 @@ def is_unrendered(value: Any) -> bool:
 def is_file(payload: Any, template_ext: Sequence[str]) -> bool:
     """Tell whether ``payload`` is the name of a file that holds the payload."""
     return isinstance(payload, str) and payload.endswith(tuple(template_ext))
-
-
-def _check_seconds(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_SECONDS:
-        raise ValueError(
-            f"{name} must be seconds, as a number greater than 0 and {MAX_SECONDS} (a year) at most, not {value!r}."
-        )

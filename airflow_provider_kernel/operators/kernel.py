@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_kernel.api.invocation import InvocationRequest, parse_json
+from airflow_provider_kernel.api.invocation import InvocationRequest
+from airflow_provider_kernel.api.payload import parse_json
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.arguments import check_arguments, check_payload, is_file

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
 from airflow_provider_kernel import metrics
+from airflow_provider_kernel.api.arguments import DEFAULT_ASYNC_TIMEOUT_SECONDS
 from airflow_provider_kernel.api.capacity import MIN_PAUSE, worker_pause
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
@@ -27,11 +28,7 @@ from airflow_provider_kernel.api.errors import (
     is_full,
     retry_after,
 )
-from airflow_provider_kernel.api.invocation import (
-    DEFAULT_ASYNC_TIMEOUT_SECONDS,
-    Invocation,
-    InvocationStatus,
-)
+from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import KernelRecordError
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible

@@ -19,18 +19,19 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_kernel import metrics
+from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, MAX_SECONDS, check_flag, check_name
 from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
     KernelInvocationFailed,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
 )
-from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus, check_name
+from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import try_id
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
-from airflow_provider_kernel.operators.arguments import MAX_SECONDS, is_unrendered
+from airflow_provider_kernel.operators.arguments import is_unrendered
 from airflow_provider_kernel.operators.kernel import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.leg import DEFERRAL_PADDING_SECONDS
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
@@ -100,13 +101,12 @@ class KernelInvocationSensor(BaseSensorOperator):
         self.follow_logs = follow_logs
         for name, meaning in (
             ("invocation_id", ID_MEANING),
-            ("kernel_conn_id", "the id of an Airflow connection of type 'kernel'"),
+            ("kernel_conn_id", CONNECTION_MEANING),
         ):
             if not is_unrendered(getattr(self, name)):
                 check_name(name, getattr(self, name), meaning)
         for name in ("deferrable", "follow_logs"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}.")
+            check_flag(name, getattr(self, name))
 
     @cached_property
     def hook(self) -> KernelHook:

@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_name, check_seconds
 from airflow_provider_kernel.api.finished import Cursor, Wanted, report
-from airflow_provider_kernel.api.invocation import InvocationStatus, check_name
+from airflow_provider_kernel.api.invocation import InvocationStatus
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.triggers.cursors import CursorStore
 from airflow_provider_kernel.triggers.sweeps import Look, Sweeper, Watcher
@@ -90,16 +91,8 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
             )
         super().__init__()
         self.wanted = Wanted(app_name, action_name, version, status)
-        check_name("kernel_conn_id", kernel_conn_id, "the id of an Airflow connection of type 'kernel'")
-        if (
-            isinstance(poll_interval, bool)
-            or not isinstance(poll_interval, (int, float))
-            or not MIN_POLL_INTERVAL <= poll_interval <= MAX_POLL_INTERVAL
-        ):
-            raise ValueError(
-                f"poll_interval must be seconds, as a number from {MIN_POLL_INTERVAL:.0f} to "
-                f"{MAX_POLL_INTERVAL:.0f}, not {poll_interval!r}."
-            )
+        check_name("kernel_conn_id", kernel_conn_id, CONNECTION_MEANING)
+        check_seconds("poll_interval", poll_interval, MIN_POLL_INTERVAL, MAX_POLL_INTERVAL)
         self.kernel_conn_id = kernel_conn_id
         self.poll_interval = float(poll_interval)
 

@@ -18,12 +18,8 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnsettled,
     KernelTransportError,
 )
-from airflow_provider_kernel.api.invocation import (
-    MAX_PAYLOAD_BYTES,
-    Invocation,
-    InvocationRequest,
-    encode_payload,
-)
+from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
+from airflow_provider_kernel.api.payload import MAX_PAYLOAD_BYTES, encode_payload
 
 SECRET = "hunter2"
 json_values = st.recursive(

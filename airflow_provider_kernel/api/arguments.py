@@ -1,0 +1,97 @@
+"""
+What an argument may be, whoever takes it. No I/O.
+
+Each check raises a ``ValueError`` whose sentence says what to write instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Bounds and default of ``async_timeout_seconds`` (Kernel's OpenAPI description).
+MIN_ASYNC_TIMEOUT_SECONDS = 10
+MAX_ASYNC_TIMEOUT_SECONDS = 3600
+DEFAULT_ASYNC_TIMEOUT_SECONDS = 900
+#: Kernel cuts a synchronous call after this many seconds.
+SYNC_LIMIT_SECONDS = 100
+#: What to write as a version.
+VERSION_MEANING = "the version's label as it was deployed to Kernel, or 'latest'"
+#: What to write as ``kernel_conn_id``.
+CONNECTION_MEANING = "the id of an Airflow connection of type 'kernel'"
+#: Longest time that an argument may be, in seconds: Airflow's and Python's moments end in the year 9999.
+MAX_SECONDS = 365 * 24 * 3600
+
+
+def is_template(text: str) -> bool:
+    """Tell whether Airflow would render ``text``."""
+    return "{{" in text or "{%" in text
+
+
+def check_name(name: str, value: Any, meaning: str = "the name as it was deployed to Kernel") -> None:
+    """
+    Check one of the texts that name something.
+
+    :param name: the argument's name.
+    :param value: its value.
+    :param meaning: what to write instead of an empty or wrong one.
+    :raises ValueError: it is empty or no text.
+    """
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string, {meaning}; not {type(value).__name__}.")
+    if not value.strip():
+        raise ValueError(f"{name} is empty. Write {meaning}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """
+    Check an argument that is True or False.
+
+    :param name: the argument's name.
+    :param value: its value.
+    :raises ValueError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}.")
+
+
+def check_seconds(name: str, value: Any, least: float = 0.0, most: float = MAX_SECONDS) -> None:
+    """
+    Check an argument that is a time in seconds.
+
+    :param name: the argument's name.
+    :param value: its value.
+    :param least: the shortest that it may be; 0, the default, is too short itself.
+    :param most: the longest that it may be; default: a year.
+    :raises ValueError: it is no number, or out of these bounds.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not (least <= value <= most and value > 0):
+        bounds = f"from {least:.0f} to" if least else "greater than 0 and at most"
+        raise ValueError(f"{name} must be seconds, as a number {bounds} {most:.0f}, not {value!r}.")
+
+
+def check_async(async_: Any, async_timeout_seconds: Any) -> None:
+    """
+    Check ``async_`` with ``async_timeout_seconds``.
+
+    :param async_: as in :class:`InvocationRequest`.
+    :param async_timeout_seconds: as in :class:`InvocationRequest`.
+    :raises ValueError: a wrong type, out of 10-3600, or a time-out for a synchronous call.
+    """
+    check_flag("async_", async_)
+    if async_timeout_seconds is None:
+        return
+    bounds = f"{MIN_ASYNC_TIMEOUT_SECONDS} to {MAX_ASYNC_TIMEOUT_SECONDS}"
+    if isinstance(async_timeout_seconds, bool) or not isinstance(async_timeout_seconds, int):
+        raise ValueError(
+            f"async_timeout_seconds must be a whole number from {bounds}, not {async_timeout_seconds!r}."
+        )
+    if not MIN_ASYNC_TIMEOUT_SECONDS <= async_timeout_seconds <= MAX_ASYNC_TIMEOUT_SECONDS:
+        raise ValueError(
+            f"async_timeout_seconds={async_timeout_seconds} is outside Kernel's range, {bounds}."
+        )
+    if not async_:
+        raise ValueError(
+            "async_timeout_seconds has no meaning with async_=False, which Kernel cuts after "
+            f"{SYNC_LIMIT_SECONDS} s. Leave one of the two out."
+        )

@@ -1,0 +1,126 @@
+"""A payload as JSON text, and an output out of it. Pure; no I/O."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from airflow_provider_kernel.api.arguments import check_name
+
+#: Largest payload that Kernel takes, in bytes of UTF-8 ("4.5 MB", read as the smaller of its meanings).
+MAX_PAYLOAD_BYTES = 4_500_000
+#: What to write as ``payload_key_field``.
+KEY_FIELD_MEANING = "the name under which the key is to be added to the payload"
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _no_nan(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def parse_json(text: str) -> Any:
+    """
+    Parse strict JSON: NaN and Infinity, which Python's parser takes, are refused.
+
+    Half of a surrogate pair, such as JavaScript leaves of an emoji that it cuts, becomes a question mark: Airflow
+    can neither store it nor report an exception that holds it.
+
+    :param text: the JSON.
+    :return: the value.
+    :raises ValueError: ``text`` is not JSON, or is nested too deeply to be read.
+    """
+    try:
+        value = json.loads(text, parse_constant=_no_nan)
+        if _SURROGATE.search(text):
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+        return value
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda value: False) -> str | None:
+    """
+    Return ``payload`` as JSON text.
+
+    :param payload: any JSON value; a string is taken for JSON text already, None for no payload.
+    :param unrendered: tells of a value that it will only be known later (a template), and is not checked.
+    :return: the text; None if there is no payload, or it will only be known later.
+    :raises ValueError: it is no JSON value (the sentence names the key), no JSON text, or over 4.5 MB.
+    """
+    if payload is None or unrendered(payload):
+        return None
+    if isinstance(payload, str):
+        try:
+            parse_json(payload)
+        except ValueError as error:
+            raise ValueError(
+                f"payload is a string that is not JSON text ({error}). Pass the value itself (a dict, a list, …) "
+                "or the text that json.dumps makes of it; json.dumps too for a payload that is a mere string. "
+                "A template of a dict or list needs the filter tojson, or a Dag with render_template_as_native_obj."
+            ) from None
+        text = payload
+    else:
+        try:
+            text = json.dumps(
+                _json_value(payload, "payload", unrendered), ensure_ascii=False, separators=(",", ":")
+            )
+        except RecursionError:
+            raise ValueError("payload is nested too deeply, or contains itself.") from None
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError(
+            "payload holds a character that is no Unicode text (half a surrogate pair)."
+        ) from None
+    if size > MAX_PAYLOAD_BYTES:
+        raise ValueError(
+            f"payload is {size / 1e6:.1f} MB of JSON, and Kernel takes {MAX_PAYLOAD_BYTES / 1e6} MB at most. "
+            "Put the data into object storage and pass its address."
+        )
+    return text
+
+
+def check_key_field(key_field: Any, payload: Any) -> None:
+    """
+    Check that a payload can take a key.
+
+    :param key_field: the name under which it is to be added.
+    :param payload: the payload, decoded.
+    :raises ValueError: it is no JSON object, or has that name already.
+    """
+    check_name("payload_key_field", key_field, KEY_FIELD_MEANING)
+    if not isinstance(payload, Mapping):
+        raise ValueError(
+            f"payload_key_field adds a key to the payload, so that must be a dict (a JSON object), not "
+            f"{'missing' if payload is None else type(payload).__name__}. Pass a dict, {{}} if there is nothing to say."
+        )
+    if key_field in payload:
+        raise ValueError(
+            f"The payload has {key_field!r} already, under which payload_key_field would add its key. Choose another name."
+        )
+
+
+def _json_value(value: Any, path: str, unrendered: Callable[[Any], bool]) -> Any:
+    """Return ``value`` with plain lists and dicts only, or raise with the path to what is no JSON."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        raise ValueError(f"{path} is {value}, which JSON cannot hold. Use None or a string.")
+    if unrendered(value):
+        return None
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"{path} has the key {key!r}; the keys of a JSON object are strings.")
+        return {key: _json_value(item, f"{path}[{key!r}]", unrendered) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return [_json_value(item, f"{path}[{index}]", unrendered) for index, item in enumerate(value)]
+    raise ValueError(
+        f"{path} is a {type(value).__name__}, which JSON cannot hold. Convert it: a set to a list, "
+        "a date or datetime with .isoformat(), a Decimal with str() or float(), bytes to text."
+    )
