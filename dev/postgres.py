@@ -10,7 +10,6 @@ import subprocess
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 
 from dev.airflow_stack import free_port
 from dev.wait import wait_until
@@ -71,12 +70,7 @@ class Postgres(AbstractContextManager["Postgres"]):
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
     def stop(self) -> None:

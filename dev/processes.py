@@ -17,7 +17,6 @@ import subprocess
 import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -60,12 +59,7 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         os.environ[MARK] = self.mark
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         kill_marked(self.mark)
         self._watchdog.communicate()
         for child in psutil.Process().children():

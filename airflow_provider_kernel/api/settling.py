@@ -17,12 +17,10 @@ from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
 from airflow_provider_kernel.api.invocation import Invocation
 from airflow_provider_kernel.api.payload import parse_json
 from airflow_provider_kernel.api.record import Record
-from airflow_provider_kernel.api.waiting import Sleep
+from airflow_provider_kernel.api.waiting import PATIENCE, Sleep
 
 #: Seconds over which it is looked for; one that is not listed by then was not accepted.
 SETTLING_SECONDS = 60.0
-#: Seconds without a single good answer from Kernel after which the search is given up.
-PATIENCE = 900.0
 #: Seconds by which Kernel's clock may be behind ours unnoticed. With a key more is harmless: only the one can match.
 CLOCK_SKEW, CLOCK_SKEW_WITH_KEY = 5.0, 600.0
 #: Invocations that one look asks for at once: each is listed with its payload.
