@@ -141,3 +141,8 @@ def is_worth_repeating(error: KernelError) -> bool:
 def retry_after(error: BaseException | None) -> float:
     """Return the seconds that a reply asked to wait; 0 if there was no such reply."""
     return (isinstance(error, KernelApiError) and error.retry_after) or 0.0
+
+
+def is_worth_a_line(errors: int) -> bool:
+    """Tell whether the latest of so many errors in a row is told in a log: the first, second, fourth, eighth …"""
+    return errors & (errors - 1) == 0

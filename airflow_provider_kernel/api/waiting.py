@@ -27,6 +27,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
     KernelTransportError,
+    is_worth_a_line,
     retry_after,
 )
 from airflow_provider_kernel.api.events import Event, StateEvent
@@ -267,7 +268,7 @@ class Wait:
         else:
             self._look_due = True
             self._wake = now + max(self._pause(self._errors), retry_after(error))
-        if self._errors & (self._errors - 1) == 0:
+        if is_worth_a_line(self._errors):
             self._on_trouble(error)
 
     def _elapsed(self, now: float) -> float:

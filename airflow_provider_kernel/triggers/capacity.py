@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter
-from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, shorten
+from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, is_worth_a_line, shorten
 from airflow_provider_kernel.api.outcome import MAX_MESSAGE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 
@@ -155,7 +155,7 @@ class _Line:
                 raise
             except KernelError as error:
                 let_go = self._queue.failed(error, time.time())
-                if self._queue.failures & (self._queue.failures - 1) == 0:  # not every one of a series
+                if is_worth_a_line(self._queue.failures):
                     log.warning("Looking for room in the account of %s: %s", self._kernel_conn_id, error)
             else:
                 let_go = self._queue.saw(active, time.time())

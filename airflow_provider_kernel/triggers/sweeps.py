@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_kernel.api import finished as decisions
 from airflow_provider_kernel.api.calls import Page
-from airflow_provider_kernel.api.errors import KernelError, retry_after
+from airflow_provider_kernel.api.errors import KernelError, is_worth_a_line, retry_after
 from airflow_provider_kernel.api.finished import (
     Cursor,
     Listing,
@@ -154,7 +154,7 @@ class Sweeper:
                 errors += 1
                 listing.failed(error)
                 pause = pause_after(errors, retry_after(error), random.random())  # noqa: S311 - not a secret
-                if errors & (errors - 1) == 0:  # not every one of a series
+                if is_worth_a_line(errors):
                     log.warning(
                         "Looking for invocations that have ended, by the connection %s, in %.0f s again: %s",
                         self._kernel_conn_id,
