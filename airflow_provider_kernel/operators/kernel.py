@@ -14,6 +14,7 @@ from airflow_provider_kernel.api.payload import parse_json
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.arguments import check_arguments, check_payload, is_file
+from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.leg import Leg
 from airflow_provider_kernel.operators.submission import OnLostReply
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
-
-#: The method that Airflow resumes where it has ended a deferral, and what 3 and 2 say if that is for its timeout.
-#: What it raises then, and where that is to be found, differs from version to version.
-FAIL_METHOD, TIMED_OUT = "__fail__", ("Trigger timeout", "Trigger/execution timeout")
 
 
 class KernelInvokeOperator(BaseOperator):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -13,7 +12,6 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTas
 
 from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api.arguments import DEFAULT_ASYNC_TIMEOUT_SECONDS
-from airflow_provider_kernel.api.capacity import MIN_PAUSE, worker_pause
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelCapacityTimeout,
@@ -26,16 +24,16 @@ from airflow_provider_kernel.api.errors import (
     KernelLostReplyError,
     is_certainly_not_accepted,
     is_full,
-    retry_after,
 )
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import KernelRecordError
+from airflow_provider_kernel.operators.capacity import CapacityWait
+from airflow_provider_kernel.operators.deferral import backstop
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.result import announce_end, left_to_itself
 from airflow_provider_kernel.operators.submission import Submission
 from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
-from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 try:
@@ -52,8 +50,6 @@ if TYPE_CHECKING:
 #: Seconds for which an invocation is waited for beyond its own ``async_timeout_seconds``, unless ``timeout`` is
 #: given: whether Kernel counts the time in its queue is unknown.
 GRACE_SECONDS = 600
-#: Seconds by which Airflow's own limit on the deferral lies behind our deadline: it is only the backstop.
-DEFERRAL_PADDING_SECONDS = 300
 
 RETRY = "A retry of the task runs the action anew."
 RETRY_TAKES_UP = "A retry of the task takes the invocation up."
@@ -79,7 +75,7 @@ class Leg:
             context, task.durable, may_be_denied=getattr(task, "retry_policy", None) is not None
         )
         self._interruptible = interruptible
-        self._capacity_deadline: float | None = None
+        self._capacity = CapacityWait(task, self.this_try, interruptible)
         self._submission = Submission(
             self.hook,
             self.this_try,
@@ -169,11 +165,7 @@ class Leg:
         record = self.this_try.record
         if record and record.invocation_id is None:
             self.this_try.forget()  # an intent that was refused, and that Airflow could not take back then
-        self._capacity_deadline = event.get("deadline")
-        if event.get("capacity") == "timeout":
-            raise self._no_capacity()
-        if event.get("capacity") != "free":
-            raise KernelConfigurationError(str(event.get("message")))
+        self._capacity.resume(event)
 
     def end_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
         """Go on where Airflow has ended the deferral for ``error``."""
@@ -190,10 +182,8 @@ class Leg:
 
     def _submitted(self, *, replaces_cancelled: bool = False) -> Invocation:
         """Submit; wait for capacity, deferred or here, as long as Kernel has none."""
-        refusals = 0
         while True:
-            if time.time() >= self._execution_deadline():
-                raise self._no_capacity()
+            self._capacity.check()
             try:
                 return self._announced(self._submission.submit(replaces_cancelled=replaces_cancelled))
             except KernelError as error:
@@ -202,20 +192,7 @@ class Leg:
                 if not is_full(error):
                     self.log.error("No invocation was started. A retry of the task submits it again.")
                     raise
-                now = time.time()
-                if self._capacity_deadline is None:
-                    self._capacity_deadline = min(
-                        now + self.task.capacity_timeout, self._execution_deadline()
-                    )
-                if now >= self._capacity_deadline:
-                    raise self._no_capacity() from error
-                if self.task.deferrable:
-                    self._defer_for_capacity(now, error)
-                refusals += 1
-                pause = worker_pause(refusals, retry_after(error))
-                self.log.info("%s Waiting for capacity; asking again in %.0f s.", error, pause)
-                pause = min(pause, max(self._capacity_deadline - now, MIN_PAUSE))
-                self._interruptible.run(partial(time.sleep, pause))
+                self._capacity.wait(error)
 
     def _carry_on(self, invocation: Invocation) -> Any:
         """Go from the acceptance to the result, or into the deferral."""
@@ -275,22 +252,7 @@ class Leg:
             ),
             method_name="execute_complete",
             kwargs={"ti_id": self.this_try.id, "submitted_at": self.this_try.submitted_at()},
-            timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
-        )
-
-    def _defer_for_capacity(self, now: float, error: KernelError) -> NoReturn:
-        assert self._capacity_deadline is not None  # noqa: S101 - set by the caller
-        self.log.info("%s Waiting for capacity, deferred.", error)
-        raise TaskDeferred(
-            trigger=KernelCapacityTrigger(
-                self.task.kernel_conn_id,
-                refused_at=now,
-                retry_after=retry_after(error),
-                deadline=self._capacity_deadline,
-            ),
-            method_name="execute_with_capacity",
-            kwargs={"ti_id": self.this_try.id},
-            timeout=timedelta(seconds=self._capacity_deadline - now + DEFERRAL_PADDING_SECONDS),
+            timeout=backstop(deadline, now),
         )
 
     def _wait(self, invocation_id: str) -> tuple[Outcome, Invocation | None]:
@@ -388,9 +350,3 @@ class Leg:
         except KernelError as error:
             raise KernelError(f"The task was killed, but what it started may run on: {error}") from error
         raise KernelError(f"The task was killed. {cancellation or 'No invocation of it was started.'}")
-
-    def _no_capacity(self) -> KernelCapacityTimeout:
-        return KernelCapacityTimeout(
-            "Kernel's account was full until capacity_timeout or execution_timeout had passed, so no invocation was "
-            "started. A retry of the task waits again."
-        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +31,7 @@ from airflow_provider_kernel.api.record import try_id
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
 from airflow_provider_kernel.operators.arguments import is_unrendered
-from airflow_provider_kernel.operators.kernel import FAIL_METHOD, TIMED_OUT
-from airflow_provider_kernel.operators.leg import DEFERRAL_PADDING_SECONDS
+from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 if TYPE_CHECKING:
@@ -147,7 +145,7 @@ class KernelInvocationSensor(BaseSensorOperator):
             ),
             method_name="execute_complete",
             kwargs={"ti_id": try_id(context["ti"])},
-            timeout=timedelta(seconds=max(deadline - now, 0) + DEFERRAL_PADDING_SECONDS),
+            timeout=backstop(deadline, now),
         )
 
     def poke(self, context: Context) -> PokeReturnValue:

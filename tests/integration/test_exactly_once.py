@@ -30,7 +30,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.hooks import kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
-from airflow_provider_kernel.operators import leg
+from airflow_provider_kernel.operators import capacity as operators_capacity
 from airflow_provider_kernel.operators.this_try import KernelSupersededError
 from dev.wait import wait_until
 from tests import faults
@@ -918,7 +918,7 @@ class TestAFullAccount:
         )
         for name in (*pauses, "SPREAD"):
             monkeypatch.setattr(capacity, name, 0.1)
-        monkeypatch.setattr(leg, "MIN_PAUSE", 0.1)
+        monkeypatch.setattr(operators_capacity, "MIN_PAUSE", 0.1)
 
     @both_waits
     @pytest.mark.parametrize("status", [429, 529])
