@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow.providers.common.compat.sdk import AssetAlias, conf
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from airflow_provider_kernel.api.invocation import Invocation
     from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+    from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
+
+    Task: TypeAlias = KernelInvokeOperator | KernelInvocationSensor
 
 log = logging.getLogger(__name__)
 #: Bytes of output above which Airflow's database is no good place for it: every read of an XCom, and each page
@@ -26,7 +29,7 @@ log = logging.getLogger(__name__)
 LARGE_OUTPUT_BYTES = 1_000_000
 
 
-def announce_end(task: KernelInvokeOperator, context: Context, invocation: Invocation) -> None:
+def announce_end(task: Task, context: Context, invocation: Invocation) -> None:
     """
     Tell which version ran, as far as Kernel says it, and have the task's asset events name the invocation.
 
@@ -50,7 +53,7 @@ def announce_end(task: KernelInvokeOperator, context: Context, invocation: Invoc
         _warn_of_size(task, invocation)
 
 
-def _warn_of_size(task: KernelInvokeOperator, invocation: Invocation) -> None:
+def _warn_of_size(task: Task, invocation: Invocation) -> None:
     size = len((invocation.raw_output or "").encode(errors="replace"))
     if size > LARGE_OUTPUT_BYTES and task.do_xcom_push and _xcom_is_in_database():
         log.warning(
@@ -70,9 +73,7 @@ def left_to_itself(task: KernelInvokeOperator, context: Context, invocation_id: 
     return invocation_id
 
 
-def _mark_assets(
-    task: KernelInvokeOperator, context: Context, invocation_id: str, version: str | None
-) -> None:
+def _mark_assets(task: Task, context: Context, invocation_id: str, version: str | None) -> None:
     """Write the invocation into the ``extra`` of the events of the task's outlets, beside what is there."""
     extra = {"invocation_id": invocation_id} | ({"app_version": version} if version else {})
     for outlet in task.outlets:

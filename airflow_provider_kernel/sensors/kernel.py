@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
     AirflowFailException,
@@ -28,14 +29,17 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import try_id
+from airflow_provider_kernel.api.waiting import PATIENCE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
 from airflow_provider_kernel.operators.arguments import is_unrendered
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
+from airflow_provider_kernel.operators.result import announce_end
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
@@ -52,7 +56,7 @@ class KernelInvocationSensor(BaseSensorOperator):
     Wait until an invocation that was started elsewhere has ended, and return its output.
 
     The invocation is somebody else's, so it is never cancelled: not when the task is killed, nor when ``timeout``
-    passes. Kernel being away is waited out. A failed invocation fails the task with Kernel's reason and the shortened
+    passes. Kernel being away is waited out, for ``timeout``. A failed invocation fails the task with Kernel's reason and the shortened
     output, without a retry, which would find it as it is; so does ``timeout``, as with every sensor. After
     ``execution_timeout``, which bounds each try, deferred or not, there is a retry. With ``soft_fail`` the task is
     skipped in these cases, and fails in others: where Kernel refuses to tell, or does not know the invocation, or the
@@ -97,14 +101,18 @@ class KernelInvocationSensor(BaseSensorOperator):
         self.kernel_conn_id = kernel_conn_id
         self.deferrable = deferrable
         self.follow_logs = follow_logs
-        for name, meaning in (
-            ("invocation_id", ID_MEANING),
-            ("kernel_conn_id", CONNECTION_MEANING),
-        ):
-            if not is_unrendered(getattr(self, name)):
-                check_name(name, getattr(self, name), meaning)
-        for name in ("deferrable", "follow_logs"):
-            check_flag(name, getattr(self, name))
+        _check_arguments(vars(self))
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """
+        Begin a mapped task, of which Airflow makes no sensor when the Dag is parsed.
+
+        :return: what ``expand`` is called on.
+        :raises ValueError: an argument cannot be right.
+        """
+        _check_arguments(kwargs)
+        return super().partial(**kwargs)
 
     @cached_property
     def hook(self) -> KernelHook:
@@ -126,10 +134,14 @@ class KernelInvocationSensor(BaseSensorOperator):
             raise AirflowFailException(
                 f"invocation_id came to a {type(self.invocation_id).__name__}. Pass {ID_MEANING}."
             )
-        with self.hook:
+        with self._skipping(), self.hook:
             link.announce(context["ti"], self.hook, self.invocation_id)
             if not self.deferrable or self._ended():
-                return super().execute(context)
+                # Unwrapped: Airflow 2 warns of an operator's execute that another one calls.
+                return BaseSensorOperator.execute.__wrapped__(self, context)  # type: ignore[attr-defined]
+        return self._defer(context)
+
+    def _defer(self, context: Context) -> NoReturn:
         now = time.time()
         deadline = _started_at(context) + self._limit
         raise TaskDeferred(
@@ -144,7 +156,7 @@ class KernelInvocationSensor(BaseSensorOperator):
                 handed_over_at=now,
             ),
             method_name="execute_complete",
-            kwargs={"ti_id": try_id(context["ti"])},
+            kwargs={"ti_id": try_id(context["ti"]), "deferred_at": now},
             timeout=backstop(deadline, now),
         )
 
@@ -169,19 +181,31 @@ class KernelInvocationSensor(BaseSensorOperator):
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._result(found, context))
 
-    def execute_complete(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
+    def execute_complete(
+        self,
+        context: Context,
+        event: dict[str, Any],
+        ti_id: str | None = None,
+        deferred_at: float | None = None,
+    ) -> Any:
         """
         Continue after the deferral: ask Kernel for the invocation, and return its decoded output.
 
         :param context: Airflow's.
         :param event: what the trigger fired.
         :param ti_id: the try that was deferred.
+        :param deferred_at: when it was deferred, in seconds since 1970.
         :return: the decoded output.
         """
         outcome = Outcome.from_event(event)
         if outcome.invocation_id != self.invocation_id or ti_id not in (None, try_id(context["ti"])):
             # A new try, which Airflow resumes after a clear with the old one's event.
             return self.execute(context)
+        if outcome.status == "unsettled" and deferred_at and time.time() - deferred_at >= PATIENCE:
+            # Kernel was away for longer than a trigger waits; what it refuses, or is broken here, this look tells.
+            with self.hook:
+                look = self.poke(context)
+            return look.xcom_value if look.is_done else self._defer(context)
         with self.hook:
             if outcome.may_run:
                 ended = self._ended()
@@ -210,10 +234,16 @@ class KernelInvocationSensor(BaseSensorOperator):
                 ended = self._ended()
             if ended:
                 next_method, next_kwargs = "execute_complete", {"event": Outcome.of(ended).to_event()}
-        try:
+        with self._skipping():
             if next_method == FAIL_METHOD:
                 return self._end_deferral(next_kwargs, context)
             return super().resume_execution(next_method, next_kwargs, context)
+
+    @contextmanager
+    def _skipping(self) -> Iterator[None]:
+        """Skip the task where an option says so, and Airflow itself does not in every wait."""
+        try:
+            yield
         except (AirflowSensorTimeout, AirflowTaskTimeout, KernelInvocationUnsettled) as error:
             is_timeout = not isinstance(error, KernelInvocationUnsettled)
             if self.never_fail or (self.soft_fail and is_timeout):
@@ -256,12 +286,24 @@ class KernelInvocationSensor(BaseSensorOperator):
         is_known = self.deferrable or not self.reschedule
         waited = time.time() - _started_at(context) if is_known else None
         metrics.ended(ended, succeeded=succeeded, seconds=waited)
+        announce_end(self, context, ended)
         try:
             result = ended.result()
         except KernelInvocationFailed as error:
+            if self.soft_fail or self.never_fail:
+                self.log.warning("%s", error)  # Airflow skips the task without a word of why
             raise AirflowFailException(str(error)) from error
         self.log.info("Kernel invocation %s succeeded.", ended.id)
         return result
+
+
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    """Check those of the sensor's arguments that are in ``given``, as far as they hold no template."""
+    for name, meaning in (("invocation_id", ID_MEANING), ("kernel_conn_id", CONNECTION_MEANING)):
+        if name in given and not is_unrendered(given[name]):
+            check_name(name, given[name], meaning)
+    for name in ("deferrable", "follow_logs"):
+        check_flag(name, given.get(name, True))
 
 
 def _started_at(context: Context) -> float:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from datetime import UTC, datetime, timedelta
+from unittest.mock import Mock
 
 import pytest
 from airflow.providers.common.compat.sdk import (
@@ -25,6 +27,7 @@ from airflow_provider_kernel.api import waiting
 from airflow_provider_kernel.api.errors import KernelInvocationFailed, KernelInvocationUnsettled
 from airflow_provider_kernel.api.logs import REPLAY
 from airflow_provider_kernel.hooks import transport
+from airflow_provider_kernel.operators import result
 from airflow_provider_kernel.sensors import kernel as kernel_sensor
 from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
 from tests.integration.scripted import Stream, error, invocation, serving, state
@@ -158,6 +161,38 @@ def test_an_execution_timeout_while_deferred_is_told_as_on_a_worker(submit, stat
     with pytest.raises(raised, match="not cancelled"):
         sensor.run()
     assert status(invocation_id) == "running"
+
+
+@pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
+@pytest.mark.parametrize("wait", [WAITS["poke"], {}], ids=["poke", "deferred"])
+def test_an_execution_timeout_that_airflow_raises_on_the_worker_skips_the_task(
+    submit, status, until, option, wait, monkeypatch
+):
+    invocation_id = submit("sleep", {"seconds": 60})
+    until(lambda: status(invocation_id) == "running")
+    sensor = Sensor(invocation_id, poke_interval=30, **{option: True}, **wait)
+    # In the pause between two pokes, or while the sensor asks before its deferral.
+    where = (time, "sleep") if wait else (sensor.operator, "_ended")
+    monkeypatch.setattr(*where, Mock(side_effect=AirflowTaskTimeout("Timeout")))
+    with pytest.raises(AirflowSkipException):
+        sensor.run()
+
+
+@every_wait
+@pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
+def test_a_task_that_is_skipped_for_a_failure_has_its_reason_in_the_log(submit, wait, option, told):
+    with pytest.raises(AirflowSkipException):
+        Sensor(submit("fail", {"message": "the shelf is empty"}), **{option: True}, **wait).run()
+    assert re.search(r"Kernel invocation \w+ failed: .*the shelf is empty", told(), re.DOTALL)
+
+
+@every_wait
+def test_version_and_size_of_the_output_are_told_as_the_operator_does(submit, wait, told, monkeypatch):
+    monkeypatch.setattr(result, "LARGE_OUTPUT_BYTES", 10)
+    sensor = Sensor(submit("echo", "x" * 20), **wait)
+    assert sensor.run() == "x" * 20
+    assert sensor.xcom["app_version"] == "emulator"
+    assert "The output is" in told()
 
 
 def test_an_end_just_after_the_timeout_counts(submit, until, status):
@@ -323,6 +358,37 @@ class TestAgainstAKernelThatMisbehaves:
         server.on("GET /invocations/inv1", *troubles, invocation("succeeded", output="7"))
         assert Sensor(**wait).run() == 7
         assert not server.seen("PATCH /invocations/inv1")
+
+    def test_it_is_deferred_again_where_kernel_is_away_for_longer_than_a_trigger_waits(
+        self, server, monkeypatch
+    ):
+        monkeypatch.setattr(waiting, "PATIENCE", 0.1)
+        monkeypatch.setattr(kernel_sensor, "PATIENCE", 0.1)
+        monkeypatch.setattr(kernel_sensor, "POKE_SECONDS", 0.1)
+        away = [error(503)] * 100
+        server.on("GET /invocations/inv1", *away, invocation("succeeded", output="7"))
+        sensor = Sensor()
+        deferrals = []
+        monkeypatch.setattr(
+            sensor.operator,
+            "_defer",
+            lambda context, defer=sensor.operator._defer: deferrals.append(1) or defer(context),
+        )
+        assert sensor.run() == 7
+        assert len(deferrals) > 1
+
+    def test_what_a_triggerer_cannot_do_and_a_worker_can_is_not_tried_for_ever(self, server):
+        server.on("GET /invocations/inv1", invocation("running"))
+        sensor = Sensor()
+        arguments = sensor.defer().kwargs
+        event = {
+            "invocation_id": "inv1",
+            "status": "unsettled",
+            "message": "No certificates.",
+            "may_run": True,
+        }
+        with pytest.raises(KernelInvocationUnsettled, match="No certificates"):
+            sensor.operator.execute_complete(sensor.context, event, **arguments)
 
     @pytest.mark.parametrize("mode", ["poke", "reschedule"])
     def test_a_poke_gives_the_worker_back_while_kernel_is_away(self, server, mode, monkeypatch):

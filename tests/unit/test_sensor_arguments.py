@@ -37,6 +37,18 @@ def test_a_wrong_argument_fails_with_what_to_write_instead(arguments, says):
         sensor(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"deferrable": "yes"}, "deferrable must be True or False"),
+        ({"kernel_conn_id": ""}, "kernel_conn_id is empty"),
+    ],
+)
+def test_what_partial_gets_is_checked_too(arguments, says):
+    with DAG("d", schedule=None), pytest.raises(ValueError, match=says):
+        KernelInvocationSensor.partial(task_id="wait", **arguments).expand(invocation_id=["a", "b"])
+
+
 def test_what_a_dag_may_write_is_taken():
     with DAG("d", schedule=None, default_args={"poke_interval": 7, "soft_fail": True}):
         start = KernelInvokeOperator(
