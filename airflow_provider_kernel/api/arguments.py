@@ -24,7 +24,7 @@ MAX_SECONDS = 365 * 24 * 3600
 
 def is_template(text: str) -> bool:
     """Tell whether Airflow would render ``text``."""
-    return "{{" in text or "{%" in text
+    return any(mark in text for mark in ("{{", "{%", "{#"))
 
 
 def check_name(name: str, value: Any, meaning: str = "the name as it was deployed to Kernel") -> None:

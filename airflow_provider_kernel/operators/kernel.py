@@ -154,7 +154,10 @@ class KernelInvokeOperator(BaseOperator):
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
     ) -> Any:
         """
-        As Airflow's, but that no file is read for a text within the payload that merely ends like its name.
+        As Airflow's, but for the payload: JSON text stays that, and no file is read for a text that ends like its name.
+
+        Where the Dag has ``render_template_as_native_obj``, Airflow takes a rendered text for Python, whose escapes
+        are others than JSON's.
 
         :param content: a template, or what holds some.
         :param context: what templates refer to.
@@ -164,17 +167,28 @@ class KernelInvokeOperator(BaseOperator):
         :raises ValueError: there is no file of the payload's name.
         """
         render = partial(super().render_template, context=context, jinja_env=jinja_env, seen_oids=seen_oids)
-        if not is_file(content, self.template_ext) or id(content) in (seen_oids or ()):
+        if not isinstance(content, str) or id(content) in (seen_oids or ()):
             return render(content)
+        is_name = is_file(content, self.template_ext)
         if content is not self.payload:
-            return render(f"{content}{{##}}")  # Jinja's empty comment
+            return render(f"{content}{{##}}" if is_name else content)  # Jinja's empty comment
+        dag = self.get_dag()
+        own = getattr(self, "render_template_as_native_obj", None)  # of newer Airflows
+        is_native = own if own is not None else dag is not None and dag.render_template_as_native_obj
+        if not is_native and not is_name:
+            return render(content)
         with _named_file(content):
-            rendered = render(content)
+            if is_native and dag:
+                env = dag.get_template_env(force_sandboxed=True)
+                template = env.get_template(content) if is_name else env.from_string(content)
+                rendered = template.render(context)
+            else:
+                rendered = render(content)
         with suppress(ValueError, TypeError):  # request() says what is wrong with it
             decoded = parse_json(rendered)
-            if isinstance(decoded, (dict, list)):
-                return decoded  # for map_index_template, which takes a name out of it
-        return rendered
+            # A dict or list, for map_index_template, which takes a name out of it.
+            return decoded if isinstance(decoded, (dict, list)) else rendered
+        return render(content) if is_native else rendered
 
     @cached_property
     def hook(self) -> KernelHook:

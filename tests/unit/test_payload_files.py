@@ -81,6 +81,41 @@ def test_a_text_within_the_payload_that_ends_like_a_file_is_left_a_text(tmp_path
     assert "Failed" not in caplog.text
 
 
+@pytest.mark.parametrize("in_file", [True, False])
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'{"mood": "\ud83d\ude00"}',
+        r'{"url": "https:\/\/shop.example\/{{ ds }}"}',
+        '{"day": "{{ ds }}", "ok": true, "none": null}',
+        "{{ found | tojson }}",
+        '"a text"',
+    ],
+)
+def test_json_text_stays_json_whatever_the_dag_renders_templates_to(tmp_path, text, native, in_file):
+    (tmp_path / "payload.json").write_text(text)
+    with DAG(
+        "d", schedule=None, template_searchpath=str(tmp_path), render_template_as_native_obj=native
+    ) as dag:
+        operator = loaded(dag, payload="payload.json" if in_file else text)
+        late = KernelInvokeOperator(
+            **{**NAMES, "task_id": "late"}, payload="payload.json" if in_file else text
+        )
+    found = {"mood": "😀", "url": "a/b"}
+    expected = text.replace("{{ ds }}", "2026-11-24").replace("{{ found | tojson }}", json.dumps(found))
+    for each in (operator, late):
+        rendered(each, ds="2026-11-24", found=found)
+        assert json.loads(each.request({}).payload) == json.loads(expected)
+
+
+def test_a_native_object_is_the_payload_that_it_is(tmp_path):
+    found = {"ok": True, "none": None, "mood": "😀"}
+    with DAG("d", schedule=None, render_template_as_native_obj=True) as dag:
+        operator = rendered(loaded(dag, payload="{{ found }}"), found=found)
+    assert json.loads(operator.request({}).payload) == found
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
