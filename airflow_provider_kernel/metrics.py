@@ -7,7 +7,6 @@ Each has the tags ``app`` and ``action``, where the metrics go to something that
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
 from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,8 @@ def ended(of: Named, *, succeeded: bool, seconds: float | None) -> None:
     """
     _send("incr", "kernel.succeeded" if succeeded else "kernel.failed", of=of)
     if seconds is not None:
-        _send("timing", "kernel.waited", timedelta(seconds=seconds), of=of)
+        # A number is milliseconds to every receiver; what a timedelta is sent as, Airflow 2 decides by an option.
+        _send("timing", "kernel.waited", seconds * 1000, of=of)
 
 
 def reconnected(of: Named, *, in_triggerer: bool = False) -> None:

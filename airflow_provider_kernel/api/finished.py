@@ -83,10 +83,7 @@ class Wanted:
                 "to Kernel, or leave version out, which takes any."
             )
         for name in ("app_name", "action_name", "version"):
-            if is_template(getattr(self, name) or ""):
-                raise ValueError(
-                    f"{name} is a template, and Airflow renders none in a trigger of an AssetWatcher."
-                )
+            check_no_template(name, getattr(self, name) or "")
         if self.status not in STATUSES:
             raise ValueError(f"status must be 'succeeded', 'failed' or 'any', not {self.status!r}.")
 
@@ -100,6 +97,16 @@ class Wanted:
     def takes(self, invocation: Invocation) -> bool:
         """Tell whether an invocation that it is about has ended as wanted."""
         return invocation.is_ended and self.status in ("any", invocation.status)
+
+
+def check_no_template(name: str, value: str) -> None:
+    """
+    Check that an argument is no template.
+
+    :raises ValueError: it is one.
+    """
+    if is_template(value):
+        raise ValueError(f"{name} is a template, and Airflow renders none in a trigger of an AssetWatcher.")
 
 
 def common_filters(wanted: Iterable[Wanted]) -> dict[str, str]:

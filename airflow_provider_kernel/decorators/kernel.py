@@ -145,7 +145,7 @@ def kernel_task(
     given = {
         name: value
         for name, value in locals().items()
-        if value is not _LEFT_OUT and name not in ("python_callable", "multiple_outputs", "kwargs")
+        if value is not _LEFT_OUT and name not in ("python_callable", "kwargs")
     }
     if "payload" in kwargs:
         raise ValueError(
@@ -161,7 +161,6 @@ def kernel_task(
             )
         decorator = task_decorator_factory(
             decorated_operator_class=_KernelDecoratedOperator,
-            multiple_outputs=multiple_outputs,
             **given,
             **kwargs,
         )

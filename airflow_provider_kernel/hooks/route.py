@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from functools import cache
+from functools import cache, lru_cache
 from urllib.parse import urlsplit
 
 from airflow_provider_kernel.api.errors import KernelConfigurationError
@@ -71,21 +71,25 @@ def certificates_of(settings: KernelSettings) -> str | bool:
     return told
 
 
-@cache
 def trusting(path: str) -> ssl.SSLContext:
     """
-    Read certificates, once: that takes 20 ms of the event loop.
+    Read certificates, once until they are renewed: that takes 20 ms of the event loop.
 
     :raises KernelConfigurationError: they cannot be read.
     """
     try:
-        if os.path.isdir(path):
-            return ssl.create_default_context(capath=path)
-        return ssl.create_default_context(cafile=path)
+        return _read_certificates(path, os.stat(path).st_mtime_ns)
     except OSError as error:
         raise KernelConfigurationError(
             f"The TLS certificates in {path!r} cannot be read: {error.strerror or error}."
         ) from None
+
+
+@lru_cache(maxsize=32)
+def _read_certificates(path: str, written_at: int) -> ssl.SSLContext:
+    if os.path.isdir(path):
+        return ssl.create_default_context(capath=path)
+    return ssl.create_default_context(cafile=path)
 
 
 @cache

@@ -60,6 +60,11 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
             "async_=False waits for the reply, so wait_for_completion=False has no meaning with it. "
             "Leave one of the two out."
         )
+    if given.get("multiple_outputs") and not given.get("wait_for_completion", True):
+        raise ValueError(
+            "multiple_outputs=True takes the output apart, and with wait_for_completion=False the task has none, but "
+            "returns the invocation's id. Leave one of the two out."
+        )
 
 
 def check_payload(payload: Any, key_field: Any) -> None:

@@ -132,7 +132,7 @@ class Leg:
         except AirflowTaskTimeout:
             self._interruptible.is_interrupted = True  # a request that is under way is not sent again
             try:
-                self._submission.stop("its execution_timeout passed")
+                self._stop("its execution_timeout passed")
             except KernelError as error:
                 self.log.error("execution_timeout passed, and what the task started may run on: %s", error)
             raise
@@ -327,6 +327,13 @@ class Leg:
         record = self.this_try.record
         return is_ours and not (record and record.replaces_cancelled) and time.time() < self._deadline()
 
+    def _stop(self, reason: str) -> Cancellation | None:
+        """Cancel what this try has to do with, and count that."""
+        cancellation = self._submission.stop(reason)
+        if cancellation and cancellation.cancelled:
+            metrics.ended(self.task, succeeded=False, seconds=self.this_try.waited())
+        return cancellation
+
     def _end_killed(self) -> NoReturn:
         """
         See to the invocation once this process was told to end, and fail.
@@ -344,7 +351,7 @@ class Leg:
                 "The task was killed; its invocation, if there is one, runs on (cancel_on_kill=False)."
             )
         try:
-            cancellation = self._submission.stop("the task was killed")
+            cancellation = self._stop("the task was killed")
         except KernelSupersededError:
             raise
         except KernelError as error:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_name, check_seconds
-from airflow_provider_kernel.api.finished import Cursor, Wanted, report
+from airflow_provider_kernel.api.finished import Cursor, Wanted, check_no_template, report
 from airflow_provider_kernel.api.invocation import InvocationStatus
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.triggers.cursors import CursorStore
@@ -92,6 +92,7 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
         super().__init__()
         self.wanted = Wanted(app_name, action_name, version, status)
         check_name("kernel_conn_id", kernel_conn_id, CONNECTION_MEANING)
+        check_no_template("kernel_conn_id", kernel_conn_id)
         check_seconds("poll_interval", poll_interval, MIN_POLL_INTERVAL, MAX_POLL_INTERVAL)
         self.kernel_conn_id = kernel_conn_id
         self.poll_interval = float(poll_interval)

@@ -107,6 +107,22 @@ def test_a_task_counts_what_it_submits_and_the_ends_that_it_sees(sent, emulator_
     assert 1000 <= float(waited[0][2]) < 60_000
 
 
+def test_an_invocation_that_a_killed_task_cancels_on_its_worker_has_failed(sent, emulator_env):
+    received = sent(
+        TASK
+        + "from threading import Timer\n"
+        + "from airflow_provider_kernel.api.errors import KernelError\n"
+        + "task = Task('sleep', {'seconds': 60}, deferrable=False)\n"
+        + "task.state = 'failed'\n"
+        + "Timer(1, task.operator.on_kill).start()\n"
+        + "with suppress(KernelError):\n    task.run()\n"
+    )
+    assert counted(received) == [
+        "airflow.kernel.submitted,app=tests,action=sleep:1|c",
+        "airflow.kernel.failed,app=tests,action=sleep:1|c",
+    ]
+
+
 def test_the_wait_counts_from_the_submission_without_a_record_too(sent, emulator_env):
     received = sent(TASK + "Task('sleep', {'seconds': 1}, durable=False).run()\n")
     [waited] = [line for line in received if line not in counted(received)]

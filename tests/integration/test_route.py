@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import shutil
 import socket
 import traceback
 import warnings
@@ -247,6 +249,25 @@ def test_the_way_is_the_same_for_both_hooks(row, ask, world, monkeypatch, told):
     seen += told()
     for secret in (PASSWORD, quote(PASSWORD, safe=""), "wrong_pass", TOKEN):
         assert secret not in seen
+
+
+@pytest.mark.parametrize("ask", [by_requests, by_aiohttp])
+def test_certificates_that_are_renewed_under_the_same_name_are_read_again(ask, world, monkeypatch, tmp_path):
+    (tmp_path / "others").mkdir()
+    certificates = tmp_path / "ca.pem"
+    connection = {
+        "conn_type": "kernel",
+        "host": world.secure.url,
+        "password": TOKEN,
+        "extra": {"verify": str(certificates)},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_WAY", json.dumps(connection))
+    shutil.copy(Tls(tmp_path / "others").ca, certificates)
+    os.utime(certificates, (0, 0))
+    with pytest.raises(KernelTransportError, match="certificate verify failed"):
+        ask()
+    shutil.copy(world.tls.ca, certificates)
+    assert ask() == "running"
 
 
 @pytest.mark.parametrize("ask", [by_requests, by_aiohttp])

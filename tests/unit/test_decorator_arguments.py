@@ -81,6 +81,10 @@ def test_what_the_function_returns_is_no_template():
         ({"payload_key_field": ""}, "payload_key_field is empty"),
         ({"on_lost_reply": "again"}, "'fail' or 'resubmit'"),
         ({"async_": False, "wait_for_completion": False}, "Leave one of the two out"),
+        (
+            {"multiple_outputs": True, "wait_for_completion": False},
+            "multiple_outputs=True takes the output apart",
+        ),
     ],
 )
 def test_a_bad_argument_is_refused_when_the_dag_is_parsed_mapped_or_not(arguments, says):

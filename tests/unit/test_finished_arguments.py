@@ -34,6 +34,12 @@ def test_a_poll_interval_that_cannot_be_right_is_refused(poll_interval):
         KernelInvocationFinishedTrigger("shop", poll_interval=poll_interval)
 
 
+@needs_watchers
+def test_a_template_is_refused_that_nothing_would_render():
+    with pytest.raises(ValueError, match="kernel_conn_id is a template, and Airflow renders none"):
+        KernelInvocationFinishedTrigger("shop", kernel_conn_id="{{ var.value.connection }}")
+
+
 def test_an_airflow_without_watchers_is_told_so(monkeypatch):
     if triggers.HAS_WATCHERS:
         monkeypatch.setattr(triggers, "HAS_WATCHERS", False)
