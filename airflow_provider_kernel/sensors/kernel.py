@@ -56,11 +56,12 @@ class KernelInvocationSensor(BaseSensorOperator):
     Wait until an invocation that was started elsewhere has ended, and return its output.
 
     The invocation is somebody else's, so it is never cancelled: not when the task is killed, nor when ``timeout``
-    passes. Kernel being away is waited out, for ``timeout``. A failed invocation fails the task with Kernel's reason and the shortened
-    output, without a retry, which would find it as it is; so does ``timeout``, as with every sensor. After
-    ``execution_timeout``, which bounds each try, deferred or not, there is a retry. With ``soft_fail`` the task is
-    skipped in these cases, and fails in others: where Kernel refuses to tell, or does not know the invocation, or the
-    trigger fails. But Airflow 2 itself ends a deferred task at its ``execution_timeout``, and does not skip it.
+    passes. Kernel being away is waited out, until then. A failed invocation fails the task with Kernel's reason and
+    the shortened output, without a retry, which would find it as it is; so does ``timeout``, as with every sensor.
+    After ``execution_timeout``, which bounds each try, deferred or not, there is a retry. With ``soft_fail`` the task
+    is skipped in these cases, and its log says why; it fails in others: where Kernel refuses to tell, or does not know
+    the invocation, or the trigger fails. But Airflow 2 itself ends a deferred task at its ``execution_timeout``, and
+    does not skip it.
 
     Deferred, the sensor follows the invocation as :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`
     does, with the lines that the app logs in the task's log. ``poke_interval`` is then the longest time between two
