@@ -242,12 +242,17 @@ class KernelInvocationSensor(BaseSensorOperator):
 
     @contextmanager
     def _skipping(self) -> Iterator[None]:
-        """Skip the task where an option says so, and Airflow itself does not in every wait."""
+        """Skip the task where an option says so, and Airflow itself does not in every wait and version."""
         try:
             yield
-        except (AirflowSensorTimeout, AirflowTaskTimeout, KernelInvocationUnsettled) as error:
-            is_timeout = not isinstance(error, KernelInvocationUnsettled)
-            if self.never_fail or (self.soft_fail and is_timeout):
+        except (
+            AirflowFailException,
+            AirflowSensorTimeout,
+            AirflowTaskTimeout,
+            KernelInvocationUnsettled,
+        ) as error:
+            is_known = not isinstance(error, KernelInvocationUnsettled)
+            if self.never_fail or (self.soft_fail and is_known):
                 raise AirflowSkipException(str(error)) from error
             raise
 

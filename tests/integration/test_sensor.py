@@ -92,7 +92,7 @@ def first_start(monkeypatch):
 
 @every_wait
 def test_the_output_of_a_running_invocation_is_returned(wait, submit):
-    sensor = Sensor(submit("logs", {"n": 3, "delay": 0.3}), **wait)
+    sensor = Sensor(submit("logs", {"n": 3, "delay": 1.0}), **wait)
     assert sensor.run() == 3
     assert sensor.deferred is (wait == {})
     assert (sensor.pokes > 0) is (wait.get("mode") == "reschedule")
@@ -273,13 +273,13 @@ def test_a_kill_cancels_nothing(submit, status, until):
     [({}, True), ({"follow_logs": False}, False), (WAITS["poke"], False), (WAITS["reschedule"], False)],
 )
 def test_the_apps_lines_are_followed_while_deferred_and_not_by_pokes(submit, told, arguments, is_shown):
-    assert Sensor(submit("logs", {"n": 2, "delay": 0.3}), **arguments).run() == 2
+    assert Sensor(submit("logs", {"n": 2, "delay": 1.0}), **arguments).run() == 2
     log = told()
     assert ("[app] line 0" in log, "line 1" in log) == (is_shown, is_shown)
 
 
 def test_lines_that_a_restarted_triggerer_shows_again_are_marked(submit, until, status, told):
-    invocation_id = submit("logs", {"n": 2, "delay": 0.3})
+    invocation_id = submit("logs", {"n": 2, "delay": 1.0})
     sensor = Sensor(invocation_id)
     deferral = sensor.defer()
     until(lambda: status(invocation_id) == "succeeded")
@@ -321,14 +321,14 @@ def test_an_id_that_came_to_nothing_fails_without_a_retry_and_is_not_skipped(val
 
 
 def test_a_new_try_that_airflow_resumes_with_the_event_of_the_old_one_waits_for_its_own(submit):
-    sensor = Sensor(submit("logs", {"n": 2, "delay": 0.2}))
+    sensor = Sensor(submit("logs", {"n": 2, "delay": 1.0}))
     with pytest.raises(TaskDeferred) as deferral:
         sensor.operator.execute_complete(sensor.context, {"invocation_id": "old", "status": "failed"})
     assert sensor.legs(sensor.resume(deferral.value)) == 2
 
 
 def test_a_new_try_does_not_take_the_timeout_of_the_old_one_for_its_own(submit):
-    invocation_id = submit("logs", {"n": 2, "delay": 0.5})
+    invocation_id = submit("logs", {"n": 2, "delay": 1.0})
     sensor = Sensor(invocation_id)
     event = {"invocation_id": invocation_id, "status": "timeout", "message": "Too late.", "may_run": True}
     arguments = {**(sensor.defer().kwargs or {}), "event": event}
