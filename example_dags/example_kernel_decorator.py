@@ -5,9 +5,17 @@ The function runs in the task, just before the invocation is submitted. What it 
 task returns is the action's output.
 """
 
+from datetime import timedelta
+
 from airflow.providers.common.compat.sdk import DAG, task
 
-with DAG("example_kernel_decorator", schedule=None, tags=["kernel"], doc_md=__doc__):
+with DAG(
+    "example_kernel_decorator",
+    schedule=None,
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    tags=["kernel"],
+    doc_md=__doc__,
+):
 
     @task
     def wanted():

@@ -6,6 +6,8 @@ yet wait in a queue there, and need no pool. In the grid each carries the name t
 payload: from Airflow 3.2 on while it is deferred, too, before at its end only.
 """
 
+from datetime import timedelta
+
 from airflow.providers.common.compat.sdk import DAG, Param, task
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
@@ -13,6 +15,7 @@ from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 with DAG(
     "example_kernel_many",
     schedule=None,
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
     tags=["kernel"],
     doc_md=__doc__,
     params={

@@ -5,11 +5,19 @@ The invocations are waited for in the triggerer, not on workers. By the key that
 payload, one whose reply was lost is found again.
 """
 
+from datetime import timedelta
+
 from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
-with DAG("example_kernel_mapped", schedule=None, tags=["kernel"], doc_md=__doc__):
+with DAG(
+    "example_kernel_mapped",
+    schedule=None,
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    tags=["kernel"],
+    doc_md=__doc__,
+):
     reports = KernelInvokeOperator.partial(
         task_id="price_report",
         app_name="bookshop",

@@ -6,12 +6,20 @@ cleared, it waits again, and the action is not run a second time. Needs the conn
 ``example_kernel_invoke``.
 """
 
+from datetime import timedelta
+
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
 
-with DAG("example_kernel_sensor", schedule=None, tags=["kernel"], doc_md=__doc__):
+with DAG(
+    "example_kernel_sensor",
+    schedule=None,
+    default_args={"retries": 2, "retry_delay": timedelta(seconds=10)},
+    tags=["kernel"],
+    doc_md=__doc__,
+):
     start = KernelInvokeOperator(
         task_id="start",
         app_name="bookshop",

@@ -103,7 +103,7 @@ def test_the_readmes_app_dag_tests_and_recipe_work_together(tmp_path):
     python = [text for language, text in write_files("README.md", tmp_path) if language == "python"]
     (dag,) = [text for text in python if 'DAG("prices"' in text]
     (app,) = [text for text in python if 'kernel.App("shop")' in text]
-    (recipe,) = [text for text in python if "def failures_today" in text]
+    (recipe,) = [text for text in python if "def failures_of_the_last_day" in text]
     # Airflow 2 asks for a start.
     start = dag.replace('"@daily"):', '"@daily", start_date=datetime(2026, 1, 1)) as dag:')
     write(tmp_path / "dags" / "prices.py", f"from datetime import datetime\n{start}")

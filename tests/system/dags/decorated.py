@@ -1,10 +1,14 @@
 """A mapped @task.kernel whose outputs are collected, and asset events that name their invocations."""
 
+from datetime import timedelta
+
 from airflow.providers.common.compat.sdk import DAG, Asset, AssetAlias, task
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
 APP = {"app_name": "system-tests", "action_name": "talk"}
+#: Airflow itself fails some deferrals that last a few seconds only.
+RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=2)}
 BY_ALIAS = Asset(name="talk_by_alias", uri="x-kernel://talk/by-alias")
 ALIAS = AssetAlias("talk_alias")
 
@@ -15,7 +19,7 @@ def add_by_alias(context, result):
     events.add(BY_ALIAS, extra=dict(events.extra))
 
 
-with DAG("decorated_mapped", schedule=None):
+with DAG("decorated_mapped", schedule=None, default_args=RETRIES):
 
     @task
     def numbers():
@@ -38,7 +42,7 @@ with DAG("decorated_mapped", schedule=None):
 
     collect(talk.partial(greeting="{{ dag_run.conf['sku'] }}").expand(number=numbers()))
 
-with DAG("decorated_outlets", schedule=None):
+with DAG("decorated_outlets", schedule=None, default_args=RETRIES):
     KernelInvokeOperator(
         task_id="deferred",
         **APP,
@@ -56,7 +60,7 @@ with DAG("decorated_outlets", schedule=None):
         task_id="by_alias", **APP, payload={"lines": 1}, outlets=[ALIAS], post_execute=add_by_alias
     )
 
-with DAG("decorated_names", schedule=None):
+with DAG("decorated_names", schedule=None, default_args=RETRIES):
     KernelInvokeOperator.partial(
         task_id="invoke",
         **APP,
