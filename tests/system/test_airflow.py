@@ -15,7 +15,7 @@ from dev.airflow_api import DagRun, TaskInstance
 from dev.airflow_stack import AirflowStack
 from dev.wait import wait_until
 from tests.system.conftest import TOKEN
-from tests.system.dags.scenarios import TALK
+from tests.system.dags.scenarios import SAFE, TALK
 
 pytestmark = pytest.mark.system
 
@@ -88,7 +88,9 @@ def test_success_returns_the_output(runs: dict[str, DagRun], emulator: KernelEmu
 def test_each_line_of_the_app_is_in_the_log_once(runs: dict[str, DagRun], dag_id: str) -> None:
     log = finished(runs[dag_id]).log()
 
-    assert [line for line in log if "[app]" in line] == [f"[app] line {number}" for number in (1, 2, 3)]
+    assert [line for line in log if "[app]" in line] == [
+        f"[app] line {number + 1}" for number in range(TALK["lines"])
+    ]
 
 
 @pytest.mark.parametrize("dag_id", ["failure_deferrable", "failure_on_worker"])
@@ -114,7 +116,7 @@ def test_timeout_fails_the_task_and_cancels_the_invocation(
 def test_payload_is_rendered(runs: dict[str, DagRun]) -> None:
     run = runs["templated"]
 
-    assert finished(run).xcom() == {"lines": 1, "run": run.run_id, "sku": "b-17"}
+    assert finished(run).xcom() == {"lines": SAFE, "run": run.run_id, "sku": "b-17"}
 
 
 def test_fire_and_forget_returns_the_id(runs: dict[str, DagRun], emulator: KernelEmulator) -> None:

@@ -21,6 +21,7 @@ def talk(ctx, payload):
 def fail(ctx, payload):
     """Raise."""
     print("about to fail")
+    time.sleep(payload["after"])
     raise ValueError("the shelf is empty")
 
 

@@ -6,7 +6,10 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
-TALK = {"lines": 3, "greeting": "grüezi", "nested": [1, None, {"a": 2.5}]}
+#: Seconds that an action lasts, at least: Airflow may fail a task whose deferral is over sooner, as it has then not
+#: noticed yet that its first process has ended.
+SAFE = 5
+TALK = {"lines": SAFE, "greeting": "grüezi", "nested": [1, None, {"a": 2.5}]}
 FOR_EVER = {"lines": 600}
 
 
@@ -25,10 +28,10 @@ def scenario(dag_id: str, action_name: str = "talk", payload: Any = None, **argu
 scenario("success_deferrable")
 scenario("success_on_worker", deferrable=False)
 scenario("success_in_one_call", async_=False)
-scenario("templated", payload={"lines": 1, "run": "{{ run_id }}", "sku": "{{ dag_run.conf['sku'] }}"})
+scenario("templated", payload={"lines": SAFE, "run": "{{ run_id }}", "sku": "{{ dag_run.conf['sku'] }}"})
 scenario("fire_and_forget", wait_for_completion=False)
-scenario("failure_deferrable", "fail")
-scenario("failure_on_worker", "fail", deferrable=False)
+scenario("failure_deferrable", "fail", {"after": SAFE})
+scenario("failure_on_worker", "fail", {"after": SAFE}, deferrable=False)
 scenario("timeout_deferrable", payload=FOR_EVER, timeout=8)
 scenario("timeout_on_worker", payload=FOR_EVER, timeout=8, deferrable=False)
 scenario("long", payload={"lines": 45})
