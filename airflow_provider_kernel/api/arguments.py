@@ -67,15 +67,16 @@ def check_seconds(name: str, value: Any, least: float = 0.0, most: float = MAX_S
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not (least <= value <= most and value > 0):
         bounds = f"from {least:.0f} to" if least else "greater than 0 and at most"
-        raise ValueError(f"{name} must be seconds, as a number {bounds} {most:.0f}, not {value!r}.")
+        year = " (a year)" if most == MAX_SECONDS else ""
+        raise ValueError(f"{name} must be seconds, as a number {bounds} {most:.0f}{year}, not {value!r}.")
 
 
 def check_async(async_: Any, async_timeout_seconds: Any) -> None:
     """
     Check ``async_`` with ``async_timeout_seconds``.
 
-    :param async_: as in :class:`InvocationRequest`.
-    :param async_timeout_seconds: as in :class:`InvocationRequest`.
+    :param async_: as in :class:`~airflow_provider_kernel.api.invocation.InvocationRequest`.
+    :param async_timeout_seconds: as there.
     :raises ValueError: a wrong type, out of 10-3600, or a time-out for a synchronous call.
     """
     check_flag("async_", async_)

@@ -86,7 +86,7 @@ def trusting(path: str) -> ssl.SSLContext:
 
 
 @lru_cache(maxsize=32)
-def _read_certificates(path: str, written_at: int) -> ssl.SSLContext:
+def _read_certificates(path: str, written_at: int) -> ssl.SSLContext:  # which has them read anew
     if os.path.isdir(path):
         return ssl.create_default_context(capath=path)
     return ssl.create_default_context(cafile=path)
