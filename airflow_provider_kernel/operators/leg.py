@@ -84,6 +84,7 @@ class Leg:
             task.payload_key_field,
             task.on_lost_reply,
             task.asks_the_same,
+            task.wait_for_completion,
         )
 
     def is_of_new_try(self, ti_id: str | None = None) -> bool:

@@ -43,6 +43,7 @@ class Submission:
     :param on_lost_reply: what to do where Kernel turns out not to have accepted a request.
     :param asks_the_same: whether ``render`` would return the same again; if not, it is called only to submit, and
         to compare where a user wants a new run.
+    :param is_waited_for: whether a try that succeeds has seen the end of its invocation.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Submission:
         key_field: str | None = None,
         on_lost_reply: OnLostReply = "fail",
         asks_the_same: bool = True,
+        is_waited_for: bool = True,
     ) -> None:
         self._hook = hook
         self._try = this_try
@@ -62,6 +64,7 @@ class Submission:
         self._key_field = key_field
         self._on_lost_reply = on_lost_reply
         self._asks_the_same = asks_the_same
+        self._is_waited_for = is_waited_for
         #: What this try has to do with: an invocation, or the intent of one that Kernel may have accepted.
         self.invocation_id: str | None = None
         self.pending: Record | None = None
@@ -144,7 +147,7 @@ class Submission:
 
         :raises Exception: what the task fails with, because it cannot be said what it asks for.
         :raises KernelLostReplyError: whether Kernel accepted the request is not known.
-        :raises KernelSupersededError: another try has the task; what was accepted is cancelled.
+        :raises KernelSupersededError: another try has the task; what was accepted is left to it, or cancelled.
         :raises KernelError: Kernel did not accept it.
         """
         if self._request is None:
@@ -172,7 +175,7 @@ class Submission:
             self._try.intend(intent)
             invocation = self._ask(self._request, intent, may_resubmit)
             if invocation:
-                return self._accepted(invocation)
+                return self._accepted(invocation, intent)
             may_resubmit = False
 
     def _ask(self, request: InvocationRequest, intent: Record, may_resubmit: bool) -> Invocation | None:
@@ -204,14 +207,29 @@ class Submission:
             self._try.forget()
             raise
 
-    def _accepted(self, invocation: Invocation) -> Invocation:
+    def _accepted(self, invocation: Invocation, intent: Record) -> Invocation:
         self.invocation_id, self.pending = invocation.id, None
         try:
             self._try.leave(invocation_id=invocation.id)
         except KernelSupersededError:
-            self._cancel(invocation.id, "another try has taken the place of the one that started it")
+            if self._is_left_to_successor(intent):
+                log.warning("Kernel invocation %s is left to the try that has the task now.", invocation.id)
+            else:
+                self._cancel(invocation.id, "another try has taken the place of the one that started it")
             raise
         return invocation
+
+    def _is_left_to_successor(self, intent: Record) -> bool:
+        """
+        Tell whether the try that has the task now is certain to find what came of ``intent``.
+
+        It began after the intent was written and looks for its key, and for longer than Kernel's reply took. Without
+        a key it may have to fail, for others look the same; and where a user has ended the task, nobody looks.
+        """
+        if not intent.key or time.time() - intent.submitted_at >= SETTLING_SECONDS:
+            return False
+        # A success may be the other try's own, which has left the invocation to itself.
+        return self._try.is_killed(by_success=self._is_waited_for) is False
 
     def stop(self, reason: str) -> Cancellation | None:
         """

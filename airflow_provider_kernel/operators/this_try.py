@@ -167,8 +167,12 @@ class ThisTry:
                 f"{what}, for Airflow's task state store could not be written ({type(error).__name__})."
             ) from None
 
-    def is_killed(self) -> bool | None:
-        """Ask Airflow whether a user, or the end of the Dag run, has ended the task; None if that cannot be known."""
+    def is_killed(self, *, by_success: bool = True) -> bool | None:
+        """
+        Ask Airflow whether a user, or the end of the Dag run, has ended the task; None if that cannot be known.
+
+        :param by_success: whether a success, too, is a user's.
+        """
         try:
             states = self._ti.get_task_states(
                 dag_id=self._ti.dag_id,
@@ -179,7 +183,7 @@ class ThisTry:
             state = next(iter(states[self._ti.run_id].values()))
         except Exception:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
             return None
-        return state in KILLED_STATES
+        return state in KILLED_STATES and (by_success or state != "success")
 
 
 def _status_code(error: BaseException) -> Any:

@@ -31,6 +31,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.hooks import kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators import capacity as operators_capacity
+from airflow_provider_kernel.operators import submission
 from airflow_provider_kernel.operators.this_try import KernelSupersededError
 from dev.wait import wait_until
 from tests import faults
@@ -531,7 +532,7 @@ class TestTheStore:
         assert task.run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_a_superseded_try_cancels_what_it_started_and_nothing_else(self, statuses):
+    def test_a_superseded_try_without_a_key_cancels_what_it_started_and_nothing_else(self, statuses):
         frozen = sleeping(retries=1)
         operator, context = frozen.operator, frozen.context
         frozen.at("before:accepted", lambda: frozen.retry().defer())
@@ -539,6 +540,52 @@ class TestTheStore:
             operator.execute(context)
         # The retry found what the frozen try had started, and took it up; the frozen one cancelled it.
         assert statuses() == ["failed"]
+
+    @pytest.mark.parametrize("state", [None, "queued", "running", "deferred", "up_for_retry"])
+    def test_a_superseded_try_leaves_what_it_started_to_the_one_that_finds_it_by_its_key(
+        self, statuses, state
+    ):
+        task = Task("sleep", unique(seconds=1), retries=1, payload_key_field="airflow")
+        superseded, context = task.operator, task.context
+        task.at("before:accepted", lambda: setattr(task.retry(), "state", state))
+        with pytest.raises(KernelSupersededError):
+            superseded.execute(context)
+        assert statuses() == ["running"]
+        task.run()
+        assert statuses() == ["succeeded"]
+
+    @pytest.mark.parametrize("state", ["success", "failed", "skipped", "removed", "unknown to Airflow"])
+    def test_it_cancels_it_where_no_other_try_will_look_for_it(self, statuses, state, mocker):
+        task = sleeping(retries=1, payload_key_field="airflow")
+        superseded, context = task.operator, task.context
+        if state == "unknown to Airflow":
+            mocker.patch.object(context["ti"], "get_task_states", side_effect=ConnectionError)
+        task.at("before:accepted", lambda: setattr(task.retry(), "state", state))
+        with pytest.raises(KernelSupersededError):
+            superseded.execute(context)
+        assert statuses() == ["failed"]
+
+    def test_it_cancels_it_where_the_other_try_may_have_stopped_looking(self, statuses, monkeypatch):
+        monkeypatch.setattr(submission, "SETTLING_SECONDS", 0.0)
+        task = sleeping(retries=1, payload_key_field="airflow")
+        superseded, context = task.operator, task.context
+        task.at("before:accepted", task.retry)
+        with pytest.raises(KernelSupersededError):
+            superseded.execute(context)
+        assert statuses() == ["failed"]
+
+    def test_what_no_task_waits_for_is_left_to_a_try_that_has_succeeded_with_it(self, statuses):
+        task = sleeping(retries=1, payload_key_field="airflow", wait_for_completion=False)
+        superseded, context = task.operator, task.context
+
+        def other_try_succeeds():
+            task.retry().run()
+            task.state = "success"
+
+        task.at("before:accepted", other_try_succeeds)
+        with pytest.raises(KernelSupersededError):
+            superseded.execute(context)
+        assert statuses() == ["running"]
 
     def test_the_try_that_took_it_up_submits_another_once(self, statuses):
         task = sleeping(retries=1)

@@ -65,7 +65,7 @@ def test_scheduler_dies_and_the_workers_go_on(world: World, scheduler: Component
         run.go()
 
     for run in runs:
-        # Whoever finds out that he is superseded as he writes the id of his invocation down cancels that.
+        # A superseded try that writes its invocation's id only a minute after the request cancels the invocation.
         is_second = run.step == "before:accepted"
         run.judge(accepted=None if is_second else 1, succeeded=1)
         assert len(run.invocations()) <= 1 + is_second

@@ -115,8 +115,8 @@ def frozen_worker_wakes_up(wait: str, step: str, world: World) -> None:
     worker.wait_until_gone()
     if not run.is_ending:
         run.waits(try_number=2)
-    # Only a POST that was still to come, or whose id was still to be written, may be a second run: it wakes up in a
-    # race with Airflow, which tells it to end.
+    # Only a POST that was still to come, or whose id was still to be written a minute later, may be a second run: it
+    # wakes up in a race with Airflow, which tells it to end.
     may_be_two = step in ("after:intent", "before:accepted")
     run.judge(accepted=None if may_be_two else 1, succeeded=1, tries=2)
     assert len(run.invocations()) <= 2

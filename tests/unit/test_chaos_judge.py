@@ -100,6 +100,16 @@ def test_a_mark_that_waits_for_a_lock_brings_about_the_last_change_only():
     assert [task.is_by_hand(change) for change in task.changes[-2:]] == [False, True]
 
 
+def test_a_mark_ends_the_task_though_a_clear_gives_it_another_id_at_that_moment():
+    """Airflow's two calls run at once; no process of the task has run."""
+    ended = [Change(5.02, "t1", None, "success"), Change(5.04, "t2", "success", "success", 1, 4)]
+    task = Task(NAME, "success", None, [*changes((0, None)), *ended])
+    task.deeds = [Done(5, 5.05, "clear", None, ("t1",)), Done(5.01, 5.05, "mark success", None, ("t1",))]
+
+    assert kinds(task) == []
+    assert [task.is_by_hand(change) for change in ended] == [True, False]
+
+
 def test_a_clear_asks_for_one_more_and_no_second_one():
     runs = [ran("a", 1, 10), ran("b", 21, 30), ran("c", 41, 50)]
     fields: dict[str, Any] = {
@@ -147,6 +157,17 @@ def test_a_cancellation_that_no_user_has_caused_is_needless_unless_no_try_is_lef
     assert kinds(task) == [("needless cancel", False)]
     task.changes = [replace(change, try_number=4) for change in task.changes]
     assert kinds(task) == []
+
+
+def test_a_cancellation_by_a_superseded_try_is_excused_only_where_no_key_tells_the_next_try_of_it():
+    ran_before = [replace(cancelled("x", 1.5, 5), cancelled=True, has_key=False), ran("a", 6, 10)]
+    task = succeeded_by_itself(runs=ran_before, xcom=ran_before[1].output)
+    assert kinds(task) == [("needless cancel", False)]
+
+    task.changes.insert(2, Change(1.8, "t2", "running", "queued", 2))
+    assert kinds(task) == [("needless cancel", True)]
+    task.runs[0] = replace(ran_before[0], has_key=True)
+    assert kinds(task) == [("needless cancel", False)]
 
 
 def test_two_at_the_same_time_overlap_even_if_one_is_cancelled():
@@ -388,11 +409,14 @@ def test_an_invocation_is_read_as_the_emulator_describes_it():
         "finished_at": "2026-11-24T10:00:02Z",
         "status": "succeeded",
         "output": '{"name": "n"}',
+        "payload": '{"name": "n"}',
     }
 
     run = run_of(described)
     assert (run.finished - run.started, run.output) == (1.5, {"name": "n"})
     assert not run.cancelled
+    assert not run.has_key
+    assert run_of({**described, "payload": '{"airflow": {"key": "k"}}'}).has_key
     assert run_of({**described, "status": "running", "finished_at": None}).finished == inf
     ended = {**described, "status": "failed", "output": '{"cancelled": "Airflow: …", "by": {}}'}
     assert run_of(ended).cancelled

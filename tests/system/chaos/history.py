@@ -66,7 +66,11 @@ class Done:
 
 @dataclass(frozen=True)
 class Run:
-    """An invocation, as the emulator has it."""
+    """
+    An invocation, as the emulator has it.
+
+    :param has_key: whether its payload has the key by which another try finds it.
+    """
 
     id: str
     started: float
@@ -75,6 +79,7 @@ class Run:
     output: Any = None
     reason: str = ""
     cancelled: bool = False
+    has_key: bool = True
 
     @property
     def succeeded(self) -> bool:
@@ -134,11 +139,12 @@ class Task:
         return any(change is self._change_of(deed) for deed in self.deeds if deed.kind in MARKS)
 
     def _change_of(self, deed: Done) -> Change | None:
-        # A call may wait long for a lock; what it changes, it changes last.
+        # A call may wait long for a lock; what it changes, it changes last. A clear may give the task another id then.
         fitting = (
             change
             for change in reversed(self.changes)
-            if change.new == MARKS[deed.kind] and deed.at - 0.02 <= change.at <= deed.until + 0.02
+            if change.new == MARKS[deed.kind] != change.old
+            and deed.at - 0.02 <= change.at <= deed.until + 0.02
         )
         return next(fitting, None)
 
