@@ -201,7 +201,7 @@ class AirflowStack:
         component = Component("-".join(arguments), arguments, self.home, self.env)
         component.start()
         assert component.process
-        if component.process.wait(120):
+        if component.process.wait(300):
             component.check()
 
     def wait_until_healthy(self) -> None:
@@ -213,7 +213,7 @@ class AirflowStack:
             return not self.api.unhealthy()
 
         try:
-            wait_until(healthy, 120, "Airflow is healthy")
+            wait_until(healthy, 300, "Airflow is healthy")
         except TimeoutError as error:
             tails = [f"--- {name}\n{self.components[name].tail()}" for name in self.api.unhealthy()]
             raise TimeoutError("\n".join([str(error), *tails])) from None

@@ -55,7 +55,7 @@ def follow(run: DagRun) -> list[str]:
                 lines_while_deferred += len(new_lines)
         return finished
 
-    wait_until(finished, 180, f"{DAG_ID} has ended", interval=0.3)
+    wait_until(finished, 300, f"{DAG_ID} has ended", interval=0.3)
     problems = []
     if shown[-1] != "success":
         problems.append(f"the task ended as {shown[-1]}: {task.error()}")

@@ -53,6 +53,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             [sys.executable, "-m", "dev.processes", self.mark],
             stdin=subprocess.PIPE,
             cwd=REPOSITORY,
+            # Without the mark of a run around this one, whose own watchdog would end it before it has done its work.
+            env={name: value for name, value in os.environ.items() if name != MARK},
             start_new_session=True,  # A Ctrl-C in the terminal is not for the watchdog.
         )
         self._previous_mark = os.environ.get(MARK)
@@ -99,7 +101,7 @@ def kill_marked(mark: str) -> None:
                 process.kill()
         return not processes
 
-    wait_until(none_left, 15, f"the processes of {mark} are gone", interval=0.05)
+    wait_until(none_left, 60, f"the processes of {mark} are gone", interval=0.05)
     for pid in killed:
         reap(pid)
 
@@ -115,7 +117,7 @@ def signal_marked(mark: str, number: signal.Signals) -> None:
                 process.send_signal(number)
         return not left
 
-    wait_until(done, 15, f"the processes of {mark} have got {number.name}", interval=0.02)
+    wait_until(done, 60, f"the processes of {mark} have got {number.name}", interval=0.02)
 
 
 def reap(pid: int) -> None:

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,8 @@ pytestmark = pytest.mark.system
 
 #: Not the folder of a demo that somebody may have open.
 FOLDER = REPOSITORY / ".run" / "test-demo"
+#: Seconds within which an Airflow starts and runs a Dag where others keep both cores busy.
+TIMEOUT = 400
 #: The ports of the api-server, the two log servers and the emulator, if nobody chooses others.
 USUAL_PORTS = (8080, 8793, 8794, 8484)
 
@@ -59,13 +61,13 @@ class Demo:
             assert self.process.poll() is None, self.text()
             return re.search(line, self.text())
 
-        match = wait_until(found, 120, f"the demo prints {line!r}")
+        match = wait_until(found, TIMEOUT, f"the demo prints {line!r}")
         assert match
         return match
 
     def end(self) -> int:
         """Wait for its end; check that it has left nothing behind; return its exit status."""
-        status = self.process.wait(120)
+        status = self.process.wait(TIMEOUT)
         assert left_processes() == []
         assert [path for folder in self.outside for path in folder.rglob("*")] == []
         return status
@@ -78,6 +80,22 @@ def left_processes() -> list[str]:
         with suppress(psutil.NoSuchProcess):  # it is ending just now
             left.append(" ".join(process.cmdline()))
     return left
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
+    """Start a demo; end it where the test has not."""
+    started: list[Demo] = []
+
+    def start(*arguments: str) -> Demo:
+        started.append(Demo(tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for demo in started:
+        demo.process.kill()
+        demo.process.wait()
+        wait_until(lambda: not left_processes(), TIMEOUT, "all processes are gone")
 
 
 @pytest.fixture
@@ -98,8 +116,8 @@ def usual_ports_taken() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("usual_ports_taken")
-def test_demo(tmp_path: Path) -> None:
-    demo = Demo(tmp_path)
+def test_demo(start: Callable[..., Demo]) -> None:
+    demo = start()
 
     status = demo.end()
 
@@ -111,8 +129,8 @@ def test_demo(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("usual_ports_taken")
-def test_ui_stays_open_until_ctrl_c(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--ui")
+def test_ui_stays_open_until_ctrl_c(start: Callable[..., Demo]) -> None:
+    demo = start("--ui")
 
     url, username, password = demo.wait_for(r"UI: (\S+)\nlog in as (\S+) with (\S+)").groups()
     assert "Airflow" in requests.get(url, timeout=10).text
@@ -125,12 +143,14 @@ def test_ui_stays_open_until_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_killed_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    demo = Demo(tmp_path)
+def test_a_killed_demo_leaves_nothing_behind(
+    start: Callable[..., Demo], number: signal.Signals, status: int
+) -> None:
+    demo = start()
     demo.wait_for("starting Airflow")
-    wait_until(lambda: any("scheduler" in line for line in left_processes()), 60, "the scheduler starts")
+    wait_until(lambda: any("scheduler" in line for line in left_processes()), TIMEOUT, "the scheduler starts")
 
     demo.process.send_signal(number)
 
-    assert demo.process.wait(30) == status
-    wait_until(lambda: not left_processes(), 15, "all processes are gone")
+    assert demo.process.wait(TIMEOUT) == status
+    wait_until(lambda: not left_processes(), TIMEOUT, "all processes are gone")
