@@ -20,7 +20,7 @@ from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
 from tests.faulty import FaultyProxy
 from tests.statsd import StatsD
-from tests.system.once import World, side_by_side
+from tests.system.once import TIMEOUT, World, side_by_side
 
 HERE = Path(__file__).parent
 #: The only key that the emulator takes.
@@ -45,6 +45,14 @@ APPS = [
     HERE / "apps/watched.py",
     REPOSITORY / "example_dags/apps/bookshop/main.py",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``-n 2 --dist loadgroup``, have the tests that start an Airflow of their own run beside the others."""
+    for item in items:
+        if HERE in item.path.parents and isinstance(item, pytest.Function):
+            shared = "airflow" in item.fixturenames
+            item.add_marker(pytest.mark.xdist_group("shared Airflow" if shared else "own Airflows"))
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +101,7 @@ def runs(airflow: AirflowStack) -> dict[str, DagRun]:
     """One run of each of these Dags, started together: the tests wait for what is running already."""
     # A Dag file is there with all of its Dags, or not yet.
     last_of_each_file = {"wrong_token", "example_kernel_invoke", "example_kernel_mapped"}
-    wait_until(lambda: last_of_each_file <= airflow.api.dag_ids(), 90, "the Dags are read")
+    wait_until(lambda: last_of_each_file <= airflow.api.dag_ids(), TIMEOUT, "the Dags are read")
     dag_ids = [dag_id for dag_id in airflow.api.dag_ids() if not dag_id.startswith(STARTED_BY_THEIR_TESTS)]
     return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in sorted(dag_ids)}
 
@@ -101,7 +109,7 @@ def runs(airflow: AirflowStack) -> dict[str, DagRun]:
 @pytest.fixture(scope="session")
 def world(run_folder: RunFolder, airflow: AirflowStack, emulator: KernelEmulator) -> Iterator[World]:
     """Where the tests of ``exactly_once`` run their Dags."""
-    wait_until(lambda: "once_in_doubt_on_worker" in airflow.api.dag_ids(), 90, "the Dags are read")
+    wait_until(lambda: "once_in_doubt_on_worker" in airflow.api.dag_ids(), TIMEOUT, "the Dags are read")
     with FaultyProxy(emulator.base_url) as proxy:
         airflow.api.add_kernel_connection("kernel_faulty", proxy.base_url, emulator.api_key)
         yield World(airflow, emulator, proxy, run_folder.path / "once")

@@ -32,9 +32,9 @@ WAITS = ("deferred", "on_worker")
 SUBMITTING = ("before:intent", "after:intent", "before:accepted", "after:accepted")
 ENDING = ("before:ended", "after:ended")
 #: Seconds within which everything happens: a dead worker is noticed, a lost reply settled, and so on.
-TIMEOUT = 240
+TIMEOUT = 400
 #: Seconds that an invocation may go on after Airflow has given it up.
-AT_ONCE = 15
+AT_ONCE = 60
 
 
 def steps(wait: str) -> tuple[str, ...]:

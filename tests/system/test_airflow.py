@@ -19,7 +19,7 @@ from tests.system.dags.scenarios import SAFE, TALK
 
 pytestmark = pytest.mark.system
 
-TIMEOUT = 150
+TIMEOUT = 400
 
 
 def finished(run: DagRun, task_id: str = "invoke") -> TaskInstance:

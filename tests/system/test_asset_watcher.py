@@ -24,7 +24,7 @@ from tests.faulty import FaultyProxy
 pytestmark = pytest.mark.system
 
 #: Seconds within which an end is an event: a few looks, and the start of a triggerer.
-TIMEOUT = 120
+TIMEOUT = 400
 #: Seconds from storing an event to keeping the cursor, at most, on a busy machine.
 WINDOW = 5
 WORK, FAILED = "watched_work", "watched_failed"

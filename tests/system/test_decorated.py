@@ -13,7 +13,7 @@ from dev.wait import wait_until
 
 pytestmark = pytest.mark.system
 
-TIMEOUT = 150
+TIMEOUT = 400
 
 
 EXAMPLES = ("example_kernel_batch", "example_kernel_decorator", "example_kernel_many")

@@ -14,7 +14,7 @@ from tests.statsd import StatsD
 pytestmark = pytest.mark.system
 
 SENSORS = ("deferred", "poking", "rescheduled")
-TIMEOUT = 120
+TIMEOUT = 400
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def start(airflow: AirflowStack, emulator: KernelEmulator):
         emulator.api_key,
         dashboard_url="https://d.example/{invocation_id}",
     )
-    wait_until(lambda: "once_fire_and_forget" in airflow.api.dag_ids(), 90, "the Dag is read")
+    wait_until(lambda: "once_fire_and_forget" in airflow.api.dag_ids(), TIMEOUT, "the Dag is read")
     yield lambda lines: airflow.api.trigger("once_fire_and_forget", lines=lines)
     airflow.api.session.delete(f"{airflow.api.url}/api/v2/connections/kernel_dashboard").raise_for_status()
 
@@ -57,7 +57,7 @@ def test_what_one_task_started_others_wait_for_in_every_way(start, status, stats
     for task_id in ("start", *SENSORS):
         task = run.task(task_id)
         wait_until(
-            lambda task=task: task.links() == {"Kernel invocation": url}, 30, f"{task_id} has its link"
+            lambda task=task: task.links() == {"Kernel invocation": url}, TIMEOUT, f"{task_id} has its link"
         )
     assert status(invocation_id) == "running"
 
@@ -90,7 +90,7 @@ def test_sensors_that_a_user_kills_leave_the_invocation_running(start, status) -
 
 
 def test_the_example_returns_the_report_that_its_first_task_asked_for(airflow: AirflowStack) -> None:
-    wait_until(lambda: "example_kernel_sensor" in airflow.api.dag_ids(), 90, "the Dag is read")
+    wait_until(lambda: "example_kernel_sensor" in airflow.api.dag_ids(), TIMEOUT, "the Dag is read")
     run = airflow.api.trigger("example_kernel_sensor")
     wait_until(run.finished, TIMEOUT, "the run has ended")
     assert run.state() == "success", {task.task_id: task.log()[-5:] for task in run.tasks()}
