@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.airflow_api import DagRun
@@ -47,12 +49,17 @@ APPS = [
 ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``-n 2 --dist loadgroup``, have the tests that start an Airflow of their own run beside the others."""
-    for item in items:
-        if HERE in item.path.parents and isinstance(item, pytest.Function):
-            shared = "airflow" in item.fixturenames
-            item.add_marker(pytest.mark.xdist_group("shared Airflow" if shared else "own Airflows"))
+class BesideEachOther(LoadScopeScheduling):
+    """Of two workers, one has all tests of the shared Airflow, the other those that start Airflows of their own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "own" if nodeid.partition("::")[0].endswith(("test_chaos.py", "test_demo.py")) else "shared"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BesideEachOther:
+    """With ``-n 2``, have them run beside each other."""
+    return BesideEachOther(config, log)
 
 
 @pytest.fixture(scope="session")
