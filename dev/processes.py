@@ -53,6 +53,8 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             [sys.executable, "-m", "dev.processes", self.mark],
             stdin=subprocess.PIPE,
             cwd=REPOSITORY,
+            # It outlives the run that this one is part of, which may be killed with all that is marked.
+            env={name: value for name, value in os.environ.items() if name != MARK},
             start_new_session=True,  # A Ctrl-C in the terminal is not for the watchdog.
         )
         self._previous_mark = os.environ.get(MARK)
