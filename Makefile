@@ -4,6 +4,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
 unexport PYTHONPATH
+# JOBS: how many tests at a time; default: three for each core.
+CHECKS = .venv/bin/python -m dev.checks $(if $(JOBS),--jobs=$(JOBS))
 
 .PHONY: help demo ui lint unit integration system test versions test-all chaos docs chromium
 
@@ -26,22 +28,23 @@ docs: .venv/ready ## The documentation as a site, in .run/docs/html
 	.venv/bin/sphinx-build --quiet --fail-on-warning --keep-going --builder html -d .run/docs/doctrees docs .run/docs/html
 	@echo "Open .run/docs/html/index.html"
 
-unit: .venv/ready ## Tests without I/O: seconds
-	.venv/bin/pytest tests/unit
+unit: .venv/ready ## Tests without I/O
+	@$(CHECKS) unit
 
 integration: .venv/ready chromium ## Tests over HTTP, against the emulator
-	.venv/bin/pytest tests/integration
+	@$(CHECKS) integration
 
-system: .venv/ready chromium ## Tests with a real scheduler and triggerer: minutes
-	.venv/bin/pytest tests/system
+system: .venv/ready chromium ## Tests with a real scheduler and triggerer: half an hour
+	@$(CHECKS) system
 
-test: .venv/ready chromium ## All tests, the fastest first
-	.venv/bin/pytest tests/unit tests/integration tests/system
+test: .venv/ready chromium ## Unit and integration tests, then what matters most on a real Airflow: under 8 minutes
+	@$(CHECKS) fast main-path
 
-versions: .venv/ready chromium ## Unit and integration tests on the older Airflows; or one: AIRFLOW=3.0.6, TESTS=tests/unit
-	@.venv/bin/python -m dev.versions $(if $(AIRFLOW),--airflow=$(AIRFLOW)) $(TESTS)
+versions: .venv/ready chromium ## What touches Airflow, on the older ones; or on one: AIRFLOW=3.0.6, TESTS=tests/unit
+	@.venv/bin/python -m dev.versions $(if $(JOBS),--jobs=$(JOBS)) $(if $(AIRFLOW),--airflow=$(AIRFLOW)) $(TESTS)
 
-test-all: test versions ## All tests, and those without a scheduler on every Airflow
+test-all: .venv/ready chromium ## All that there is: test, system and versions, nothing twice; 40 minutes
+	@$(CHECKS) fast main-path rest versions
 
 chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and count what went wrong
 	@.venv/bin/python -m tests.system.chaos --minutes=$(or $(MINUTES),10) $(if $(SEED),--seed=$(SEED))

@@ -1,9 +1,10 @@
 """
-Runs the unit and integration tests on each Airflow that is supported, in an environment of its own: ``make versions``.
+Runs the tests that touch Airflow, but need no scheduler, on each older Airflow that is supported: ``make versions``.
 
-The newest Airflow is that of ``make test``, in ``.venv``. Each of the others runs on the first Python of its list
-that is found here, so that all Pythons have their turn where there are several, and one is enough where there is
-but one.
+The newest Airflow is that of ``make test``, in ``.venv``. Each of the others has an environment of its own, on the
+first Python of its list that is found here, so that all Pythons have their turn where there are several, and one is
+enough where there is but one. The tests that touch no Airflow, marked ``no_airflow``, run once on each of these
+Pythons, and not on that of ``make test``, which has run them; to import Airflow is an error there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from dev.checks import JOBS, Counts
 from dev.processes import REPOSITORY, RunFolder
 
 
@@ -46,7 +48,7 @@ SUPPORTED = {
     "3.2.2": Release("2026-05-30", ("3.12", "3.13", "3.11")),
 }
 SUITES = ("tests/unit", "tests/integration")
-#: How many run side by side: they wait more than they compute.
+#: How many environments are made and tested side by side: each alone is idle at its start and its end.
 SIDE_BY_SIDE = 2
 ENVIRONMENTS = REPOSITORY / ".run" / "envs"
 BIN = Path(sys.executable).parent
@@ -105,18 +107,20 @@ class Environment(NamedTuple):
             subprocess.run(command, cwd=REPOSITORY, env=env, check=True)
         ready.write_text(wanted)
 
-    def test(self, log: Path, arguments: Sequence[str]) -> bool:
-        """Run the tests; return whether they passed."""
-        with log.open("wb") as output:
+    def test(self, what: str, arguments: Sequence[str], report: Path, **env: str) -> bool:
+        """Run tests; return whether they passed."""
+        began = time.monotonic()
+        with report.with_suffix(".log").open("wb") as output:
             passed = not subprocess.run(
-                [self.bin / "python", "-m", "pytest", "--durations=10", "--color=no", *arguments],
+                [self.bin / "python", "-m", "pytest", "--color=no", f"--junitxml={report}", *arguments],
                 cwd=REPOSITORY,
+                env={**os.environ, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             ).returncode
-        last = log.read_text(errors="replace").rstrip().rpartition("\n")[2].strip(" =")
-        say(f"Airflow {self.airflow} on Python {self.python}: {'' if passed else 'FAILED: '}{last}")
+        counts = Counts([report]) if report.exists() else "ended early"
+        say(f"{what}: {'' if passed else 'FAILED: '}{counts} in {time.monotonic() - began:.0f} s")
         return passed
 
 
@@ -163,21 +167,42 @@ def main() -> int:
     parser.add_argument(
         "--airflow", choices=SUPPORTED, action="append", help="only this one; may be repeated"
     )
-    parser.add_argument("tests", nargs="*", default=SUITES, help="arguments for pytest; default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="tests at a time; default: %(default)s")
+    parser.add_argument("--reports", type=Path, help="where the results go; default: .run/versions")
+    parser.add_argument("tests", nargs="*", help="arguments for pytest; default: all that is said above")
     options = parser.parse_args()
     environments = [environment(airflow) for airflow in options.airflow or SUPPORTED]
-    for each in environments:
-        each.make()
+    # One environment of each Python but this one, which `make test` runs on.
+    for_pythons = {
+        each.python: each for each in environments if not sys.version.startswith(f"{each.python}.")
+    }
+    environments.sort(key=lambda each: each not in for_pythons.values())  # what takes longest comes first
+
     with RunFolder(REPOSITORY / ".run" / "versions") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        logs = [folder.path / f"{each.name}.log" for each in environments]
-        say(
-            f"running {' '.join(options.tests)}; what they print goes to {folder.path.relative_to(REPOSITORY)}/"
-        )
-        passed = list(pool.map(lambda each, log: each.test(log, options.tests), environments, logs))
-    for each, log, is_passed in zip(environments, logs, passed, strict=True):
-        if not is_passed:
-            print(f"\n--- {each.name}\n{log.read_text(errors='replace')}", flush=True)
-    return 0 if all(passed) else 1
+        reports = options.reports or folder.path
+        reports.mkdir(exist_ok=True)
+        say(f"what the tests print goes to {reports.relative_to(REPOSITORY)}/")
+        parallel = f"-n{max(options.jobs // SIDE_BY_SIDE, 1)}"
+
+        def check(each: Environment) -> list[Path]:
+            """Return the reports of what failed."""
+            each.make()
+            airflow = reports / f"{each.name}.xml"
+            what = f"Airflow {each.airflow} on Python {each.python}"
+            arguments = options.tests or ("-m", "not no_airflow", parallel, *SUITES)
+            failed = [] if each.test(what, arguments, airflow) else [airflow]
+            if not options.tests and each in for_pythons.values():
+                none = reports / f"python{each.python}.xml"
+                what = f"without Airflow on Python {each.python}"
+                if not each.test(what, (parallel, *SUITES), none, TESTS_WITHOUT_AIRFLOW="1"):
+                    failed.append(none)
+            return failed
+
+        failed = [report for some in pool.map(check, environments) for report in some]
+        for report in failed:
+            log = report.with_suffix(".log").read_text(errors="replace")
+            print(f"\n--- {report.stem}\n{log}", flush=True)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,15 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+from dev import chromium
+
+#: Where this is set, only the modules that are marked ``no_airflow`` are collected, and Airflow cannot be imported.
+WITHOUT_AIRFLOW = "TESTS_WITHOUT_AIRFLOW" in os.environ
+if WITHOUT_AIRFLOW:
+    sys.modules["airflow"] = None
 
 # Before any test module imports Airflow, which reads them then and writes its configuration there.
 for name in list(os.environ):
@@ -19,3 +27,15 @@ os.environ["AIRFLOW_HOME"] = str(Path(__file__).parents[1] / ".run" / home)
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("default", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    if not WITHOUT_AIRFLOW:
+        return None
+    files = [collection_path] if collection_path.is_file() else collection_path.rglob("test_*.py")
+    return not any("mark.no_airflow" in file.read_text() for file in files) or None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("browser") and not chromium.find():
+        pytest.skip(chromium.MISSING)

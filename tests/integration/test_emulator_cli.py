@@ -16,6 +16,8 @@ import airflow_provider_kernel.emulator.__main__ as command_line
 from airflow_provider_kernel.emulator.loader import AppFileError, load_apps
 from airflow_provider_kernel.testing import KernelEmulator, KernelEmulatorError
 
+pytestmark = pytest.mark.no_airflow
+
 FORK = multiprocessing.get_context("fork")
 APP = """
 import kernel

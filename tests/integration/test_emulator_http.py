@@ -9,6 +9,8 @@ from contextlib import closing, suppress
 import httpx
 import pytest
 
+pytestmark = pytest.mark.no_airflow
+
 ECHO = {"app_name": "tests", "action_name": "echo", "version": "latest", "payload": "1"}
 
 

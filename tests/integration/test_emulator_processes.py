@@ -18,6 +18,8 @@ from airflow_provider_kernel.emulator.engine import App, Engine
 from airflow_provider_kernel.emulator.process import Zygote
 from airflow_provider_kernel.testing import KernelEmulator
 
+pytestmark = pytest.mark.no_airflow
+
 APP = Path(__file__).parent / "apps" / "app.py"
 LATEST = {"app_name": "tests", "version": "latest"}
 

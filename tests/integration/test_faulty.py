@@ -12,6 +12,8 @@ import pytest
 from tests import faults
 from tests.faulty import FaultyProxy
 
+pytestmark = pytest.mark.no_airflow
+
 POST = "POST /invocations"
 LOOK = "GET /invocations/{id}"
 STREAM = "GET /invocations/{id}/events"

@@ -10,6 +10,8 @@ import pytest
 
 from airflow_provider_kernel.testing import KernelEmulator
 
+pytestmark = pytest.mark.no_airflow
+
 LATEST = {"app_name": "tests", "version": "latest"}
 
 

@@ -1,5 +1,5 @@
 """
-One Airflow and one emulator for all system tests, and one run of most Dags, all at once.
+One Airflow and one emulator for all system tests.
 
 This Airflow is as people run it: on PostgreSQL, with two triggerers.
 """
@@ -32,16 +32,6 @@ MANY_AT_ONCE = {
     f"AIRFLOW__CORE__{name}": "32"
     for name in ("PARALLELISM", "MAX_ACTIVE_TASKS_PER_DAG", "MAX_ACTIVE_RUNS_PER_DAG")
 }
-#: More at once than these two cores can bear would be killed for want of a heartbeat.
-STARTED_BY_THEIR_TESTS = (
-    "once_",
-    "decorated_",
-    "example_kernel_asset_watcher",
-    "example_kernel_batch",
-    "example_kernel_decorator",
-    "example_kernel_many",
-    "example_kernel_sensor",
-)
 APPS = [
     HERE / "apps/system_tests.py",
     HERE / "apps/watched.py",
@@ -103,14 +93,12 @@ def airflow(run_folder: RunFolder, emulator: KernelEmulator, statsd: StatsD) -> 
         yield stack
 
 
-@pytest.fixture(scope="session")
-def runs(airflow: AirflowStack) -> dict[str, DagRun]:
-    """One run of each of these Dags, started together: the tests wait for what is running already."""
-    # A Dag file is there with all of its Dags, or not yet.
-    last_of_each_file = {"wrong_token", "example_kernel_invoke", "example_kernel_mapped"}
-    wait_until(lambda: last_of_each_file <= airflow.api.dag_ids(), TIMEOUT, "the Dags are read")
-    dag_ids = [dag_id for dag_id in airflow.api.dag_ids() if not dag_id.startswith(STARTED_BY_THEIR_TESTS)]
-    return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in sorted(dag_ids)}
+@pytest.fixture(scope="module")
+def runs(request: pytest.FixtureRequest, airflow: AirflowStack) -> dict[str, DagRun]:
+    """One run of each of the module's ``DAGS``, started together: the tests wait for what is running already."""
+    dag_ids = request.module.DAGS
+    wait_until(lambda: set(dag_ids) <= airflow.api.dag_ids(), TIMEOUT, "the Dags are read")
+    return {dag_id: airflow.api.trigger(dag_id, sku="b-17") for dag_id in dag_ids}
 
 
 @pytest.fixture(scope="session")

@@ -280,6 +280,7 @@ def stories() -> Iterator[tuple[str, Story]]:
 
 
 STORIES = dict(stories())
+del STORIES["task_is_killed-deferred-after:accepted"]  # It is told in test_main_path.
 
 
 @pytest.mark.parametrize("story", STORIES)

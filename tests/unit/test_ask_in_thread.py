@@ -12,6 +12,8 @@ from asgiref.sync import async_to_sync
 import airflow_provider_kernel
 from airflow_provider_kernel.hooks.connection import ask_in_thread
 
+pytestmark = pytest.mark.no_airflow
+
 PACKAGE = Path(airflow_provider_kernel.__file__).parent
 
 

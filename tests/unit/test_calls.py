@@ -12,6 +12,8 @@ from airflow_provider_kernel.api.calls import MAX_RETRY_AFTER, Cancellation, Pag
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
 
+pytestmark = pytest.mark.no_airflow
+
 SECRET = "hunter2"
 GET = calls.get_invocation("i1")
 HTML = {"Content-Type": "text/html; charset=utf-8"}

@@ -26,6 +26,8 @@ from airflow_provider_kernel.api.capacity import (
 )
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 
+pytestmark = pytest.mark.no_airflow
+
 NOW = 1_800_000_000.0
 
 

@@ -10,6 +10,8 @@ from airflow_provider_kernel.api.capacity import LAST_CHANCE, LOOK_PAUSE, MIN_PA
 from airflow_provider_kernel.api.errors import KernelApiError
 from tests.unit.account import DEFERRING, RESUMING, Account
 
+pytestmark = pytest.mark.no_airflow
+
 SEEDS = pytest.mark.parametrize("seed", range(4))
 
 

@@ -14,6 +14,8 @@ from tests.system.chaos.plan import make_plan
 from tests.system.chaos.report import story, table
 from tests.system.chaos.watch import run_of
 
+pytestmark = pytest.mark.no_airflow
+
 NAME = "deferred/r/-1"
 TRIGGER = 7
 

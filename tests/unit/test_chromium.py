@@ -6,6 +6,8 @@ import pytest
 
 from dev import chromium
 
+pytestmark = pytest.mark.no_airflow
+
 
 @pytest.mark.parametrize("name", chromium.NAMES)
 def test_a_browser_on_the_path_is_used(tmp_path, monkeypatch, name):
@@ -19,7 +21,7 @@ def test_a_browser_on_the_path_is_used(tmp_path, monkeypatch, name):
 def test_where_none_can_be_installed_it_is_said_what_to_install(tmp_path, monkeypatch, user):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: user)
-    with pytest.raises(RuntimeError, match=r"Install it .* one of these is on the PATH: chromium, "):
+    with pytest.raises(RuntimeError, match=r"Install chromium .* one of these is on the PATH: chromium, "):
         chromium.ensure()
 
 

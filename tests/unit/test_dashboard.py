@@ -7,6 +7,8 @@ import pytest
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 from airflow_provider_kernel.api.settings import KernelSettings
 
+pytestmark = pytest.mark.no_airflow
+
 
 def settings(**extra):
     return KernelSettings.from_connection("c", password="sk_x", extra=extra)

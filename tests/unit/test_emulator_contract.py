@@ -17,6 +17,8 @@ from airflow_provider_kernel.emulator.contract import (
     read_update,
 )
 
+pytestmark = pytest.mark.no_airflow
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),

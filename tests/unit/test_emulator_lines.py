@@ -1,9 +1,12 @@
 """Output cut into lines, whatever the pieces it comes in."""
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_kernel.emulator.lines import MAX_LINE, LineCutter
+
+pytestmark = pytest.mark.no_airflow
 
 
 def cut(*pieces):

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from airflow_provider_kernel.emulator.moments import format_moment, parse_since
 
+pytestmark = pytest.mark.no_airflow
+
 #: 1970 to 2286.
 MOMENTS = st.integers(min_value=0, max_value=10**19)
 SECOND = 10**9

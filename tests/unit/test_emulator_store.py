@@ -8,6 +8,8 @@ from airflow_provider_kernel.api.invocation import InvocationStatus
 from airflow_provider_kernel.emulator import store as module
 from airflow_provider_kernel.emulator.store import Filter, Outcome, Record, Store, failed
 
+pytestmark = pytest.mark.no_airflow
+
 SUCCEEDED = Outcome(InvocationStatus.SUCCEEDED, "1", None)
 
 

@@ -3,10 +3,14 @@
 import asyncio
 import json
 
+import pytest
+
 from airflow_provider_kernel.api.invocation import InvocationStatus
 from airflow_provider_kernel.emulator import store
 from airflow_provider_kernel.emulator.store import Outcome, Record, failed
 from airflow_provider_kernel.emulator.stream import follow
+
+pytestmark = pytest.mark.no_airflow
 
 SUCCEEDED = Outcome(InvocationStatus.SUCCEEDED, "1", None)
 

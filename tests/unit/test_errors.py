@@ -17,6 +17,8 @@ from airflow_provider_kernel.api.errors import (
     shorten,
 )
 
+pytestmark = pytest.mark.no_airflow
+
 ALL_STATUSES = range(100, 600)
 NOT_ACCEPTED = {429, 529}
 #: The only 4xx that the same request may survive later.

@@ -23,6 +23,8 @@ from airflow_provider_kernel.api.events import (
 )
 from airflow_provider_kernel.api.invocation import Invocation
 
+pytestmark = pytest.mark.no_airflow
+
 AT = "2026-01-01T00:00:00.123456789Z"
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 

@@ -30,6 +30,8 @@ from airflow_provider_kernel.api.finished import (
 )
 from airflow_provider_kernel.api.invocation import Invocation
 
+pytestmark = pytest.mark.no_airflow
+
 T0 = 1_790_000_000
 SHOP = Wanted("shop", status="any")
 CHANCE = st.integers(0, 2**32).map(random.Random)

@@ -10,6 +10,8 @@ import pytest
 
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 
+pytestmark = pytest.mark.no_airflow
+
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
 

@@ -21,6 +21,8 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
 from airflow_provider_kernel.api.payload import MAX_PAYLOAD_BYTES, encode_payload
 
+pytestmark = pytest.mark.no_airflow
+
 SECRET = "hunter2"
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -24,6 +24,8 @@ from airflow_provider_kernel.api.logs import (
     RemoteLog,
 )
 
+pytestmark = pytest.mark.no_airflow
+
 START = 1_800_000_000 * 10**9
 SECOND = 10**9
 

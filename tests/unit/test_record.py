@@ -10,6 +10,8 @@ import pytest
 from airflow_provider_kernel.api.invocation import Invocation
 from airflow_provider_kernel.api.record import Decision, KernelRecordError, Record, decide
 
+pytestmark = pytest.mark.no_airflow
+
 RECORD = Record(
     "ti-1",
     2,

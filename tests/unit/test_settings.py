@@ -9,6 +9,8 @@ import pytest
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 from airflow_provider_kernel.api.settings import API_KEYS_URL, DEFAULT_BASE_URL, KernelSettings
 
+pytestmark = pytest.mark.no_airflow
+
 TOKEN = "sk_live_0123456789"
 
 

@@ -16,6 +16,8 @@ from airflow_provider_kernel.api.record import Record
 from airflow_provider_kernel.api.settling import Search, Settled
 from airflow_provider_kernel.api.waiting import Sleep
 
+pytestmark = pytest.mark.no_airflow
+
 SINCE = 1_700_000_000.0
 PAYLOAD = '{"sku":1,"tags":["a","b"]}'
 INTENT = Record("ti-1", 0, "abc", "shop", "price", "latest", SINCE)

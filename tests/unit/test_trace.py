@@ -8,6 +8,8 @@ import pytest
 
 from airflow_provider_kernel.operators.trace import trace_context
 
+pytestmark = pytest.mark.no_airflow
+
 trace = pytest.importorskip("opentelemetry.sdk.trace")
 
 

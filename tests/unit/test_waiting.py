@@ -43,6 +43,8 @@ from airflow_provider_kernel.api.waiting import (
     gave_up,
 )
 
+pytestmark = pytest.mark.no_airflow
+
 START = 1_800_000_000.0
 RUNNING, SUCCEEDED, FAILED = (Invocation("i1", status) for status in ("running", "succeeded", "failed"))
 

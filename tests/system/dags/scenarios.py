@@ -7,8 +7,8 @@ from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
 #: Seconds that an action lasts, at least: Airflow may fail a task whose deferral is over sooner, as it has then not
-#: noticed yet that its first process has ended.
-SAFE = 5
+#: noticed yet that its first process has ended (apache/airflow#66374). On a busy machine that takes many seconds.
+SAFE = 20
 TALK = {"lines": SAFE, "greeting": "grüezi", "nested": [1, None, {"a": 2.5}]}
 FOR_EVER = {"lines": 600}
 
@@ -32,8 +32,7 @@ scenario("templated", payload={"lines": SAFE, "run": "{{ run_id }}", "sku": "{{ 
 scenario("fire_and_forget", wait_for_completion=False)
 scenario("failure_deferrable", "fail", {"after": SAFE})
 scenario("failure_on_worker", "fail", {"after": SAFE}, deferrable=False)
-scenario("timeout_deferrable", payload=FOR_EVER, timeout=8)
-scenario("timeout_on_worker", payload=FOR_EVER, timeout=8, deferrable=False)
-scenario("long", payload={"lines": 45})
-scenario("killed_by_user", payload=FOR_EVER)
+scenario("timeout_deferrable", payload=FOR_EVER, timeout=SAFE)
+scenario("timeout_on_worker", payload=FOR_EVER, timeout=SAFE, deferrable=False)
+scenario("for_ever", payload=FOR_EVER)
 scenario("wrong_token", kernel_conn_id="kernel_wrong_token", retries=2)

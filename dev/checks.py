@@ -1,0 +1,136 @@
+"""
+Runs the tests in parts, each a process of its own, and counts over all of them: ``make test``, ``make test-all``.
+
+The last line is ``N passed, N failed``, with ``, N skipped`` if there are any; an error is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from dev.processes import REPOSITORY, RunFolder
+
+#: How many tests run at a time: they wait twice as long as they compute.
+JOBS = min(3 * (os.cpu_count() or 1), 24)
+#: Seconds that a part has after a Ctrl-C to end what it has started; then it is killed.
+TO_END = 60
+PYTEST = (sys.executable, "-u", "-m", "pytest", "--durations=5", "--junitxml={report}/junit.xml")
+MAIN_PATH = "tests/system/test_main_path.py"
+
+
+class Part(NamedTuple):
+    """Some of the tests; the minutes are those of two idle cores."""
+
+    title: str
+    minutes: int
+    command: Sequence[str]
+
+
+PARTS = {
+    "unit": Part("the unit tests", 2, (*PYTEST, "-n{jobs}", "tests/unit")),
+    "integration": Part("the integration tests", 3, (*PYTEST, "-n{jobs}", "tests/integration")),
+    "fast": Part("unit and integration tests", 4, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
+    "main-path": Part("the main path on a real Airflow", 2, (*PYTEST, "-v", MAIN_PATH)),
+    # Two at a time: tests/system/conftest.py says which.
+    "rest": Part(
+        "all else on a real Airflow", 20, (*PYTEST, "-v", "-n2", "tests/system", f"--ignore={MAIN_PATH}")
+    ),
+    "system": Part("all tests on a real Airflow", 22, (*PYTEST, "-v", "-n2", "tests/system")),
+    "versions": Part(
+        "what touches Airflow on the older ones",
+        12,
+        (sys.executable, "-u", "-m", "dev.versions", "--jobs={jobs}", "--reports={report}"),
+    ),
+}
+
+
+class Counts:
+    """What came of the tests in these reports, which are of the kind ``--junitxml``."""
+
+    def __init__(self, reports: Sequence[Path]) -> None:
+        self.passed = 0
+        self.failed: list[str] = []
+        self.skipped: Counter[str] = Counter()
+        for report in reports:
+            for case in ElementTree.parse(report).iter("testcase"):
+                if case.find("failure") is not None or case.find("error") is not None:
+                    self.failed.append(f"{case.get('classname')}: {case.get('name')}")
+                elif (skipped := case.find("skipped")) is not None:
+                    self.skipped[skipped.get("message", "")] += 1
+                else:
+                    self.passed += 1
+
+    def __str__(self) -> str:
+        skipped = f", {self.skipped.total()} skipped" if self.skipped else ""
+        return f"{self.passed} passed, {len(self.failed)} failed{skipped}"
+
+
+def say(text: str) -> None:
+    """Print a line with the time."""
+    print(f"\n--- {time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def run(command: Sequence[str]) -> int:
+    """Run a command to its end; return its exit status."""
+    # A session of its own: a Ctrl-C in the terminal reaches it by way of this process, and so does a SIGTERM.
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        return process.wait()
+    except BaseException:
+        os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(TO_END)
+        raise
+
+
+def main() -> int:
+    """Run the parts; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=JOBS, help="tests at a time; default: %(default)s")
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    parts = {name: PARTS[name] for name in options.parts}
+    print("Minutes on two idle cores:")
+    for part in parts.values():
+        print(f"  {part.minutes:2}  {part.title}", flush=True)
+
+    unexplained = []
+    with RunFolder(REPOSITORY / ".run" / "checks" / "-".join(parts)) as folder:
+        for name, part in parts.items():
+            say(f"{part.title}: begins")
+            began = time.monotonic()
+            report = folder.path / name
+            status = run([word.format(report=report, jobs=options.jobs) for word in part.command])
+            counts = Counts(list(report.rglob("*.xml")))
+            if status and not counts.failed:
+                unexplained.append(f"{part.title}: exit status {status}")
+            say(f"{part.title}: {counts} in {time.monotonic() - began:.0f} s")
+        counts = Counts(list(folder.path.rglob("*.xml")))
+
+    counts.failed += unexplained
+    print()
+    for failed in counts.failed:
+        print(f"FAILED {failed}")
+    for reason, number in counts.skipped.items():
+        print(f"{number} skipped: {reason}")
+    print(counts, flush=True)
+    return 0 if counts.passed and not counts.failed else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
