@@ -311,6 +311,20 @@ def test_the_output_of_another_task_is_a_false_result():
     assert kinds(task) == [("false result", False)]
 
 
+def test_a_success_that_airflow_itself_takes_back_may_be_repeated_with_the_same_result():
+    """The scheduler had taken the task for killed, and wrote that down just after the task had succeeded."""
+    task = succeeded_by_itself()
+    again = [(14, "queued"), (15, "running"), (16, "success")]
+    task.changes.append(Change(13, "t2", "success", "up_for_retry", 1))
+    task.changes += [
+        replace(one, old=one.old or "up_for_retry") for one in changes(*again, ti_id="t2", try_number=2)
+    ]
+    assert kinds(task) == []
+
+    task.runs = [cancelled("a", 1, 10)]
+    assert ("false result", False) in kinds(task)
+
+
 def test_a_success_by_hand_needs_no_result_but_may_have_no_false_one():
     fields: dict[str, Any] = {"deeds": [by_user("mark success", 11.9)], "runs": [cancelled("a", 1, 10)]}
 

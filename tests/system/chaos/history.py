@@ -152,6 +152,15 @@ class Task:
         """Tell whether anybody has asked Kernel about the invocation in that time."""
         return any(start <= request.at <= until for request in self.requests.get(run.id, ()))
 
+    def is_taken_back(self, end: Change) -> bool:
+        """Tell whether Airflow itself had the task tried again after that end, as if it had failed; no clear does."""
+        later = self.changes[self.changes.index(end) + 1 :]
+        return (
+            end.new == "success"
+            and bool(later)
+            and (later[0].old, later[0].new) == ("success", "up_for_retry")
+        )
+
     def ends(self) -> list[tuple[Change, float]]:
         """Return how the task ended, each time, and when it was begun anew (infinity: never)."""
         found = []

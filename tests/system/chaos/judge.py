@@ -107,10 +107,9 @@ def _false_results(task: Task) -> Iterator[Finding]:
     ends = [end for end, _ in task.ends()]
     own_successes = [end for end in ends if end.new == "success" and not task.is_by_hand(end)]
     succeeded = _succeeded(task)
-    if len(own_successes) > len(succeeded):
-        what = (
-            f"it succeeded {len(own_successes)} times by itself, with {len(succeeded)} succeeded invocations"
-        )
+    count = sum(not task.is_taken_back(end) for end in own_successes)
+    if count > len(succeeded):
+        what = f"it succeeded {count} times by itself, with {len(succeeded)} succeeded invocations"
         yield Finding(FALSE, task, what)
     if task.state != "success":
         return
