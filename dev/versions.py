@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -107,21 +107,38 @@ class Environment(NamedTuple):
             subprocess.run(command, cwd=REPOSITORY, env=env, check=True)
         ready.write_text(wanted)
 
-    def test(self, what: str, arguments: Sequence[str], report: Path, **env: str) -> bool:
-        """Run tests; return whether they passed."""
+
+class Run(NamedTuple):
+    """Tests to be run in an environment."""
+
+    title: str
+    environment: Environment
+    arguments: Sequence[str]
+    more_env: Mapping[str, str] = {}
+
+    def carry_out(self, reports: Path) -> bool:
+        """Run the tests; return whether they passed."""
         began = time.monotonic()
-        with report.with_suffix(".log").open("wb") as output:
+        report = reports / f"{self.title}.xml"
+        with self.log(reports).open("wb") as output:
             passed = not subprocess.run(
-                [self.bin / "python", "-m", "pytest", "--color=no", f"--junitxml={report}", *arguments],
+                [
+                    *(self.environment.bin / "python", "-m", "pytest", "--color=no", f"--junitxml={report}"),
+                    *self.arguments,
+                ],
                 cwd=REPOSITORY,
-                env={**os.environ, **env},
+                env={**os.environ, **self.more_env},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             ).returncode
         counts = Counts([report]) if report.exists() else "ended early"
-        say(f"{what}: {'' if passed else 'FAILED: '}{counts} in {time.monotonic() - began:.0f} s")
+        say(f"{self.title}: {'' if passed else 'FAILED: '}{counts} in {time.monotonic() - began:.0f} s")
         return passed
+
+    def log(self, reports: Path) -> Path:
+        """Return the file with what the tests print."""
+        return reports / f"{self.title}.log"
 
 
 def interpreters(python: str) -> Iterator[Path]:
@@ -172,37 +189,31 @@ def main() -> int:
     parser.add_argument("tests", nargs="*", help="arguments for pytest; default: all that is said above")
     options = parser.parse_args()
     environments = [environment(airflow) for airflow in options.airflow or SUPPORTED]
-    # One environment of each Python but this one, which `make test` runs on.
-    for_pythons = {
-        each.python: each for each in environments if not sys.version.startswith(f"{each.python}.")
-    }
-    environments.sort(key=lambda each: each not in for_pythons.values())  # what takes longest comes first
-
+    parallel = f"-n{max(options.jobs // SIDE_BY_SIDE, 1)}"
+    arguments = options.tests or [parallel, "-m", "not no_airflow", *SUITES]
+    runs = [Run(f"Airflow {each.airflow} on Python {each.python}", each, arguments) for each in environments]
+    if not options.tests:
+        # `make test` runs on the Python that runs this.
+        others = {each.python: each for each in environments if not sys.version.startswith(f"{each.python}.")}
+        runs += [
+            Run(
+                f"without Airflow on Python {python}",
+                each,
+                [parallel, *SUITES],
+                {"TESTS_WITHOUT_AIRFLOW": "1"},
+            )
+            for python, each in others.items()
+        ]
     with RunFolder(REPOSITORY / ".run" / "versions") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         reports = options.reports or folder.path
         reports.mkdir(exist_ok=True)
-        say(f"what the tests print goes to {reports.relative_to(REPOSITORY)}/")
-        parallel = f"-n{max(options.jobs // SIDE_BY_SIDE, 1)}"
-
-        def check(each: Environment) -> list[Path]:
-            """Return the reports of what failed."""
-            each.make()
-            airflow = reports / f"{each.name}.xml"
-            what = f"Airflow {each.airflow} on Python {each.python}"
-            arguments = options.tests or ("-m", "not no_airflow", parallel, *SUITES)
-            failed = [] if each.test(what, arguments, airflow) else [airflow]
-            if not options.tests and each in for_pythons.values():
-                none = reports / f"python{each.python}.xml"
-                what = f"without Airflow on Python {each.python}"
-                if not each.test(what, (parallel, *SUITES), none, TESTS_WITHOUT_AIRFLOW="1"):
-                    failed.append(none)
-            return failed
-
-        failed = [report for some in pool.map(check, environments) for report in some]
-        for report in failed:
-            log = report.with_suffix(".log").read_text(errors="replace")
-            print(f"\n--- {report.stem}\n{log}", flush=True)
-    return 1 if failed else 0
+        list(pool.map(Environment.make, environments))
+        say(f"{len(runs)} runs; what they print goes to {reports.relative_to(REPOSITORY)}/")
+        passed = list(pool.map(lambda run: run.carry_out(reports), runs))
+        for run, is_passed in zip(runs, passed, strict=True):
+            if not is_passed:
+                print(f"\n--- {run.title}\n{run.log(reports).read_text(errors='replace')}", flush=True)
+    return 0 if all(passed) else 1
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import airflow
 import pytest
+
+from dev import chromium
 
 REPOSITORY = Path(__file__).parents[2]
 #: What the emulator of the guide is waited for, in the place of a second terminal.
@@ -77,17 +79,19 @@ def follow(script: str, folder: Path) -> str:
 
 @pytest.fixture(autouse=True)
 def shell(monkeypatch):
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.delenv("AIRFLOW_HOME", raising=False)
 
 
+@pytest.mark.browser
 def test_the_guide_leads_where_it_says(tmp_path):
-    assert shutil.which("chromium"), "The guide's app drives Debian's Chromium: apt-get install chromium"
     others = write_files("docs/guide.md", tmp_path)
     assert {language for language, _ in others} == {"sh", "console"}, "a block of the guide that nobody runs"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
     script = "\n".join(text for language, text in others if language == "sh").replace("8484", port)
+    script, named = re.subn(r"(LOCAL_CHROMIUM)=/usr/bin/chromium", rf"\1={chromium.find()}", script)
+    assert named == 1
     script, started = re.subn(r"(kernel\.emulator) (.*)\n", rf"\1 --port={port} \2{STARTED}", script)
     assert started == 1
 

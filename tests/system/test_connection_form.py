@@ -16,7 +16,7 @@ from tests.integration.proxying import PasswordProxy, proxying
 from tests.system.conftest import TOKEN
 from tests.system.connections_page import ConnectionsPage, connections_page
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.browser]
 
 GOOD = "The token is good: organization"
 NUMBERS = count(1)
