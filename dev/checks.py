@@ -25,6 +25,7 @@ from dev.processes import REPOSITORY, RunFolder
 JOBS = min(3 * (os.cpu_count() or 1), 24)
 #: Seconds that a part has after a Ctrl-C to end what it has started; then it is killed.
 TO_END = 60
+FOLDER = REPOSITORY / ".run" / "checks"
 PYTEST = (sys.executable, "-u", "-m", "pytest", "--durations=5", "--junitxml={report}/junit.xml")
 MAIN_PATH = "tests/system/test_main_path.py"
 
@@ -38,10 +39,10 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "unit": Part("the unit tests", 2, (*PYTEST, "-n{jobs}", "tests/unit")),
-    "integration": Part("the integration tests", 3, (*PYTEST, "-n{jobs}", "tests/integration")),
-    "fast": Part("unit and integration tests", 4, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
-    "main-path": Part("the main path on a real Airflow", 2, (*PYTEST, "-v", MAIN_PATH)),
+    "unit": Part("unit tests", 1, (*PYTEST, "-n{jobs}", "tests/unit")),
+    "integration": Part("integration tests", 3, (*PYTEST, "-n{jobs}", "tests/integration")),
+    "fast": Part("unit and integration tests", 3, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
+    "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
     # Two at a time: tests/system/conftest.py says which.
     "rest": Part(
         "all else on a real Airflow", 20, (*PYTEST, "-v", "-n2", "tests/system", f"--ignore={MAIN_PATH}")
@@ -100,14 +101,16 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=JOBS, help="tests at a time; default: %(default)s")
     parser.add_argument("parts", nargs="+", choices=PARTS)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda received, _: sys.exit(128 + received))
     parts = {name: PARTS[name] for name in options.parts}
-    print("Minutes on two idle cores:")
+    minutes = sum(part.minutes for part in parts.values())
+    print(f"Running the tests: {minutes} min on two idle cores. The last line counts them all.")
     for part in parts.values():
-        print(f"  {part.minutes:2}  {part.title}", flush=True)
+        print(f"  {part.title}: {part.minutes} min", flush=True)
 
     unexplained = []
-    with RunFolder(REPOSITORY / ".run" / "checks" / "-".join(parts)) as folder:
+    with RunFolder(FOLDER / "-".join(parts)) as folder:
         for name, part in parts.items():
             say(f"{part.title}: begins")
             began = time.monotonic()
@@ -130,7 +133,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    sys.exit(main())
