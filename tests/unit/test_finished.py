@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pytest
 from hypothesis import given, settings
@@ -45,6 +46,10 @@ class One:
     status: str = "succeeded"
     app_name: str = "shop"
 
+    @cached_property
+    def started_at(self) -> str:
+        return format_timestamp(int(self.start * SECOND))
+
     def listed(self, now: float) -> Invocation:
         is_over = self.end <= now
         return Invocation(
@@ -53,7 +58,7 @@ class One:
             "price",
             self.app_name,
             "v1",
-            started_at=format_timestamp(int(self.start * SECOND)),
+            started_at=self.started_at,
             finished_at=format_timestamp(int(self.end * SECOND)) if is_over else None,
             payload="{}",
             raw_output="{}" if is_over else None,
@@ -78,8 +83,7 @@ class Kernel:
         found = [
             i
             for i in newest_first
-            if (start := format_timestamp(int(i.start * SECOND))) > since
-            or (start == since and not self.since_is_exclusive)
+            if i.started_at > since or (i.started_at == since and not self.since_is_exclusive)
         ]
         limit = min(limit, self.largest_page)
         following = offset + limit if offset + limit < len(found) else None
