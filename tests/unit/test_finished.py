@@ -34,6 +34,10 @@ from airflow_provider_kernel.api.invocation import Invocation
 T0 = 1_790_000_000
 SHOP = Wanted("shop", status="any")
 CHANCE = st.integers(0, 2**32).map(random.Random)
+# Strategies that are made once: a new one for each draw costs more than what is tested.
+START = st.floats(-3600, 7200).map(lambda s: round(s, 3))
+STATUS = st.sampled_from(["succeeded", "failed"])
+APP = st.sampled_from(["shop", "shop", "other"])
 
 
 @dataclass
@@ -101,13 +105,7 @@ def lives(draw: st.DrawFn) -> list[One]:
     """Invocations that start from an hour before the first look to two hours after, and last for up to an hour."""
     count = draw(st.integers(1, 40))
     return [
-        One(
-            f"i{number}",
-            T0 + draw(st.floats(-3600, 7200).map(lambda s: round(s, 3))) + number / 1e6,
-            0,
-            draw(st.sampled_from(["succeeded", "failed"])),
-            draw(st.sampled_from(["shop", "shop", "other"])),
-        )
+        One(f"i{number}", T0 + draw(START) + number / 1e6, 0, draw(STATUS), draw(APP))
         for number in range(count)
     ]
 
