@@ -3,7 +3,8 @@ AIRFLOW_VERSION ?= 3.3.2
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
-unexport PYTHONPATH
+# Without bytecode on disk each process compiles Airflow anew, which takes seconds.
+unexport PYTHONPATH PYTHONDONTWRITEBYTECODE
 # JOBS: how many tests at a time; default: three for each core.
 CHECKS = .venv/bin/python -m dev.checks $(if $(JOBS),--jobs=$(JOBS))
 

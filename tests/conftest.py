@@ -19,6 +19,9 @@ if WITHOUT_AIRFLOW:
 for name in list(os.environ):
     if name.startswith(("AIRFLOW", "KERNEL_")):
         del os.environ[name]
+# Without bytecode on disk every process that a test starts compiles Airflow anew, which takes seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Each Airflow has a configuration and a database of its own: the suite may run on two of them at the same time.
 home = f"tests-{version('apache-airflow')}-py{sys.version_info.major}.{sys.version_info.minor}"
 os.environ["AIRFLOW_HOME"] = str(Path(__file__).parents[1] / ".run" / home)

@@ -7,15 +7,11 @@ triggerer's.
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from airflow_provider_kernel import metrics
-from dev.processes import REPOSITORY
 from tests.integration.scripted import Stream, invocation, serving, state
 from tests.integration.task import Task
 from tests.statsd import StatsD
@@ -45,19 +41,12 @@ TRIGGERER = BEGIN.format(where="airflow.observability") + (
 
 
 @pytest.fixture
-def sent():
+def sent(airflow):
     """Run code in a process with StatsD switched on; return what arrived."""
     with StatsD() as statsd:
 
         def run(code):
-            done = subprocess.run(
-                [sys.executable, "-c", code],
-                env={**os.environ, **statsd.env},
-                cwd=REPOSITORY,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            )
+            done = airflow.run(code, **statsd.env)
             assert done.returncode == 0, done.stderr[-3000:]
             return statsd.received()
 

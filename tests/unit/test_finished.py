@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +36,10 @@ pytestmark = pytest.mark.no_airflow
 T0 = 1_790_000_000
 SHOP = Wanted("shop", status="any")
 CHANCE = st.integers(0, 2**32).map(random.Random)
+# Strategies that are made once: a new one for each draw costs more than what is tested.
+START = st.floats(-3600, 7200).map(lambda s: round(s, 3))
+STATUS = st.sampled_from(["succeeded", "failed"])
+APP = st.sampled_from(["shop", "shop", "other"])
 
 
 @dataclass
@@ -47,6 +52,10 @@ class One:
     status: str = "succeeded"
     app_name: str = "shop"
 
+    @cached_property
+    def started_at(self) -> str:
+        return format_timestamp(int(self.start * SECOND))
+
     def listed(self, now: float) -> Invocation:
         is_over = self.end <= now
         return Invocation(
@@ -55,7 +64,7 @@ class One:
             "price",
             self.app_name,
             "v1",
-            started_at=format_timestamp(int(self.start * SECOND)),
+            started_at=self.started_at,
             finished_at=format_timestamp(int(self.end * SECOND)) if is_over else None,
             payload="{}",
             raw_output="{}" if is_over else None,
@@ -80,8 +89,7 @@ class Kernel:
         found = [
             i
             for i in newest_first
-            if (start := format_timestamp(int(i.start * SECOND))) > since
-            or (start == since and not self.since_is_exclusive)
+            if i.started_at > since or (i.started_at == since and not self.since_is_exclusive)
         ]
         limit = min(limit, self.largest_page)
         following = offset + limit if offset + limit < len(found) else None
@@ -99,13 +107,7 @@ def lives(draw: st.DrawFn) -> list[One]:
     """Invocations that start from an hour before the first look to two hours after, and last for up to an hour."""
     count = draw(st.integers(1, 40))
     return [
-        One(
-            f"i{number}",
-            T0 + draw(st.floats(-3600, 7200).map(lambda s: round(s, 3))) + number / 1e6,
-            0,
-            draw(st.sampled_from(["succeeded", "failed"])),
-            draw(st.sampled_from(["shop", "shop", "other"])),
-        )
+        One(f"i{number}", T0 + draw(START) + number / 1e6, 0, draw(STATUS), draw(APP))
         for number in range(count)
     ]
 

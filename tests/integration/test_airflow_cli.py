@@ -1,11 +1,9 @@
-"""`airflow connections add`, `get` and `test`: the real command line, in every form that a connection has."""
+"""`airflow`, the real command line: a connection in every form that it has, and a Dag without a scheduler."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -13,6 +11,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from airflow_provider_kernel.testing import KernelEmulator
+from dev.processes import REPOSITORY
+from tests.integration.forkserver import ForkServer
 from tests.integration.proxying import PasswordProxy, proxying
 
 TOKEN = "sk_good_token/+@:%"
@@ -34,24 +34,12 @@ def proxy():
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """Run `airflow`, with a database of its own; return what it prints."""
-    home = tmp_path_factory.mktemp("airflow")
-    env = {
-        **os.environ,
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-        "COLUMNS": "1000",
-    }
+def cli(airflow: ForkServer) -> Cli:
+    """Run `airflow`, with a database; return what it prints."""
 
-    def run(*arguments: str, **more: str) -> str:
-        command = [sys.executable, "-m", "airflow", *arguments]
-        done = subprocess.run(
-            command, env={**env, **more}, cwd=home, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0 or "test" in arguments, done.stdout[-3000:] + done.stderr[-3000:]
+    def run(*arguments: str, **env: str) -> str:
+        done = airflow.airflow(*arguments, AIRFLOW__CORE__TEST_CONNECTION="Enabled", COLUMNS="1000", **env)
+        assert done.returncode == 0 or arguments[:2] == ("connections", "test"), done.stdout + done.stderr
         assert TOKEN not in done.stderr
         assert PASSWORD not in done.stderr
         return done.stdout
@@ -120,3 +108,12 @@ def test_a_bad_connection_fails_with_what_to_do(cli, kernel, proxy):
     assert "Connection failed!" in said
     assert "Make a token at https://dashboard.onkernel.com/api-keys" in said
     assert "sk_wrong_token" not in said
+
+
+def test_a_function_makes_the_payload_of_what_another_task_returned_and_the_next_gets_the_output(cli):
+    with KernelEmulator([REPOSITORY / "example_dags/apps/bookshop/main.py"]) as emulator:
+        connection = {"AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json}
+        said = cli("dags", "test", "example_kernel_decorator", **connection)
+    assert "[app] 2/2 Travel" in said
+    assert "Returned value was: The Little Mountain, vol. 2223" in said
+    assert re.search(r"Marking run .* successful", said)
