@@ -110,10 +110,11 @@ def test_a_bad_connection_fails_with_what_to_do(cli, kernel, proxy):
     assert "sk_wrong_token" not in said
 
 
-def test_a_function_makes_the_payload_of_what_another_task_returned_and_the_next_gets_the_output(cli):
+def test_a_dag_runs_without_a_scheduler_through_a_connection_that_is_stored(cli):
+    """The trigger runs in a process of its own, where connections are read in another way."""
     with KernelEmulator([REPOSITORY / "example_dags/apps/bookshop/main.py"]) as emulator:
-        connection = {"AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json}
-        said = cli("dags", "test", "example_kernel_decorator", **connection)
+        cli("connections", "add", "kernel_default", "--conn-json", emulator.connection_json)
+        said = cli("dags", "test", "example_kernel_decorator")
     assert "[app] 2/2 Travel" in said
     assert "Returned value was: The Little Mountain, vol. 2223" in said
     assert re.search(r"Marking run .* successful", said)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.airflow_api import DagRun
 from dev.airflow_stack import AirflowStack
 from dev.wait import wait_until
-from tests.system.conftest import TOKEN
 from tests.system.dags.scenarios import SAFE, TALK
 from tests.system.test_main_path import (
     TIMEOUT,
@@ -106,25 +102,3 @@ def test_mapped_example(runs: dict[str, DagRun], emulator: KernelEmulator) -> No
 
 def test_the_token_is_nowhere_in_the_clear(airflow: AirflowStack, runs: dict[str, DagRun]) -> None:
     check_that_the_token_is_nowhere_in_the_clear(airflow, runs)
-
-
-def test_a_dag_can_be_tried_without_a_scheduler(airflow: AirflowStack, emulator: KernelEmulator) -> None:
-    """`dags test` runs the trigger in a process of its own, where connections are read in another way."""
-    home = airflow.home / "alone"
-    home.mkdir()
-    env = {
-        **airflow.env,
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
-    }
-
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "airflow", *arguments]
-        done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, timeout=TIMEOUT)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
-
-    connection = ["--conn-type", "kernel", "--conn-host", emulator.base_url, "--conn-password", TOKEN]
-    run("db", "migrate")
-    run("connections", "add", "kernel_default", *connection)
-    assert "[app] line 2" in run("dags", "test", "success_deferrable")
