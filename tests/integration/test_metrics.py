@@ -103,7 +103,7 @@ def test_an_invocation_that_a_killed_task_cancels_on_its_worker_has_failed(sent,
         + "from airflow_provider_kernel.api.errors import KernelError\n"
         + "task = Task('sleep', {'seconds': 60}, deferrable=False)\n"
         + "task.state = 'failed'\n"
-        + "Timer(1, task.operator.on_kill).start()\n"
+        + "task.at('after:accepted', lambda: Timer(0.3, task.operator.on_kill).start())\n"
         + "with suppress(KernelError):\n    task.run()\n"
     )
     assert counted(received) == [
