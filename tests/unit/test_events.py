@@ -239,11 +239,11 @@ def test_an_endless_event_is_bounded_in_memory_and_the_next_is_read(start, chunk
 
 def test_many_lines_are_decoded_in_little_time():
     stream = b"".join(one(log(f"{number} " + "x" * 100)) for number in range(20_000_000 // 180))
-    decoder, count, start = EventDecoder(), 0, time.perf_counter()
+    decoder, count, start = EventDecoder(), 0, time.process_time()
     for place in range(0, len(stream), 65_536):
         count += len(decoder.feed(stream[place : place + 65_536]))
     assert count == 20_000_000 // 180
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def second(moment: datetime) -> int:
