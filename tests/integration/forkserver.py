@@ -22,7 +22,7 @@ ENV = {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
 }
 #: A process that takes longer is killed.
-TIMEOUT = 120
+TIMEOUT = 300
 
 
 class ForkServer:

@@ -175,7 +175,7 @@ class TestAfterACrash:
         began = time.monotonic()
         with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
             task.retry().run()
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 40
         assert statuses() == ["failed"]
 
     def test_an_invocation_that_is_gone_is_not_run_again_but_by_a_clear(self, proxy, monkeypatch):
@@ -359,10 +359,13 @@ class TestALostReply:
         assert "taken for the one that was asked for. payload_key_field would make that certain" in told()
 
     def test_among_identical_twins_it_fails_and_names_them(self, proxy):
-        payload = unique()
-        echo(payload=payload)[0].run()
-        proxy.on(POST, faults.drop_reply(), times=1)
-        task, _ = echo(payload=payload)
+        task, payload = echo()
+
+        def run_a_twin():
+            echo(payload=payload)[0].run()
+            proxy.on(POST, faults.drop_reply(), times=1)
+
+        task.at("after:intent", run_a_twin)  # no sooner, or it may be too old to be taken for the task's
         with pytest.raises(
             AirflowFailException, match="Which of them is this task's cannot be told"
         ) as doubt:
@@ -676,7 +679,7 @@ class TestAKill:
         began = time.monotonic()
         with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled."):
             task.run()
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 50
         [cancelled] = invocations()
         assert cancelled.status == "failed"
         assert json.loads(cancelled.output) == {
@@ -773,19 +776,30 @@ class TestAKill:
         assert statuses() == ["running"]
 
     def test_a_kill_in_the_middle_of_a_long_call_is_heard_before_airflow_kills_the_process(
-        self, proxy, statuses
+        self, client, statuses
     ):
-        task = Task("sleep", unique(seconds=30), async_=False, deferrable=False)
+        payload = unique(seconds=30)
+        task = Task("sleep", payload, async_=False, deferrable=False)
         task.state = "failed"
-        timer = threading.Timer(0.5, task.operator.on_kill)
-        timer.start()
-        began = time.monotonic()
+        killed = []
+
+        def runs():
+            found = client.invocations.list(app_name="tests", status="running")
+            return any(payload["test"] in one.payload for one in found)
+
+        def kill():
+            wait_until(runs, 20, "the invocation runs", interval=0.05)
+            killed.append(time.monotonic())
+            task.operator.on_kill()
+
+        thread = threading.Thread(target=kill)
+        thread.start()
         with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled"):
             task.run()
-        assert time.monotonic() - began < 0.5 + 5  # when Airflow kills it
+        assert time.monotonic() - killed[0] < 5  # when Airflow kills it
         # The call itself is answered when the invocation is cancelled, a moment after the task has ended.
         wait_until(lambda: statuses() == ["failed"], 10, "the invocation is cancelled")
-        timer.join()
+        thread.join()
 
     def test_a_kill_while_kernel_cannot_be_reached_leaves_no_intent(self, proxy):
         proxy.go_down()
@@ -803,7 +817,7 @@ class TestAKill:
             with KernelHook() as hook:
                 by = {"ti_id": str(uuid4()), **NAMES}
                 hook.cancel_invocation(task.record["invocation_id"], "Airflow: late", by)
-            task.at("after:intent", lambda: threading.Timer(0.3, task.operator.on_kill).start())
+            task.at("after:intent", lambda: task.at("after:accepted", task.operator.on_kill))
 
         task.at("after:accepted", cancel_late)
         with pytest.raises(KernelError, match="The task was killed"):
@@ -815,8 +829,7 @@ class TestTheExecutionTimeout:
     def test_bounds_the_deferral_too_from_the_start_of_the_try(self):
         task = sleeping(execution_timeout=timedelta(seconds=100))
         task.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
-        trigger = task.defer().trigger
-        assert 55 < trigger.deadline - time.time() < 61
+        assert task.defer().trigger.deadline == pytest.approx(task.ti.start_date.timestamp() + 100, abs=1)
 
     def test_cancels_what_the_worker_waits_for(self, statuses):
         task = sleeping(deferrable=False)
@@ -929,11 +942,9 @@ class TestAWaitThatIsGivenUp:
     def test_a_retry_policy_may_deny_the_retry_so_nothing_is_left_to_it(self, proxy, statuses):
         task = sleeping(retries=1, deferrable=False)
         task.operator.retry_policy = object()
-        timer = threading.Timer(0.5, task.operator.on_kill)
-        timer.start()
+        task.at("after:accepted", task.operator.on_kill)
         with pytest.raises(KernelError, match="was cancelled"):
             task.run()
-        timer.join()
         assert statuses() == ["failed"]
 
     def test_a_wait_outlives_a_connection_that_airflow_does_not_find_for_now(
@@ -986,7 +997,7 @@ class TestAFullAccount:
             KernelCapacityTimeout, match=r"no invocation was started. A retry of the task waits"
         ):
             task.run()
-        assert 0.7 <= time.monotonic() - began < 5
+        assert 0.7 <= time.monotonic() - began < 60
         assert task.record is None
 
     @both_waits
@@ -1001,7 +1012,7 @@ class TestAFullAccount:
         proxy.on(POST, faults.answer(429))
         task, _ = echo(execution_timeout=timedelta(seconds=100))
         task.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
-        assert 55 < task.defer().trigger.deadline - time.time() < 61
+        assert task.defer().trigger.deadline == pytest.approx(task.ti.start_date.timestamp() + 100, abs=1)
 
     def test_leaves_no_intent_while_it_is_waited_for_and_no_payload_anywhere(self, proxy):
         proxy.on(POST, faults.answer(429))

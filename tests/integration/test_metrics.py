@@ -99,11 +99,10 @@ def test_a_task_counts_what_it_submits_and_the_ends_that_it_sees(sent, emulator_
 def test_an_invocation_that_a_killed_task_cancels_on_its_worker_has_failed(sent, emulator_env):
     received = sent(
         TASK
-        + "from threading import Timer\n"
         + "from airflow_provider_kernel.api.errors import KernelError\n"
         + "task = Task('sleep', {'seconds': 60}, deferrable=False)\n"
         + "task.state = 'failed'\n"
-        + "task.at('after:accepted', lambda: Timer(0.3, task.operator.on_kill).start())\n"
+        + "task.at('after:accepted', task.operator.on_kill)\n"
         + "with suppress(KernelError):\n    task.run()\n"
     )
     assert counted(received) == [
