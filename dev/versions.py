@@ -119,8 +119,9 @@ class Run(NamedTuple):
     def carry_out(self, reports: Path) -> bool:
         """Run the tests; return whether they passed."""
         began = time.monotonic()
-        report = reports / f"{self.title}.xml"
-        with self.log(reports).open("wb") as output:
+        log = self.log(reports)
+        report = log.parent / f"{log.stem}.xml"
+        with log.open("wb") as output:
             passed = not subprocess.run(
                 [
                     *(self.environment.bin / "python", "-m", "pytest", "--color=no", f"--junitxml={report}"),
@@ -138,7 +139,7 @@ class Run(NamedTuple):
 
     def log(self, reports: Path) -> Path:
         """Return the file with what the tests print."""
-        return reports / f"{self.title}.log"
+        return reports / f"{self.title.replace(' ', '-')}.log"
 
 
 def interpreters(python: str) -> Iterator[Path]:
