@@ -17,7 +17,6 @@ from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
 from tests.faulty import FaultyProxy
-from tests.integration.forkserver import ForkServer
 from tests.integration.tls import Tls
 
 #: Defines the app ``tests``.
@@ -55,13 +54,6 @@ def proxy(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     """A certificate authority that nobody knows, and what a server needs."""
     return Tls(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    """Processes with Airflow imported, in a home of their own, whose database nobody has made yet."""
-    with ForkServer(tmp_path_factory.mktemp("airflow")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -16,11 +16,6 @@ from typing import Self
 
 from dev.processes import REPOSITORY
 
-#: What Airflow reads when it is imported.
-ENV = {
-    "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "example_dags"),
-    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-}
 #: A process that takes longer is killed.
 TIMEOUT = 300
 
@@ -30,13 +25,14 @@ class ForkServer:
     Runs code in forks, one at a time.
 
     :param home: the AIRFLOW_HOME of all of them, and where they run.
+    :param env: besides this process's environment; some of it Airflow reads only when it is imported.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **env: str) -> None:
         self.home = home
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.integration.forkserver", str(home)],
-            env={**os.environ, **ENV, "AIRFLOW_HOME": str(home)},
+            env={**os.environ, **env, "AIRFLOW_HOME": str(home)},
             cwd=REPOSITORY,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -56,10 +52,6 @@ class ForkServer:
         status = int(self._process.stdout.readline())
         output, errors = ((self.home / name).read_text() for name in ("stdout", "stderr"))
         return subprocess.CompletedProcess(arguments, status, output, errors)
-
-    def airflow(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run the command ``airflow``."""
-        return self.run("from airflow.__main__ import main; main()", *arguments, **env)
 
 
 def become(request: dict, home: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -15,6 +15,7 @@ from dev.processes import REPOSITORY
 from tests.integration.forkserver import ForkServer
 from tests.integration.proxying import PasswordProxy, proxying
 
+EXAMPLES = REPOSITORY / "example_dags"
 TOKEN = "sk_good_token/+@:%"
 PASSWORD = "p:a@s/s#1"
 Cli = Callable[..., str]
@@ -34,18 +35,25 @@ def proxy():
 
 
 @pytest.fixture(scope="module")
-def cli(airflow: ForkServer) -> Cli:
-    """Run `airflow`, with a database; return what it prints."""
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """Run `airflow`, with a database of its own; return what it prints."""
+    env = {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
+        "COLUMNS": "1000",
+    }
+    with ForkServer(tmp_path_factory.mktemp("airflow"), **env) as server:
 
-    def run(*arguments: str, **env: str) -> str:
-        done = airflow.airflow(*arguments, AIRFLOW__CORE__TEST_CONNECTION="Enabled", COLUMNS="1000", **env)
-        assert done.returncode == 0 or arguments[:2] == ("connections", "test"), done.stdout + done.stderr
-        assert TOKEN not in done.stderr
-        assert PASSWORD not in done.stderr
-        return done.stdout
+        def run(*arguments: str, **more: str) -> str:
+            done = server.run("from airflow.__main__ import main; main()", *arguments, **more)
+            assert done.returncode == 0 or arguments[:2] == ("connections", "test"), done.stdout + done.stderr
+            assert TOKEN not in done.stderr
+            assert PASSWORD not in done.stderr
+            return done.stdout
 
-    run("db", "migrate")
-    return run
+        run("db", "migrate")
+        yield run
 
 
 def as_json(kernel: KernelEmulator, proxy: PasswordProxy, **fields: str) -> str:
@@ -112,7 +120,7 @@ def test_a_bad_connection_fails_with_what_to_do(cli, kernel, proxy):
 
 def test_a_dag_runs_without_a_scheduler_through_a_connection_that_is_stored(cli):
     """The trigger runs in a process of its own, where connections are read in another way."""
-    with KernelEmulator([REPOSITORY / "example_dags/apps/bookshop/main.py"]) as emulator:
+    with KernelEmulator([EXAMPLES / "apps/bookshop/main.py"]) as emulator:
         cli("connections", "add", "kernel_default", "--conn-json", emulator.connection_json)
         said = cli("dags", "test", "example_kernel_decorator")
     assert "[app] 2/2 Travel" in said

@@ -12,6 +12,7 @@ import re
 import pytest
 
 from airflow_provider_kernel import metrics
+from tests.integration.forkserver import ForkServer
 from tests.integration.scripted import Stream, invocation, serving, state
 from tests.integration.task import Task
 from tests.statsd import StatsD
@@ -40,13 +41,13 @@ TRIGGERER = BEGIN.format(where="airflow.observability") + (
 )
 
 
-@pytest.fixture
-def sent(airflow):
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory):
     """Run code in a process with StatsD switched on; return what arrived."""
-    with StatsD() as statsd:
+    with StatsD() as statsd, ForkServer(tmp_path_factory.mktemp("airflow"), **statsd.env) as server:
 
         def run(code):
-            done = airflow.run(code, **statsd.env)
+            done = server.run(code)
             assert done.returncode == 0, done.stderr[-3000:]
             return statsd.received()
 
