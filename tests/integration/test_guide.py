@@ -68,7 +68,7 @@ def write_files(page: str, folder: Path) -> list[tuple[str, str]]:
 def follow(script: str, folder: Path) -> str:
     """Run a script as somebody would who has this environment activated; return what it said."""
     done = subprocess.run(
-        ["bash", "-c", f"set -eu\n{script}"], cwd=folder, capture_output=True, text=True, timeout=300
+        ["bash", "-c", f"set -eu\n{script}"], cwd=folder, capture_output=True, text=True, timeout=900
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
