@@ -138,7 +138,14 @@ def test_it_can_be_stopped_while_it_imports_an_app(tmp_path, number, seconds):
         tmp_path, text=f"import os, sys, time\nprint(os.getpid(), file=sys.stderr)\ntime.sleep({seconds})"
     )
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", file]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts these tests with SIGINT ignored where they run in its background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         importing = int(process.stderr.readline())
         process.send_signal(number)
         said = process.stderr.read()

@@ -63,7 +63,7 @@ def test_the_end_of_a_synchronous_call_leaves_nothing_behind(start_emulator, ali
     started = time.monotonic()
     reply = client.invocations.create(**LATEST, action_name="spawn", payload='{"seconds": 600}')
 
-    assert 0.5 <= time.monotonic() - started < 60
+    assert 0.5 <= time.monotonic() - started < 5
     assert (reply.status, reply.output) == ("failed", None)
     assert "0.5 seconds" in reply.status_reason
     log = next(event.message for event in client.invocations.follow(reply.id) if event.event == "log")
@@ -90,7 +90,7 @@ def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(aliv
         "failed",
         "The invocation exceeded its time limit of 1 seconds.",
     )
-    assert 1.0 <= (record.finished - record.started) / 1e9 < 60
+    assert 1.0 <= (record.finished - record.started) / 1e9 < 5
     assert alive(int(pid) for pid in record.logs[0][1].split()[1:]) == []
 
 

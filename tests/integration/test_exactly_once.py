@@ -175,7 +175,7 @@ class TestAfterACrash:
         began = time.monotonic()
         with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
             task.retry().run()
-        assert time.monotonic() - began < 40
+        assert time.monotonic() - began < 20
         assert statuses() == ["failed"]
 
     def test_an_invocation_that_is_gone_is_not_run_again_but_by_a_clear(self, proxy, monkeypatch):
@@ -679,7 +679,7 @@ class TestAKill:
         began = time.monotonic()
         with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled."):
             task.run()
-        assert time.monotonic() - began < 50
+        assert time.monotonic() - began < 20
         [cancelled] = invocations()
         assert cancelled.status == "failed"
         assert json.loads(cancelled.output) == {
@@ -997,7 +997,7 @@ class TestAFullAccount:
             KernelCapacityTimeout, match=r"no invocation was started. A retry of the task waits"
         ):
             task.run()
-        assert 0.7 <= time.monotonic() - began < 60
+        assert 0.7 <= time.monotonic() - began < 5
         assert task.record is None
 
     @both_waits

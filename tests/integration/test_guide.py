@@ -70,7 +70,7 @@ def write_files(page: str, folder: Path) -> list[tuple[str, str]]:
 def follow(script: str, folder: Path) -> str:
     """Run a script as somebody would who has this environment activated; return what it said."""
     done = subprocess.run(
-        ["bash", "-c", f"set -eu\n{script}"], cwd=folder, capture_output=True, text=True, timeout=300
+        ["bash", "-c", f"set -eu\n{script}"], cwd=folder, capture_output=True, text=True, timeout=900
     )
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
@@ -98,7 +98,10 @@ def test_the_guide_leads_where_it_says(tmp_path):
 
     said = follow(script, tmp_path)
 
+    [invocation_id] = set(re.findall(r"Kernel accepted invocation (\w+) of prices/read", said))
     assert "[app] found £12.50" in said
+    assert f"Kernel invocation {invocation_id} succeeded." in said
+    assert re.search(r"Marking run .* successful", said)
     assert "Returned value was: The lamp costs 12.50" in said
     assert "3 passed" in said
     assert f"http://127.0.0.1:{port}" in (tmp_path / "emulator.log").read_text()

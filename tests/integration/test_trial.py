@@ -130,6 +130,6 @@ def test_a_host_that_never_answers_is_given_up_in_time(server, press, monkeypatc
     server.on(WHO, lambda request: (server.over.wait(30) and Reply()) or Reply())
     started = time.monotonic()
     tested, sentence = press(host=server.url, extra={"timeout": 3600})
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 5
     assert not tested
     assert "did not answer within" in sentence

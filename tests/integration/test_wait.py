@@ -176,7 +176,7 @@ def test_the_deadline_holds_while_a_stream_is_open_and_after_a_last_look(server,
     began = time.monotonic()
     with pytest.raises(KernelInvocationTimeout, match="inv1 had not ended by its deadline"):
         wait(timeout=0.5)
-    assert 0.5 <= time.monotonic() - began < waiting.STREAM_SILENCE / 2
+    assert 0.5 <= time.monotonic() - began < 5
     assert len(server.seen(LOOK)) == 1
 
 

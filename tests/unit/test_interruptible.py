@@ -37,12 +37,12 @@ def test_a_signal_handler_ends_the_wait_at_once_and_the_function_goes_on():
     interruptible, go_on, went_on = Interruptible(), threading.Event(), threading.Event()
 
     def function():
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
         go_on.wait(10)
         went_on.set()
 
     previous = signal.signal(signal.SIGALRM, lambda *_: interruptible.interrupt())
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(Interrupted):
             interruptible.run(function)
     finally:
@@ -59,12 +59,15 @@ def test_an_exception_in_a_signal_handler_ends_the_wait_too():
     def handler(*_):
         raise Timeout
 
+    def function():
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        over.wait(10)
+
     over = threading.Event()
     previous = signal.signal(signal.SIGALRM, handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(Timeout):
-            Interruptible().run(lambda: over.wait(10))
+            Interruptible().run(function)
     finally:
         signal.signal(signal.SIGALRM, previous)
         over.set()
