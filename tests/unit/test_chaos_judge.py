@@ -214,6 +214,17 @@ def test_an_invocation_that_starts_after_the_end_is_an_orphan_too():
     assert kinds(task) == [("orphan", False)]
 
 
+def test_an_orphan_counts_from_the_first_end_whatever_a_user_marks_the_task_as_later():
+    task = marked_failed("running")
+    task.deeds += [Done(2, 9, "freeze worker", None, ("t1",)), by_user("mark success", 14.9)]
+    task.changes.append(Change(15, "t1", "failed", "success"))
+    task.state = "success"
+    assert kinds(task) == [("orphan", True)]
+
+    del task.deeds[1]
+    assert kinds(task) == [("orphan", False)]
+
+
 def test_an_invocation_that_a_clear_takes_up_is_no_orphan():
     task = marked_failed("running", finished=40)
     task.changes += [Change(10, "t2", "failed", None, 2, 4), *changes((30, "running"), (41, "success"))]

@@ -95,6 +95,8 @@ def _overlaps(task: Task) -> Iterator[Finding]:
 
 def _orphans(task: Task, history: History) -> Iterator[Finding]:
     for end, anew in task.ends():
+        if end.old in ENDED:
+            continue  # a mark of a task that has ended asks nobody to stop anything; it counts from its first end
         for run in task.runs:
             seconds = min(run.finished, anew) - max(run.started, end.at)
             reacts = task.asked(run, end.at, end.at + ORPHAN_GRACE)
