@@ -67,6 +67,9 @@ def become(request: dict, home: Path) -> None:
 
 def serve(home: Path) -> None:
     """Fork for each request, and answer with the exit status."""
+    # What Airflow prints as it is imported, as 3.2 does, is no answer.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     import airflow.__main__
     import airflow.models
     from sqlalchemy.orm import configure_mappers
@@ -79,7 +82,7 @@ def serve(home: Path) -> None:
             become(request, home)
             exec(request["code"], {"__name__": "__main__"})
             return
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)
 
 
 if __name__ == "__main__":
