@@ -74,7 +74,11 @@ class Account:
         self.connection_json = emulator.connection_json
         self.active: list[str | None] = []
         self._http = httpx.Client(
-            base_url=emulator.base_url, headers={"Authorization": f"Bearer {emulator.api_key}"}, timeout=20
+            base_url=emulator.base_url,
+            headers={"Authorization": f"Bearer {emulator.api_key}"},
+            timeout=20,
+            # One thread may close a kept connection at the moment in which another takes it.
+            limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     def submit(self, action: str, payload: Any) -> str | None:
