@@ -14,31 +14,54 @@ from airflow_provider_kernel.api.arguments import check_name
 MAX_PAYLOAD_BYTES = 4_500_000
 #: What to write as ``payload_key_field``.
 KEY_FIELD_MEANING = "the name under which the key is to be added to the payload"
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+#: Escapes of half a surrogate pair and of NUL; whole pairs match, too.
+_MAYBE_UNSTORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+_ESCAPE = re.compile(r"\\(u0000|.)")
 
 
-def _no_nan(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+class JSONLimitError(ValueError):
+    """The text is JSON, but beyond what Python reads."""
+
+
+class _NaNError(ValueError):
+    """NaN and Infinity, which Python's parser takes for JSON."""
+
+
+def _refuse_nan(constant: str) -> Any:
+    raise _NaNError(f"{constant} is not JSON")
 
 
 def parse_json(text: str) -> Any:
     """
-    Parse strict JSON: NaN and Infinity, which Python's parser takes, are refused.
+    Parse strict JSON: NaN and Infinity, which Python's parser accepts, are refused.
 
-    Half of a surrogate pair, such as JavaScript leaves of an emoji that it cuts, becomes a question mark: Airflow
-    can neither store it nor report an exception that holds it.
+    NUL, and half of a surrogate pair, such as JavaScript leaves of an emoji that it cuts, become question marks, in
+    keys too: Airflow can store neither, nor report an exception that holds one.
 
     :param text: the JSON.
     :return: the value.
-    :raises ValueError: ``text`` is not JSON, or is nested too deeply to be read.
+    :raises JSONLimitError: ``text`` is nested too deeply, or has an integer of thousands of digits.
+    :raises ValueError: ``text`` is not JSON.
     """
     try:
-        value = json.loads(text, parse_constant=_no_nan)
-        if _SURROGATE.search(text):
-            value = json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
-        return value
+        value = json.loads(text, parse_constant=_refuse_nan)
+        if _MAYBE_UNSTORABLE.search(text):
+            storable = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+            value = json.loads(
+                _ESCAPE.sub(lambda escape: "?" if escape[1] == "u0000" else escape[0], storable)
+            )
     except RecursionError:
-        raise ValueError("the JSON is nested too deeply") from None
+        raise JSONLimitError("the JSON is nested too deeply") from None
+    except (json.JSONDecodeError, _NaNError):
+        raise
+    except ValueError:
+        raise JSONLimitError("the JSON has an integer of thousands of digits") from None
+    return value
+
+
+def has_replacements(text: str) -> bool:
+    """Return whether :func:`parse_json` replaces characters of ``text``, which is JSON."""
+    return bool(_MAYBE_UNSTORABLE.search(text)) and bool(json.loads(text) != parse_json(text))
 
 
 def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda value: False) -> str | None:

@@ -32,9 +32,11 @@ class KernelInvocationLink(BaseOperatorLink):
 
         :param operator: the task; Airflow has no use for it here.
         :param ti_key: which of its task instances, and try.
-        :return: the address; "" if there is none yet.
+        :return: the address; "" if there is none yet, or none that leads to a web page.
         """
-        return XCom.get_value(key=self.key, ti_key=ti_key) or ""
+        url = XCom.get_value(key=self.key, ti_key=ti_key)
+        # Whatever else writes XComs can write this one.
+        return url if isinstance(url, str) and url.startswith(("https://", "http://")) else ""
 
 
 def announce(ti: Any, hook: KernelHook, invocation_id: str) -> None:

@@ -31,7 +31,7 @@ from airflow_provider_kernel.api.record import KernelRecordError
 from airflow_provider_kernel.operators.capacity import CapacityWait
 from airflow_provider_kernel.operators.deferral import backstop
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
-from airflow_provider_kernel.operators.result import announce_end, left_to_itself
+from airflow_provider_kernel.operators.result import announce_end, left_to_itself, xcom_value
 from airflow_provider_kernel.operators.submission import Submission
 from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
@@ -315,9 +315,10 @@ class Leg:
         self.this_try.leave(ended=True)
         succeeded = invocation.status == InvocationStatus.SUCCEEDED
         metrics.ended(self.task, succeeded=succeeded, seconds=self.this_try.waited())
-        result = invocation.result(RETRY)
+        if not succeeded:
+            raise invocation.failure(RETRY)
         self.log.info("Kernel invocation %s succeeded.", invocation.id)
-        return result
+        return xcom_value(self.task, self.context, invocation)
 
     def _was_cancelled_by_another_try(self, invocation: Invocation) -> bool:
         """Tell of the late cancellation of a worker that was cut off; once, lest two tries chase each other."""

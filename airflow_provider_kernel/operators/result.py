@@ -7,10 +7,18 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from airflow.providers.common.compat.sdk import AssetAlias, conf
+from airflow.providers.common.compat.sdk import AirflowFailException, AssetAlias, conf
 
 from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.links.kernel import KernelInvocationLink
+from airflow_provider_kernel.operators.xcom import (
+    UnsupportedOutputError,
+    check_key,
+    check_output,
+    json_type,
+    read_output,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +35,8 @@ log = logging.getLogger(__name__)
 #: Bytes of output above which Airflow's database is no good place for it: every read of an XCom, and each page
 #: that shows it, carries it through the API server as a whole.
 LARGE_OUTPUT_BYTES = 1_000_000
+#: Keys of the XComs that a task pushes beside its output.
+OWN_KEYS = frozenset({"invocation_id", "app_version", KernelInvocationLink.key})
 
 
 def announce_end(task: Task, context: Context, invocation: Invocation) -> None:
@@ -51,6 +61,71 @@ def announce_end(task: Task, context: Context, invocation: Invocation) -> None:
     _mark_assets(task, context, invocation.id, version)
     if invocation.status == InvocationStatus.SUCCEEDED:
         _warn_of_size(task, invocation)
+
+
+def xcom_value(task: Task, context: Context, invocation: Invocation) -> Any:
+    """
+    Return the output of a succeeded invocation, as Airflow can carry it.
+
+    :raises AirflowFailException: it cannot; with what the action should return instead.
+    """
+    if not task.do_xcom_push:
+        return invocation.output
+    try:
+        output, is_altered = read_output(invocation.raw_output)
+        if is_altered:
+            log.warning(
+                "The output of Kernel invocation %s has characters that Airflow cannot store (NUL, or half a surrogate "
+                "pair). Each is a question mark in XCom.",
+                invocation.id,
+            )
+        check_output(output)
+        _check_mapping(task, context, output)
+        return (
+            _separable(output) if getattr(task, "multiple_outputs", False) and output is not None else output
+        )
+    except UnsupportedOutputError as error:
+        raise AirflowFailException(
+            f"Kernel invocation {invocation.id} succeeded, but Airflow cannot carry its output as XCom: {error}. "
+            f"The task is not retried, for the action would return the same. The output is still at Kernel: "
+            f"KernelHook({task.kernel_conn_id!r}).get_invocation({invocation.id!r}).output"
+        ) from None
+
+
+def _check_mapping(task: Task, context: Context, output: Any) -> None:
+    """Check the output that tasks are mapped over, as Airflow does once the task has returned it."""
+    is_mapped_over = task.has_dag() and next(task.iter_mapped_dependants(), None) is not None
+    if not is_mapped_over or context["ti"].map_index not in (None, -1):
+        return
+    if not isinstance(output, (list, dict)):
+        raise UnsupportedOutputError(
+            f"a task is mapped over it, and it is {json_type(output)}. Have the action return a list or an object"
+        )
+    limit = conf.getint("core", "max_map_length", fallback=1024)
+    if len(output) > limit:
+        raise UnsupportedOutputError(
+            f"a task is mapped over it, and it has {len(output)} entries where [core] max_map_length is {limit}. Have "
+            "the action return fewer, or raise the limit"
+        )
+
+
+def _separable(output: Any) -> dict[str, Any]:
+    """Return the output, each entry of which becomes an XCom, without those that would take the place of ours."""
+    if not isinstance(output, dict):
+        raise UnsupportedOutputError(
+            f"with multiple_outputs it must be an object, and it is {json_type(output)}. Have the action return one, "
+            "or leave out multiple_outputs"
+        )
+    for key in output:
+        check_key(key)
+    kept_out = sorted(OWN_KEYS & output.keys())
+    if kept_out:
+        log.warning(
+            "The output has entries named %s, as this task's own XComs are. They are left out of XCom; have the action "
+            "choose other names.",
+            ", ".join(kept_out),
+        )
+    return {key: value for key, value in output.items() if key not in OWN_KEYS}
 
 
 def _warn_of_size(task: Task, invocation: Invocation) -> None:

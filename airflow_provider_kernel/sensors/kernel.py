@@ -22,7 +22,6 @@ from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, MAX_SECONDS, check_flag, check_name
 from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
-    KernelInvocationFailed,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
 )
@@ -34,7 +33,7 @@ from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
 from airflow_provider_kernel.operators.arguments import is_unrendered
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
-from airflow_provider_kernel.operators.result import announce_end
+from airflow_provider_kernel.operators.result import announce_end, xcom_value
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 if TYPE_CHECKING:
@@ -294,13 +293,15 @@ class KernelInvocationSensor(BaseSensorOperator):
         metrics.ended(ended, succeeded=succeeded, seconds=waited)
         announce_end(self, context, ended)
         try:
-            result = ended.result()
-        except KernelInvocationFailed as error:
+            if not succeeded:
+                failure = ended.failure()
+                raise AirflowFailException(str(failure)) from failure
+            self.log.info("Kernel invocation %s succeeded.", ended.id)
+            return xcom_value(self, context, ended)
+        except AirflowFailException as error:
             if self.soft_fail or self.never_fail:
                 self.log.warning("%s", error)  # Airflow skips the task without a word of why
-            raise AirflowFailException(str(error)) from error
-        self.log.info("Kernel invocation %s succeeded.", ended.id)
-        return result
+            raise
 
 
 def _check_arguments(given: Mapping[str, Any]) -> None:

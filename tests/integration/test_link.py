@@ -66,14 +66,30 @@ def test_a_retry_that_takes_the_invocation_up_has_its_link():
     assert task.xcom[LINK] == before
 
 
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        ("https://d.example/i1", "https://d.example/i1"),
+        ("http://d.example/i1", "http://d.example/i1"),
+        *(
+            (found, "")
+            for found in (None, "", "javascript:alert(1)", "data:text/html,x", "//d.example", 7, ["https://"])
+        ),
+    ],
+)
+def test_only_a_web_address_is_shown_whoever_wrote_it(mocker, found, shown):
+    mocker.patch("airflow_provider_kernel.links.kernel.XCom.get_value", return_value=found)
+    assert KernelInvocationLink().get_link(None, ti_key=None) == shown
+
+
 def test_a_wrong_address_is_a_warning_and_not_the_tasks_failure(connect, told):
-    connect("https://me:secret@d.example")
+    connect("https://me:hunter2@d.example")
     task = Task("echo", 7)
     assert task.run() == 7
     assert LINK not in task.xcom
     log = told()
     assert "There is no link to the invocation: The connection's extra 'dashboard_url' must be" in log
-    assert "secret" not in log
+    assert "hunter2" not in log
 
 
 def test_an_airflow_that_takes_no_xcom_is_a_warning(told, mocker):

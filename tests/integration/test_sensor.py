@@ -116,6 +116,12 @@ def test_a_failure_is_told_with_kernels_reason_and_not_retried(wait, submit):
 
 
 @every_wait
+def test_an_output_that_airflow_cannot_carry_fails_for_good(wait, submit):
+    with pytest.raises(AirflowFailException, match=r"output\[0\] is a number beyond 64 bits"):
+        Sensor(submit("decode", "[1e40]"), **wait).run()
+
+
+@every_wait
 @pytest.mark.parametrize("is_over", [True, False])
 def test_a_failure_is_skipped_with_soft_fail(wait, is_over, submit, until, status):
     invocation_id = submit("fail", {"message": "no"})

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import io
+import json
 import logging
 import os
 import signal
@@ -120,6 +121,12 @@ def noise(ctx: kernel.KernelContext, payload: Any) -> None:
     logging.getLogger("app").debug("a debug record")
     print("\ud800 half a pair", flush=True)
     sys.stdout.write("no newline")
+
+
+@app.action("decode")
+def decode(ctx: kernel.KernelContext, payload: str) -> Any:
+    """Return what the JSON says that it is given as text."""
+    return json.loads(payload)
 
 
 @app.action("env")

@@ -1,5 +1,6 @@
 """The app that the system tests invoke."""
 
+import json
 import time
 from pathlib import Path
 
@@ -32,3 +33,9 @@ def until_told(ctx, payload):
     while not Path(payload["end"]).exists():
         time.sleep(0.05)
     return {"run": payload["run"]}
+
+
+@app.action("decode")
+def decode(ctx, payload):
+    """Return what the JSON text says."""
+    return json.loads(payload["json"])

@@ -1,0 +1,107 @@
+"""What becomes of an output that Airflow cannot carry, or that has the names of a task's own XComs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseOperator
+
+from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.links.kernel import KernelInvocationLink
+from tests.integration.task import Task
+
+pytestmark = pytest.mark.usefixtures("emulator_env")
+
+three_ways = pytest.mark.parametrize(
+    "wait", [{}, {"deferrable": False}, {"async_": False}], ids=["deferred", "on the worker", "in one call"]
+)
+TOO_LARGE = '{"wei": [1, 1180591620717411303424]}'
+
+
+def decoding(text, **arguments):
+    """Make a task whose output is what the JSON text says."""
+    return Task("decode", json.dumps(text), **arguments)
+
+
+@three_ways
+def test_a_number_that_airflow_cannot_carry_fails_the_task_for_good_and_stays_readable(wait):
+    task = decoding(TOO_LARGE, retries=2, **wait)
+    with pytest.raises(AirflowFailException) as failed:
+        task.run()
+    said = str(failed.value)
+    assert f"Kernel invocation {task.invocation_id} succeeded, but Airflow cannot carry its output" in said
+    assert "output['wei'][1] is a number beyond 64 bits. Have the action return it as a string." in said
+    assert "118059" not in said
+    with KernelHook() as hook:  # as the sentence says
+        assert f"KernelHook('kernel_default').get_invocation({task.invocation_id!r}).output" in said
+        assert hook.get_invocation(task.invocation_id).output == json.loads(TOO_LARGE)
+
+
+@three_ways
+def test_a_nul_is_replaced_with_a_warning(wait, told):
+    task = decoding(r'{"pa\u0000ge": ["Foo\u0000bar"]}', **wait)
+    assert task.run() == {"pa?ge": ["Foo?bar"]}
+    assert (
+        f"output of Kernel invocation {task.invocation_id} has characters that Airflow cannot store" in told()
+    )
+
+
+def test_an_output_that_is_no_xcom_may_be_anything():
+    assert decoding(TOO_LARGE, do_xcom_push=False).run() == json.loads(TOO_LARGE)
+
+
+class TestMultipleOutputs:
+    def test_entries_named_as_our_own_are_left_out_with_a_warning(self, told):
+        names = ["invocation_id", "app_version", KernelInvocationLink.key]
+        task = decoding(
+            json.dumps({"price": 1, **dict.fromkeys(names, "javascript:alert(1)")}), multiple_outputs=True
+        )
+        assert task.run() == {"price": 1}
+        assert f"entries named {', '.join(sorted(names))}, as this task's own XComs are" in told()
+
+    @pytest.mark.parametrize("text", ["[1]", '"a"', "1", "true"])
+    def test_what_is_no_object_fails_the_task_for_good(self, text):
+        with pytest.raises(
+            AirflowFailException, match="with multiple_outputs it must be an object, and it is"
+        ):
+            decoding(text, multiple_outputs=True, retries=2).run()
+
+    def test_no_output_is_no_xcom(self):
+        assert decoding("null", multiple_outputs=True).run() is None
+
+    def test_a_key_that_airflow_would_lose_fails_the_task_for_good(self):
+        with pytest.raises(AirflowFailException, match=r"output\['a\?b'\] cannot"):
+            decoding('{"a?b": 1}', multiple_outputs=True, retries=2).run()
+
+
+class TestMapping:
+    """Tasks that are mapped over the output."""
+
+    @pytest.fixture(autouse=True)
+    def mapped_over(self, monkeypatch):
+        def mapped_over(text, **arguments):
+            task = decoding(text, retries=2, **arguments)
+            with DAG("shop", schedule=None):
+                task.operator = task.make()
+                BaseOperator.partial(task_id="each").expand(doc=task.operator.output)
+            return task
+
+        return mapped_over
+
+    @pytest.mark.parametrize("text", ["[1, 2]", '{"a": 1}', "[]"])
+    def test_a_list_or_an_object_passes(self, mapped_over, text):
+        assert mapped_over(text).run() == json.loads(text)
+
+    @pytest.mark.parametrize(("text", "kind"), [("null", "null"), ('"ab"', "a string"), ("7", "a number")])
+    def test_all_else_fails_the_task_for_good(self, mapped_over, text, kind):
+        with pytest.raises(AirflowFailException, match=f"a task is mapped over it, and it is {kind}"):
+            mapped_over(text).run()
+
+    def test_more_than_airflow_maps_over_fails_the_task_for_good(self, mapped_over, monkeypatch):
+        monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
+        with pytest.raises(AirflowFailException, match=r"3 entries where \[core\] max_map_length is 2"):
+            mapped_over("[1, 2, 3]").run()
+
+    def test_a_task_that_is_mapped_itself_may_return_anything(self, mapped_over):
+        assert mapped_over("7", map_index=0).run() == 7

@@ -1,0 +1,94 @@
+"""Which outputs Airflow can carry; that it really can is in the system tests."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_kernel.operators.xcom import (
+    MAX_DEPTH,
+    UnsupportedOutputError,
+    check_key,
+    check_output,
+    read_output,
+)
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "null",
+        '[1.5, -0.0, 5e-324, true, ""]',
+        str(2**64 - 1),
+        str(-(2**63)),
+        nested(MAX_DEPTH),
+        '{"__type": 1, "__version__": 2, "__data__": 3, "": {"__var": 4}}',
+    ],
+)
+def test_what_airflow_carries_passes_as_it_is(text):
+    output, is_altered = read_output(text)
+    check_output(output)
+    assert output == json.loads(text)
+    assert not is_altered
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f'{{"wei": [1, {2**64}]}}', r"output\['wei'\]\[1\] is a number beyond 64 bits. .* as a string"),
+        (str(-(2**63) - 1), "output is a number beyond 64 bits"),
+        ("[1e20]", r"output\[0\] is a number beyond 64 bits"),
+        ("-1e400", "output is a number beyond 64 bits"),
+        ("1" + "0" * 5_000, "an integer of thousands of digits"),
+        (nested(MAX_DEPTH + 1), "more than 150 levels deep"),
+        (nested(100_000), "nested too deeply"),
+        ('[{"a": {"__classname__": 1}}]', r"output\[0\]\['a'\] has the key '__classname__', .* another name"),
+        ('{"__id__": 1}', "has the key '__id__'"),
+        ('{"__var": 1, "__type": "dict"}', "has the key '__type' and '__var'"),
+        (json.dumps({"k" * 1_000: 2**70}), r"output\['k{39}…'\] is"),
+    ],
+)
+def test_what_it_does_not_is_refused_with_its_path_and_without_its_value(text, told):
+    with pytest.raises(UnsupportedOutputError, match=told) as refused:
+        check_output(read_output(text)[0])
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "output"),
+    [
+        (r'{"a\u0000": ["\u0000\u0000b", "\ud800c"]}', {"a?": ["??b", "?c"]}),
+        (r'"\\u0000 \u0000"', "\\u0000 ?"),
+    ],
+)
+def test_characters_that_cannot_be_stored_are_replaced_in_keys_too(text, output):
+    assert read_output(text) == (output, True)
+
+
+@pytest.mark.parametrize("text", [r'"\\u0000"', r'"\ud83d\ude00"', "no JSON \\u0000", "NaN"])
+def test_nothing_else_is_replaced(text):
+    output, is_altered = read_output(text)
+    assert not is_altered
+    assert output in (text, json.loads(text) if text.startswith('"') else None)
+
+
+def test_no_output_is_none():
+    assert read_output(None) == (None, False)
+
+
+@pytest.mark.parametrize("key", ["a", "a/b", "日本 😀", "k" * 512, "a%2Fb", "a..b"])
+def test_an_entry_can_be_an_xcom_of_its_own(key):
+    check_key(key)
+
+
+@pytest.mark.parametrize("key", ["", "k" * 513, "a?b", "a#b", "a\nb", "\x7f", ".", ".."])
+def test_an_entry_that_airflow_would_lose_cannot(key):
+    with pytest.raises(
+        UnsupportedOutputError, match=r"output\['.*'\] cannot: it must have 1 to 512 characters"
+    ):
+        check_key(key)
