@@ -33,7 +33,7 @@ from airflow_provider_kernel.operators.deferral import backstop
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.result import announce_end, left_to_itself, xcom_value
 from airflow_provider_kernel.operators.submission import Submission
-from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
+from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry, is_dag_test
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 try:
@@ -136,6 +136,10 @@ class Leg:
                 self._stop("its execution_timeout passed")
             except KernelError as error:
                 self.log.error("execution_timeout passed, and what the task started may run on: %s", error)
+            raise
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                self._end_interrupted(type(error).__name__)
             raise
 
     def start(self) -> Any:
@@ -335,6 +339,28 @@ class Leg:
         if cancellation and cancellation.cancelled:
             metrics.ended(self.task, succeeded=False, seconds=self.this_try.waited())
         return cancellation
+
+    def _end_interrupted(self, cause: str) -> None:
+        """See to the invocation where ``cause`` ends the process: Ctrl-C, or a library that exits."""
+        self._interruptible.is_interrupted = True
+        if self.this_try.has_successor and not is_dag_test():
+            self.log.warning("%s ended this try; a retry takes its invocation up, if there is one.", cause)
+        elif self.task.cancel_on_kill:
+            try:
+                cancellation = self._stop(f"{cause} ended the task's process")
+            except KernelError as error:
+                self.log.error("%s ended this try, and what it started may run on: %s", cause, error)
+            else:
+                self.log.warning(
+                    "%s ended this try. %s", cause, cancellation or "No invocation of it was started."
+                )
+        elif self._submission.invocation_id:
+            self.log.warning(
+                "%s ended this try. Kernel invocation %s runs on (cancel_on_kill=False), for %d s at most.",
+                cause,
+                self._submission.invocation_id,
+                self.task.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS,
+            )
 
     def _end_killed(self) -> NoReturn:
         """

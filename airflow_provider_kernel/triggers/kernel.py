@@ -121,8 +121,10 @@ class KernelInvocationTrigger(BaseTrigger):
                 except KernelInvocationError as error:
                     outcome = Outcome.of_open(error)
         except asyncio.CancelledError:
-            if not hasattr(BaseTrigger, "on_kill"):  # before Airflow 3.3 a user's kill looks like a restart
-                await self._to_the_end(self._end_killed(if_unknown=False))
+            is_dag_test = self.task_instance is None  # whose process ends with this, by Ctrl-C
+            # Before Airflow 3.3 a user's kill looks like a restart.
+            if is_dag_test or not hasattr(BaseTrigger, "on_kill"):
+                await self._to_the_end(self._end_killed(if_unknown=is_dag_test))
             raise
         yield TriggerEvent(outcome.to_event())
 
@@ -163,9 +165,8 @@ class KernelInvocationTrigger(BaseTrigger):
         is_killed = if_unknown
         try:
             try:
-                if self.task_instance is None:
-                    raise LookupError("Airflow does not tell whose trigger this is")
-                is_killed = not await asking(ask_in_thread, self._somebody_has_it)
+                if self.task_instance is not None:
+                    is_killed = not await asking(ask_in_thread, self._somebody_has_it)
             except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
                 self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
             if not is_killed:

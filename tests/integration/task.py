@@ -153,6 +153,7 @@ class Task:
         """Have the worker die at that step."""
 
         def die() -> None:
+            self.operator.cancel_on_kill = False  # or Died would cancel the invocation, as Ctrl-C does
             raise Died
 
         self.at(step, die)

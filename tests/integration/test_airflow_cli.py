@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
+from kernel import Kernel
 
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.processes import REPOSITORY
@@ -35,25 +37,32 @@ def proxy():
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    """Run `airflow`, with a database of its own; return what it prints."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Processes with a database of their own."""
+    home = tmp_path_factory.mktemp("airflow")
     env = {
-        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLES),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(shutil.copytree(EXAMPLES, home / "dags")),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         "COLUMNS": "1000",
     }
-    with ForkServer(tmp_path_factory.mktemp("airflow"), **env) as server:
+    with ForkServer(home, **env) as server:
+        yield server
 
-        def run(*arguments: str, **more: str) -> str:
-            done = server.run("from airflow.__main__ import main; main()", *arguments, **more)
-            assert done.returncode == 0 or arguments[:2] == ("connections", "test"), done.stdout + done.stderr
-            assert TOKEN not in done.stderr
-            assert PASSWORD not in done.stderr
-            return done.stdout
 
-        run("db", "migrate")
-        yield run
+@pytest.fixture(scope="module")
+def cli(server: ForkServer) -> Cli:
+    """Run `airflow`; return what it prints."""
+
+    def run(*arguments: str, **more: str) -> str:
+        done = server.run("from airflow.__main__ import main; main()", *arguments, **more)
+        assert done.returncode == 0 or arguments[:2] == ("connections", "test"), done.stdout + done.stderr
+        assert TOKEN not in done.stderr
+        assert PASSWORD not in done.stderr
+        return done.stdout
+
+    run("db", "migrate")
+    return run
 
 
 def as_json(kernel: KernelEmulator, proxy: PasswordProxy, **fields: str) -> str:
@@ -126,3 +135,85 @@ def test_a_dag_runs_without_a_scheduler_through_a_connection_that_is_stored(cli)
     assert "[app] 2/2 Travel" in said
     assert "Returned value was: The Little Mountain, vol. 2223" in said
     assert re.search(r"Marking run .* successful", said)
+
+
+#: Presses Ctrl-C once the invocation runs and is waited for; and again where Airflow takes that for a failed try.
+INTERRUPTED = """
+import os, pathlib, signal, threading, time
+
+import kernel
+from airflow.__main__ import main
+
+
+def is_waited_for():
+    running = [one.status for one in kernel.Kernel().invocations.list()] == ["running"]
+    return running and ("async_" in os.environ["ARGUMENTS"] or "[app] line 1" in pathlib.Path("stdout").read_text())
+
+
+def interrupt():
+    for is_time in (is_waited_for, lambda: "No tasks to run" in pathlib.Path("stdout").read_text()):
+        while not is_time():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=interrupt, daemon=True).start()
+main()
+"""
+DAG = """
+import json, os
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+
+with DAG("interrupted", schedule=None):
+    arguments = json.loads(os.environ.get("ARGUMENTS", "{}"))
+    KernelInvokeOperator(task_id="t", app_name="waits", action_name="wait", retries=1, **arguments)
+"""
+WAITS = """
+import time
+
+import kernel
+
+app = kernel.App("waits")
+
+
+@app.action("wait")
+def wait(ctx):
+    print("line 1")
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_cancelled"),
+    [
+        ({}, True),
+        ({"deferrable": False}, True),
+        ({"async_": False}, True),
+        ({"deferrable": False, "cancel_on_kill": False}, False),
+    ],
+)
+@pytest.mark.usefixtures("cli")
+def test_ctrl_c_cancels_the_invocation_or_says_that_it_runs_on(server, tmp_path, arguments, is_cancelled):
+    (server.home / "dags" / "interrupted.py").write_text(DAG)
+    (tmp_path / "waits.py").write_text(WAITS)
+    with KernelEmulator([tmp_path / "waits.py"]) as emulator:
+        env = {
+            **emulator.env(),
+            "AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json,
+            "ARGUMENTS": json.dumps(arguments),
+        }
+        done = server.run(INTERRUPTED, "dags", "test", "interrupted", **env)
+        with Kernel(base_url=emulator.base_url, api_key=emulator.api_key) as client:
+            [invocation] = client.invocations.list()
+    said = done.stdout + done.stderr
+    assert "KeyboardInterrupt" in said
+    if is_cancelled:
+        assert invocation.status == "failed", said
+        assert f"Kernel invocation {invocation.id} was cancelled" in said
+    else:
+        assert invocation.status == "running"
+        assert f"invocation {invocation.id} runs on (cancel_on_kill=False), for 900 s at most" in said
