@@ -27,6 +27,9 @@ ASKING_SECONDS = 20.0
 #: A trigger that starts so many seconds after the handing over is not the first one; that takes 2 s at most.
 RESTARTED_AFTER = 8.0
 
+#: The question that was asked first in this process.
+_warming_up: list[asyncio.Task[None]] = []
+
 
 class KernelInvocationTrigger(BaseTrigger):
     """
@@ -101,6 +104,7 @@ class KernelInvocationTrigger(BaseTrigger):
         """Wait, and yield the one event."""
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
+        _warm_up(self.task_instance)
         now = time.time()
         is_restarted = self.handed_over_at is not None and now - self.handed_over_at > RESTARTED_AFTER
         try:
@@ -223,6 +227,22 @@ class KernelInvocationTrigger(BaseTrigger):
 
     def _write(self, record: str) -> None:
         self.log.info("[app] %s", record)
+
+
+def _warm_up(ti: Any) -> None:
+    """
+    Ask Airflow something, once in each triggerer, so that a kill need not wait until Airflow can answer.
+
+    The first question of a triggerer has it load Airflow's API, which takes from 2 to 30 seconds.
+    """
+    if ti is None or _warming_up:
+        return
+
+    async def ask() -> None:
+        with suppress(Exception):  # whoever asks next will tell
+            await ask_in_thread(_state_of, ti)
+
+    _warming_up.append(asyncio.create_task(ask()))
 
 
 def _state_of(ti: Any) -> str | None:

@@ -354,6 +354,26 @@ class TestTrigger:
         asyncio.run(kill())
         assert status(running) == "failed"
 
+    def test_the_first_trigger_of_a_triggerer_asks_airflow_before_there_is_a_kill(
+        self, running, mocker, monkeypatch
+    ):
+        monkeypatch.setattr(kernel_trigger, "_warming_up", [])
+        asked = mocker.patch.object(kernel_trigger, "_state_of", side_effect=ConnectionError)
+
+        first, second = (SimpleNamespace(id=id, task_id="t") for id in ("ti-1", "ti-2"))
+
+        async def start_two():
+            for ti in (first, second):
+                trigger = KernelInvocationTrigger(running)
+                trigger.task_instance = ti
+                run = await running_task(trigger)
+                await asyncio.wait(kernel_trigger._warming_up)
+                assert not run.done()
+                run.cancel()
+
+        asyncio.run(start_two())
+        assert asked.call_args_list == [mocker.call(first)]
+
     @pytest.fixture
     def on_kill(self, mocker):
         """Kill a trigger in a triggerer where Airflow says these things of the task."""

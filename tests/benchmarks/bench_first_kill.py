@@ -1,0 +1,79 @@
+"""
+How long the first kill on a fresh triggerer takes, with and without its first question being asked early.
+
+Run by hand::
+
+    python -m tests.benchmarks.bench_first_kill --kills=3
+
+Each kill has a triggerer of its own. The connection is in the environment, where reading it asks Airflow nothing.
+It fails if a first kill that was prepared takes longer than 3 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import kernel
+
+from airflow_provider_kernel.testing import KernelEmulator
+from dev.airflow_stack import AirflowStack
+from dev.postgres import Postgres
+from dev.processes import REPOSITORY, RunFolder
+from dev.wait import wait_until
+
+SYSTEM = REPOSITORY / "tests/system"
+GOAL_SECONDS = 3.0
+#: A plugin by which a triggerer believes that it has asked already.
+COLD = "import airflow_provider_kernel.triggers.kernel as trigger\n\ntrigger._warming_up.append(None)\n"
+
+
+def main() -> int:
+    """Kill, print the times, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=3, help="how many of each kind")
+    parser.add_argument("--after", type=float, default=15, help="seconds between the deferral and the kill")
+    options = parser.parse_args()
+    took: dict[str, list[float]] = {"cold": [], "prepared": []}
+    with (
+        RunFolder(REPOSITORY / ".run" / "first-kill") as folder,
+        KernelEmulator([SYSTEM / "apps/system_tests.py"]) as emulator,
+        Postgres(folder.path / "postgres") as postgres,
+        AirflowStack(
+            folder.path / "airflow",
+            [SYSTEM / "dags"],
+            env={"AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json},
+            database_url=postgres.url,
+        ) as stack,
+        kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key) as client,
+    ):
+        plugin = stack.home / "plugins" / "cold.py"
+        plugin.parent.mkdir(exist_ok=True)
+        triggerer = stack.components["triggerer"]
+        wait_until(lambda: "for_ever" in stack.api.dag_ids(), 60, "the Dag is read")
+        for _ in range(options.kills):
+            for kind, times in took.items():
+                triggerer.stop()
+                plugin.write_text(COLD if kind == "cold" else "")
+                triggerer.start()
+                task = stack.api.trigger("for_ever").task("invoke")
+                wait_until(lambda task=task: "[app] line 1" in task.log(), 120, "the wait has begun")
+                time.sleep(options.after)
+                invocation_id = task.xcom("invocation_id")
+                killed = time.monotonic()
+                task.set_state("failed")
+                wait_until(
+                    lambda id=invocation_id: client.invocations.retrieve(id).status == "failed",
+                    120,
+                    "cancelled",
+                )
+                times.append(time.monotonic() - killed)
+                print(f"{kind}: {times[-1]:.1f} s", flush=True)
+    for kind, times in took.items():
+        print(f"{kind:>8}: {', '.join(f'{seconds:.1f}' for seconds in times)} s")
+    return max(took["prepared"]) > GOAL_SECONDS
+
+
+if __name__ == "__main__":
+    sys.exit(main())
