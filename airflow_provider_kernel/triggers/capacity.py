@@ -17,6 +17,7 @@ from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter
 from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, is_worth_a_line, shorten
 from airflow_provider_kernel.api.outcome import MAX_MESSAGE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+from airflow_provider_kernel.triggers.hold import hold
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
@@ -76,6 +77,7 @@ class KernelCapacityTrigger(BaseTrigger):
         verdict = await lines[self.kernel_conn_id].wait(
             self.refused_at, self.retry_after, self.deadline, on_joined=self._say_place
         )
+        await hold(self.task_instance, self.refused_at)
         if verdict["capacity"] == "free":
             self.log.info("The account may have room: the task submits again.")
         yield TriggerEvent({**verdict, "deadline": self.deadline})

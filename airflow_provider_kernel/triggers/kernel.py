@@ -15,6 +15,7 @@ from airflow_provider_kernel.api.errors import KernelError, KernelInvocationErro
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import canceller
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thread
+from airflow_provider_kernel.triggers.hold import hold
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.api.settings import KernelSettings
@@ -124,6 +125,7 @@ class KernelInvocationTrigger(BaseTrigger):
                     outcome = await self._end_at_deadline(hook, error)
                 except KernelInvocationError as error:
                     outcome = Outcome.of_open(error)
+            await hold(self.task_instance, self.handed_over_at)
         except asyncio.CancelledError:
             is_dag_test = self.task_instance is None  # whose process ends with this, by Ctrl-C
             # Before Airflow 3.3 a user's kill looks like a restart.

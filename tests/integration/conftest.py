@@ -15,6 +15,7 @@ from tenacity import wait_none
 from airflow_provider_kernel.api import settling, waiting
 from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.testing import KernelEmulator
+from airflow_provider_kernel.triggers import hold
 from dev.wait import wait_until
 from tests.faulty import FaultyProxy
 from tests.integration.tls import Tls
@@ -54,6 +55,12 @@ def proxy(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     """A certificate authority that nobody knows, and what a server needs."""
     return Tls(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(autouse=True)
+def fire_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have triggers fire as soon as they can: no scheduler is misled here."""
+    monkeypatch.setattr(hold, "SHORTEST_DEFERRAL", 0.0)
 
 
 @pytest.fixture

@@ -1,0 +1,25 @@
+"""The shortest deferral that Airflow survives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+#: Length in seconds of the shortest deferral. See :func:`hold`.
+SHORTEST_DEFERRAL = 7.0
+
+
+async def hold(ti: Any, deferred_at: float | None) -> None:
+    """
+    Wait until the deferral is old enough for its trigger to fire.
+
+    Airflow 3 ends the process that deferred a task up to 5 s later (``[workers] min_heartbeat_interval``). If the task
+    has been queued again by then, the scheduler may take that end for the end of the task, and fail it
+    (apache/airflow#66374).
+
+    :param ti: the trigger's task instance; None in ``dag.test()``, which needs no wait.
+    :param deferred_at: when the task was deferred, in seconds since 1970; None if it is not known.
+    """
+    if ti is not None and deferred_at is not None:
+        await asyncio.sleep(max(0.0, min(deferred_at + SHORTEST_DEFERRAL - time.time(), SHORTEST_DEFERRAL)))

@@ -1,0 +1,61 @@
+"""How long a deferral lasts at least, so that Airflow does not take the end of its first process for the task's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_provider_kernel.triggers import hold
+from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
+from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
+from tests.integration.task import first_event
+
+pytestmark = pytest.mark.usefixtures("emulator_env")
+TI = SimpleNamespace(id="ti-1", task_id="t")
+
+
+@pytest.fixture(autouse=True)
+def shortest(monkeypatch):
+    monkeypatch.setattr(hold, "SHORTEST_DEFERRAL", 1.5)
+
+
+def fire(trigger, ti=TI):
+    """Return when the trigger fires, in seconds since now."""
+    began = time.time()
+    trigger.task_instance = ti
+    asyncio.run(first_event(trigger))
+    return time.time() - began
+
+
+def ended(submit, until, client):
+    invocation_id = submit("echo", 1)
+    until(lambda: client.invocations.retrieve(invocation_id).status == "succeeded")
+    return invocation_id
+
+
+def test_the_event_of_a_short_invocation_waits(submit, until, client):
+    invocation_id = ended(submit, until, client)
+    assert fire(KernelInvocationTrigger(invocation_id, handed_over_at=time.time())) >= 1.4
+
+
+def test_room_that_is_found_at_once_waits_too():
+    assert fire(KernelCapacityTrigger(refused_at=time.time(), deadline=time.time() + 0.1)) >= 1.4
+
+
+@pytest.mark.parametrize(
+    ("deferred_before", "ti"),
+    [(60, TI), (0, None), (None, TI)],
+    ids=["deferred long enough", "in dag.test()", "not known"],
+)
+def test_nothing_else_waits(submit, until, client, monkeypatch, deferred_before, ti):
+    monkeypatch.setattr(hold, "SHORTEST_DEFERRAL", 60)
+    deferred_at = None if deferred_before is None else time.time() - deferred_before
+    assert fire(KernelInvocationTrigger(ended(submit, until, client), handed_over_at=deferred_at), ti) < 60
+
+
+def test_a_clock_that_is_wrong_does_not_hold_it_for_ever(submit, until, client):
+    in_a_year = time.time() + 365 * 24 * 3600
+    assert 1.4 <= fire(KernelInvocationTrigger(ended(submit, until, client), handed_over_at=in_a_year)) < 300
