@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.operators.arguments import Later, check_arguments
+from airflow_provider_kernel.operators.arguments import LATER, check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+from airflow_provider_kernel.operators.mapped import checked
 from airflow_provider_kernel.operators.submission import OnLostReply
 
 try:
@@ -61,7 +62,7 @@ class _KernelDecoratedOperator(DecoratedOperator, KernelInvokeOperator):
             python_callable=python_callable,
             op_args=op_args,
             op_kwargs=op_kwargs,
-            payload=Later.PAYLOAD,
+            payload=LATER,
             **kwargs,
         )
 
@@ -164,7 +165,7 @@ def kernel_task(
             **given,
             **kwargs,
         )
-        return decorator(function)
+        return checked(decorator(function))
 
     if python_callable is None:
         return decorate
