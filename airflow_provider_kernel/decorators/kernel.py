@@ -114,7 +114,8 @@ def kernel_task(
     This is what ``@task.kernel`` is; imported from here, editors know its parameters. The function is called in the
     process that submits the invocation, and not again for a deferral or to take up what an earlier try has started.
     It must be free of side effects all the same: a wait for capacity, a retry, or a lost reply calls it anew. What it
-    returns is sent as it is, never rendered as a template. If it raises AirflowSkipException, the task is skipped.
+    returns is sent as it is, never rendered as a template; None sends no payload. If it raises AirflowSkipException,
+    the task is skipped.
 
     What is left out is what ``default_args`` says, or the default of
     :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`, which says more of each parameter. There

@@ -53,7 +53,8 @@ class KernelInvokeOperator(BaseOperator):
     :param app_name: name of the deployed app. (templated)
     :param action_name: name of one of its actions. (templated)
     :param payload: the action's input: any JSON value, a string of JSON text, or the name of a ``.json`` file beside
-        the Dag, which is a template as a whole; 4.5 MB at most. Default: none. (templated)
+        the Dag, which is a template as a whole; 4.5 MB at most. What gives None when it is rendered fails the task; an
+        item of ``expand`` may be None. Default: none. (templated)
     :param version: the app's version; default ``latest``. (templated)
     :param async_: True (the default): Kernel runs the action for up to an hour, and the task waits. False: one
         call that holds the worker and that Kernel cuts after 100 s; for actions of seconds.
@@ -154,7 +155,7 @@ class KernelInvokeOperator(BaseOperator):
         """
         Check arguments as far as they are known when the Dag is parsed.
 
-        :param given: those that are to be checked, by their names; others are passed over.
+        :param given: those that are to be checked, by their names.
         :raises ValueError: one of them cannot be right; the sentence says what to write instead.
         """
         check_arguments(given, cls.template_ext)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, TypeVar
 
@@ -16,9 +17,10 @@ def checked(mappable: T) -> T:
     :param mappable: on which they are called: what ``partial`` of an operator returns, or a decorated function.
     :return: the same.
     """
-    # Airflow makes it, and calls nothing of ours from there on.
+    # Airflow makes it, and calls nothing of ours from there on. Where it cannot be changed, the task checks when it runs.
     kind: Any = type(mappable)
-    mappable.__class__ = _checked(kind)
+    with suppress(TypeError):
+        mappable.__class__ = _checked(kind)
     return mappable
 
 

@@ -124,7 +124,7 @@ class KernelInvocationSensor(BaseSensorOperator):
         """
         Check arguments as far as they are known when the Dag is parsed.
 
-        :param given: those that are to be checked, by their names; others are passed over.
+        :param given: those that are to be checked, by their names.
         :raises ValueError: one of them cannot be right; the sentence says what to write instead.
         """
         check_names(given, invocation_id=ID_MEANING, kernel_conn_id=CONNECTION_MEANING)
