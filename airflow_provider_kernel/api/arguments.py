@@ -6,6 +6,8 @@ Each check raises a ``ValueError`` whose sentence says what to write instead.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Set
 from typing import Any
 
 #: Bounds and default of ``async_timeout_seconds`` (Kernel's OpenAPI description).
@@ -14,12 +16,16 @@ MAX_ASYNC_TIMEOUT_SECONDS = 3600
 DEFAULT_ASYNC_TIMEOUT_SECONDS = 900
 #: Kernel cuts a synchronous call after this many seconds.
 SYNC_LIMIT_SECONDS = 100
+#: What to write as the name of an app or an action.
+NAME_MEANING = "the name as it was deployed to Kernel"
 #: What to write as a version.
 VERSION_MEANING = "the version's label as it was deployed to Kernel, or 'latest'"
 #: What to write as ``kernel_conn_id``.
 CONNECTION_MEANING = "the id of an Airflow connection of type 'kernel'"
 #: Longest time that an argument may be, in seconds: Airflow's and Python's moments end in the year 9999.
 MAX_SECONDS = 365 * 24 * 3600
+#: Characters that JSON has and PostgreSQL's ``jsonb`` has not; Airflow keeps its Dags in that.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def is_template(text: str) -> bool:
@@ -27,19 +33,49 @@ def is_template(text: str) -> bool:
     return any(mark in text for mark in ("{{", "{%", "{#"))
 
 
-def check_name(name: str, value: Any, meaning: str = "the name as it was deployed to Kernel") -> None:
+def check_name(name: str, value: Any, meaning: str = NAME_MEANING) -> None:
     """
     Check one of the texts that name something.
 
     :param name: the argument's name.
     :param value: its value.
     :param meaning: what to write instead of an empty or wrong one.
-    :raises ValueError: it is empty or no text.
+    :raises ValueError: it is empty, no text, or holds what is no character of a name.
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a string, {meaning}; not {type(value).__name__}.")
     if not value.strip():
         raise ValueError(f"{name} is empty. Write {meaning}.")
+    check_storable(name, value)
+
+
+def check_storable(name: str, value: Any) -> None:
+    """
+    Check that Airflow can store what a Dag holds: one character that PostgreSQL refuses stops the Dag processor.
+
+    :param name: the argument's name.
+    :param value: its value; the texts in dicts, lists, tuples and sets are looked at, too.
+    :raises ValueError: a text holds a NUL or half a surrogate pair; the sentence says where.
+    """
+    if isinstance(value, str):
+        if fault := _unstorable(value):
+            raise ValueError(f"{name} holds {fault}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            if isinstance(key, str) and (fault := _unstorable(key)):
+                raise ValueError(f"{name} has the key {key!a}, which holds {fault}")
+            check_storable(f"{name}[{key!r}]", item)
+    elif isinstance(value, (list, tuple, Set)):
+        for index, item in enumerate(value):
+            check_storable(f"{name}[{index}]", item)
+
+
+def _unstorable(text: str) -> str | None:
+    found = _UNSTORABLE.search(text)
+    if found is None:
+        return None
+    what = "a NUL character" if found[0] == "\0" else "half a surrogate pair"
+    return f"{what}, which Airflow cannot store in PostgreSQL. Leave it out, or encode the text, such as with base64."
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 from airflow_provider_kernel.api.arguments import check_name
 
@@ -17,6 +23,15 @@ KEY_FIELD_MEANING = "the name under which the key is to be added to the payload"
 #: Escapes of half a surrogate pair and of NUL; whole pairs match, too.
 _MAYBE_UNSTORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 _ESCAPE = re.compile(r"\\(u0000|.)")
+#: What to write for a value of these classes; for one of several, the first counts.
+_CONVERSIONS: tuple[tuple[Any, str], ...] = (
+    ((date, time), ".isoformat()"),
+    (timedelta, ".total_seconds()"),
+    (Decimal, "str(…), or float(…) where that is exact enough"),
+    ((UUID, PurePath), "str(…)"),
+    (Enum, ".value"),
+    ((bytes, bytearray, memoryview), ".decode(), or base64.b64encode(…).decode()"),
+)
 
 
 class JSONLimitError(ValueError):
@@ -106,6 +121,11 @@ def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda valu
     return text
 
 
+def is_nothing(rendered: Any) -> bool:
+    """Tell whether what Airflow rendered is None, by itself or as templates and JSON write it, or an empty text."""
+    return rendered is None or (isinstance(rendered, str) and rendered.strip() in ("", "None", "null"))
+
+
 def check_key_field(key_field: Any, payload: Any) -> None:
     """
     Check that a payload can take a key.
@@ -143,7 +163,39 @@ def _json_value(value: Any, path: str, unrendered: Callable[[Any], bool]) -> Any
         return {key: _json_value(item, f"{path}[{key!r}]", unrendered) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
         return [_json_value(item, f"{path}[{index}]", unrendered) for index, item in enumerate(value)]
-    raise ValueError(
-        f"{path} is a {type(value).__name__}, which JSON cannot hold. Convert it: a set to a list, "
-        "a date or datetime with .isoformat(), a Decimal with str() or float(), bytes to text."
-    )
+    raise ValueError(f"{path} is a {_class_name(value)}, which JSON cannot hold. {_what_to_write(value)}")
+
+
+def _class_name(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _what_to_write(value: Any) -> str:
+    """Return a sentence on what makes JSON of ``value``. Libraries are known by their methods, and not loaded."""
+    for kinds, conversion in _CONVERSIONS:
+        if isinstance(value, kinds):
+            return f"Convert it with {conversion}."
+
+    def has(*names: str) -> bool:
+        return all(hasattr(value, name) for name in names)
+
+    if has("function", "expand"):  # of @task
+        return "Call the task: its output is the payload then."
+    if has("task_id", "output"):
+        return "Write .output for what the task returns."
+    if callable(value):
+        return "Airflow calls only a function that is the payload as a whole: payload=make_payload."
+    if is_dataclass(value):
+        return "Convert it with dataclasses.asdict(…)."
+    if has("model_dump"):  # of Pydantic
+        return 'Convert it with .model_dump(mode="json").'
+    if has("to_dict", "columns"):  # of pandas
+        return 'Convert it with .to_dict("records").'
+    if has("item", "ndim") and value.ndim == 0:  # of NumPy
+        return "Convert it with .item()."
+    if has("tolist"):
+        return "Convert it with .tolist()."
+    if isinstance(value, Iterable):
+        return "Convert it with list(…)."
+    return "Make it a dict, list, string, number, bool or None."

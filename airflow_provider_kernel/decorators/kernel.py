@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.operators.arguments import Later, check_arguments
+from airflow_provider_kernel.operators.arguments import LATER, check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+from airflow_provider_kernel.operators.mapped import checked
 from airflow_provider_kernel.operators.submission import OnLostReply
 
 try:
@@ -61,7 +62,7 @@ class _KernelDecoratedOperator(DecoratedOperator, KernelInvokeOperator):
             python_callable=python_callable,
             op_args=op_args,
             op_kwargs=op_kwargs,
-            payload=Later.PAYLOAD,
+            payload=LATER,
             **kwargs,
         )
 
@@ -113,7 +114,8 @@ def kernel_task(
     This is what ``@task.kernel`` is; imported from here, editors know its parameters. The function is called in the
     process that submits the invocation, and not again for a deferral or to take up what an earlier try has started.
     It must be free of side effects all the same: a wait for capacity, a retry, or a lost reply calls it anew. What it
-    returns is sent as it is, never rendered as a template. If it raises AirflowSkipException, the task is skipped.
+    returns is sent as it is, never rendered as a template; None sends no payload. If it raises AirflowSkipException,
+    the task is skipped.
 
     What is left out is what ``default_args`` says, or the default of
     :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`, which says more of each parameter. There
@@ -164,7 +166,7 @@ def kernel_task(
             **given,
             **kwargs,
         )
-        return decorator(function)
+        return checked(decorator(function))
 
     if python_callable is None:
         return decorate

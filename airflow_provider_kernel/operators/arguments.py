@@ -1,27 +1,36 @@
-"""What can be said of the operator's arguments when the Dag is parsed."""
+"""What can be said of the arguments of operator and sensor: when the Dag is parsed, and once they are rendered."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from contextlib import suppress
+from functools import partial
+from os import PathLike
 from typing import Any
+
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_kernel.api.arguments import (
     CONNECTION_MEANING,
+    NAME_MEANING,
     VERSION_MEANING,
     check_async,
     check_flag,
     check_name,
     check_seconds,
+    check_storable,
     is_template,
 )
 from airflow_provider_kernel.api.payload import KEY_FIELD_MEANING, check_key_field, encode_payload, parse_json
 
+try:
+    from airflow.sdk.definitions._internal.types import ArgNotSet
+except ImportError:  # Airflow 2
+    from airflow.utils.types import ArgNotSet  # type: ignore[attr-defined,no-redef]
 
-class Later(Enum):
-    """Stands for what is only known at run time; an enum, for that is the same again after a copy."""
 
-    PAYLOAD = "what the decorated function returns"
+#: Stands for an argument that is set when the task runs; Airflow's own NOTSET or SET_DURING_EXECUTION will do, too.
+LATER = ArgNotSet()
 
 
 def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) -> None:
@@ -33,16 +42,18 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
     :param template_ext: how the name of a payload file ends.
     :raises ValueError: an argument cannot be right; the sentence says what to write instead.
     """
-    for name, *meaning in (
-        ("app_name",),
-        ("action_name",),
-        ("version", VERSION_MEANING),
-        ("kernel_conn_id", CONNECTION_MEANING),
-    ):
-        if name in given and not is_unrendered(given[name]):
-            check_name(name, given[name], *meaning)
+    check_names(
+        given,
+        app_name=NAME_MEANING,
+        action_name=NAME_MEANING,
+        version=VERSION_MEANING,
+        kernel_conn_id=CONNECTION_MEANING,
+    )
     if given.get("payload_key_field") is not None:
         check_name("payload_key_field", given["payload_key_field"], KEY_FIELD_MEANING)
+    for name in ("payload", "op_args", "op_kwargs"):
+        with suppress(RecursionError):  # check_payload says so
+            check_storable(name, given.get(name))
     if "payload" in given and not is_file(given["payload"], template_ext):
         check_payload(given["payload"], given.get("payload_key_field"))
     check_async(given.get("async_", True), given.get("async_timeout_seconds"))
@@ -67,22 +78,62 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
         )
 
 
+def check_names(given: Mapping[str, Any], **meanings: str) -> None:
+    """
+    Check those texts that name something and are in ``given``, as far as they hold no template.
+
+    :param meanings: what to write, by the arguments' names.
+    :raises ValueError: one of them cannot be right.
+    """
+    for name in meanings.keys() & given.keys():
+        if is_unrendered(given[name]):
+            check_storable(name, given[name])
+        else:
+            check_name(name, given[name], meanings[name])
+
+
 def check_payload(payload: Any, key_field: Any) -> None:
     """
     Check a payload, and whether it can take a key.
 
     :raises ValueError: it is no JSON, or cannot.
     """
-    text = encode_payload(payload, is_unrendered)
-    if key_field is not None and not is_unrendered(payload):
+    if is_unrendered(payload):
+        return
+    text = encode_payload(payload, partial(is_unrendered, is_whole=False))
+    if key_field is not None:
         check_key_field(key_field, None if text is None else parse_json(text))
 
 
-def is_unrendered(value: Any) -> bool:
-    """Tell whether ``value`` is a template, or a reference such as an XComArg, that is only known at run time."""
+def require_name(name: str, rendered: Any, meaning: str) -> None:
+    """
+    Check a text that names something, once it is rendered.
+
+    :raises AirflowFailException: it cannot be right.
+    """
+    try:
+        check_name(name, rendered, meaning)
+    except ValueError as error:
+        raise AirflowFailException(str(error)) from error
+
+
+def is_unrendered(value: Any, *, is_whole: bool = True) -> bool:
+    """
+    Tell whether ``value`` is only known at run time.
+
+    That is what Airflow renders: a template, a reference such as an XComArg or ``literal()``, and a callable. And it is
+    Airflow's NOTSET or SET_DURING_EXECUTION, in whose place an operator puts something when it runs.
+
+    :param value: an argument, or what is within a payload.
+    :param is_whole: whether it is the whole of a template field; Airflow calls no callable within one.
+    """
+    if is_whole and callable(value):
+        return not hasattr(value, "expand")  # a @task that was not called
     if isinstance(value, str):
         return is_template(value)
-    return isinstance(value, Later) or hasattr(value, "iter_references")
+    if isinstance(value, ArgNotSet):
+        return True
+    return callable(getattr(value, "resolve", None)) and not isinstance(value, PathLike)
 
 
 def is_file(payload: Any, template_ext: Sequence[str]) -> bool:

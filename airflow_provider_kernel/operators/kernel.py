@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
+from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_storable
 from airflow_provider_kernel.api.invocation import InvocationRequest
-from airflow_provider_kernel.api.payload import parse_json
+from airflow_provider_kernel.api.payload import is_nothing, parse_json
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
-from airflow_provider_kernel.operators.arguments import check_arguments, check_payload, is_file
+from airflow_provider_kernel.operators.arguments import (
+    check_arguments,
+    check_payload,
+    is_file,
+    is_unrendered,
+    require_name,
+)
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.leg import Leg
+from airflow_provider_kernel.operators.mapped import checked
 from airflow_provider_kernel.operators.submission import OnLostReply
 
 if TYPE_CHECKING:
@@ -45,7 +53,8 @@ class KernelInvokeOperator(BaseOperator):
     :param app_name: name of the deployed app. (templated)
     :param action_name: name of one of its actions. (templated)
     :param payload: the action's input: any JSON value, a string of JSON text, or the name of a ``.json`` file beside
-        the Dag, which is a template as a whole; 4.5 MB at most. Default: none. (templated)
+        the Dag, which is a template as a whole; 4.5 MB at most. What gives None when it is rendered fails the task; an
+        item of ``expand`` may be None. Default: none. (templated)
     :param version: the app's version; default ``latest``. (templated)
     :param async_: True (the default): Kernel runs the action for up to an hour, and the task waits. False: one
         call that holds the worker and that Kernel cuts after 100 s; for actions of seconds.
@@ -82,6 +91,8 @@ class KernelInvokeOperator(BaseOperator):
     ui_color = "#e4e0f9"
     #: Whether the same arguments make the same request again; not so where a function makes the payload.
     asks_the_same = True
+    #: Whether this try has left the address of its link.
+    has_link = False
 
     def __init__(
         self,
@@ -124,7 +135,9 @@ class KernelInvokeOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.capacity_timeout = capacity_timeout
         self._interruptible = Interruptible()
-        check_arguments(vars(self), self.template_ext)
+        #: Whether the payload is what a template, reference or callable gives; None is then not the user's word.
+        self._is_payload_rendered = "payload" in self.template_fields and is_unrendered(payload)
+        self.check_arguments(vars(self))
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
@@ -134,8 +147,18 @@ class KernelInvokeOperator(BaseOperator):
         :return: what ``expand`` is called on.
         :raises ValueError: an argument cannot be right.
         """
-        check_arguments(kwargs, cls.template_ext)
-        return super().partial(**kwargs)
+        cls.check_arguments(kwargs)
+        return checked(super().partial(**kwargs))
+
+    @classmethod
+    def check_arguments(cls, given: Mapping[str, Any]) -> None:
+        """
+        Check arguments as far as they are known when the Dag is parsed.
+
+        :param given: those that are to be checked, by their names.
+        :raises ValueError: one of them cannot be right; the sentence says what to write instead.
+        """
+        check_arguments(given, cls.template_ext)
 
     def resolve_template_files(self) -> None:
         """
@@ -145,10 +168,25 @@ class KernelInvokeOperator(BaseOperator):
         """
         if not is_file(self.payload, self.template_ext):
             return
-        env = self.get_template_env()
-        with _named_file(self.payload):
-            self.payload = env.loader.get_source(env, self.payload)[0]  # type: ignore[union-attr]
+        name = self.payload
+        self.payload = self._text_of_file(name)
+        check_storable(f"The payload file {name!r}", self.payload)
         check_payload(self.payload, self.payload_key_field)
+
+    def _text_of_file(self, name: str) -> str:
+        env = self.get_template_env()
+        try:
+            text: str = env.loader.get_source(env, name)[0]  # type: ignore[union-attr]
+        except Exception as error:
+            # Not by its class: Jinja is loaded by Airflow when it is needed.
+            if type(error).__name__ != "TemplateNotFound":
+                raise
+            raise ValueError(
+                f"There is no payload file {name!r}. Write its path as seen from the folder of the Dag file or from one "
+                "in the Dag's template_searchpath, without '..'."
+            ) from None
+        self._is_payload_rendered = is_unrendered(text)
+        return text
 
     def render_template(
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
@@ -177,24 +215,23 @@ class KernelInvokeOperator(BaseOperator):
         is_native = own if own is not None else dag is not None and dag.render_template_as_native_obj
         if not is_native and not is_name:
             return render(content)
-        with _named_file(content):
-            if is_native and dag:
-                env = dag.get_template_env(force_sandboxed=True)
-                template = env.get_template(content) if is_name else env.from_string(content)
-                rendered = template.render(context)
-            else:
-                rendered = render(content)
+        text = self._text_of_file(content) if is_name else content
+        if is_native and dag:
+            rendered = dag.get_template_env(force_sandboxed=True).from_string(text).render(context)
+        else:
+            rendered = render(text)
         with suppress(ValueError, TypeError):  # request() says what is wrong with it
             decoded = parse_json(rendered)
             # A dict or list, for map_index_template, which takes a name out of it.
             return decoded if isinstance(decoded, (dict, list)) else rendered
-        return render(content) if is_native else rendered
+        return render(text) if is_native else rendered
 
     @cached_property
     def hook(self) -> KernelHook:
         """The hook on this task's connection."""
         from airflow_provider_kernel.hooks.kernel import KernelHook
 
+        require_name("kernel_conn_id", self.kernel_conn_id, CONNECTION_MEANING)
         return KernelHook(self.kernel_conn_id)
 
     def request(self, context: Context) -> InvocationRequest:
@@ -205,6 +242,11 @@ class KernelInvokeOperator(BaseOperator):
         :return: the request.
         :raises AirflowFailException: an argument turned out wrong.
         """
+        if self._is_payload_rendered and is_nothing(self.payload):
+            raise AirflowFailException(
+                "payload came to nothing: the output, template or function that it names gave None. Have that give a "
+                "value, such as {}, or leave payload out if the action takes none."
+            )
         try:
             request = InvocationRequest(
                 self.app_name,
@@ -274,6 +316,7 @@ class KernelInvokeOperator(BaseOperator):
         :param context: Airflow's.
         :return: as that of :meth:`execute`.
         """
+        self.has_link = True  # if an empty one
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except Exception as error:
@@ -292,20 +335,8 @@ class KernelInvokeOperator(BaseOperator):
     def _leg(self, context: Context) -> Iterator[Leg]:
         with self.hook:
             leg = Leg(self, context, self._interruptible)
-            with leg.running():
-                yield leg
-
-
-@contextmanager
-def _named_file(name: str) -> Iterator[None]:
-    """Say what to write where Jinja finds no file of that name."""
-    try:
-        yield
-    except Exception as error:
-        # Not by its class: Jinja is loaded by Airflow when it is needed.
-        if type(error).__name__ != "TemplateNotFound" or getattr(error, "name", None) != name:
-            raise
-        raise ValueError(
-            f"There is no payload file {name!r}. Write its path as seen from the folder of the Dag file or from one "
-            "in the Dag's template_searchpath, without '..'."
-        ) from None
+            try:
+                with leg.running():
+                    yield leg
+            finally:
+                self.has_link |= leg.this_try.has_link

@@ -44,6 +44,8 @@ class ThisTry:
         self._store: Any = context.get("task_state_store") if durable else None
         #: When its invocation was asked for, by what a deferral kept of it; it counts where there is no record.
         self.deferred_submitted_at: float | None = None
+        #: Whether the link to its invocation is shown.
+        self.has_link = False
         self.id = try_id(self._ti)
         self.generation: int = getattr(self._ti, "max_tries", 0) or 0
         self._may_be_denied = may_be_denied
@@ -94,7 +96,7 @@ class ThisTry:
 
     def announce(self, invocation_id: str, hook: KernelHook) -> None:
         """Push the id of the invocation to XCom, and the link to it."""
-        link.announce(self._ti, hook, invocation_id)
+        self.has_link = link.announce(self._ti, hook, invocation_id)
         try:
             self._ti.xcom_push(key="invocation_id", value=invocation_id)
         except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs

@@ -19,7 +19,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_kernel import metrics
-from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, MAX_SECONDS, check_flag, check_name
+from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, MAX_SECONDS, check_flag
 from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
     KernelInvocationTimeout,
@@ -27,12 +27,14 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.outcome import Outcome
+from airflow_provider_kernel.api.payload import is_nothing
 from airflow_provider_kernel.api.record import try_id
 from airflow_provider_kernel.api.waiting import PATIENCE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
-from airflow_provider_kernel.operators.arguments import is_unrendered
+from airflow_provider_kernel.operators.arguments import check_names, require_name
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
+from airflow_provider_kernel.operators.mapped import checked
 from airflow_provider_kernel.operators.result import announce_end, xcom_value
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
@@ -80,6 +82,8 @@ class KernelInvocationSensor(BaseSensorOperator):
     template_fields: Sequence[str] = ("invocation_id", "kernel_conn_id")
     operator_extra_links = (link.KernelInvocationLink(),)
     ui_color = "#e4e0f9"
+    #: Whether this try has left the address of its link.
+    has_link = False
 
     def __init__(
         self,
@@ -101,7 +105,7 @@ class KernelInvocationSensor(BaseSensorOperator):
         self.kernel_conn_id = kernel_conn_id
         self.deferrable = deferrable
         self.follow_logs = follow_logs
-        _check_arguments(vars(self))
+        self.check_arguments(vars(self))
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
@@ -111,8 +115,20 @@ class KernelInvocationSensor(BaseSensorOperator):
         :return: what ``expand`` is called on.
         :raises ValueError: an argument cannot be right.
         """
-        _check_arguments(kwargs)
-        return super().partial(**kwargs)
+        cls.check_arguments(kwargs)
+        return checked(super().partial(**kwargs))
+
+    @classmethod
+    def check_arguments(cls, given: Mapping[str, Any]) -> None:
+        """
+        Check arguments as far as they are known when the Dag is parsed.
+
+        :param given: those that are to be checked, by their names.
+        :raises ValueError: one of them cannot be right; the sentence says what to write instead.
+        """
+        check_names(given, invocation_id=ID_MEANING, kernel_conn_id=CONNECTION_MEANING)
+        for name in ("deferrable", "follow_logs"):
+            check_flag(name, given.get(name, True))
 
     @cached_property
     def hook(self) -> KernelHook:
@@ -128,14 +144,12 @@ class KernelInvocationSensor(BaseSensorOperator):
         :param context: Airflow's.
         :return: the decoded output.
         """
-        if self.invocation_id in (None, "", "None"):  # as a template of a missing XCom comes out
+        if is_nothing(self.invocation_id):
             raise AirflowFailException(f"invocation_id came to nothing. Pass {ID_MEANING}.")
-        if not isinstance(self.invocation_id, str):
-            raise AirflowFailException(
-                f"invocation_id came to a {type(self.invocation_id).__name__}. Pass {ID_MEANING}."
-            )
+        require_name("invocation_id", self.invocation_id, ID_MEANING)
+        require_name("kernel_conn_id", self.kernel_conn_id, CONNECTION_MEANING)
         with self._skipping(), self.hook:
-            link.announce(context["ti"], self.hook, self.invocation_id)
+            self.has_link = link.announce(context["ti"], self.hook, self.invocation_id)
             if not self.deferrable or self._ended():
                 # Unwrapped: Airflow 2 warns of an operator's execute that another one calls.
                 return BaseSensorOperator.execute.__wrapped__(self, context)  # type: ignore[attr-defined]
@@ -229,6 +243,7 @@ class KernelInvocationSensor(BaseSensorOperator):
         :param context: Airflow's.
         :return: the decoded output.
         """
+        self.has_link = True  # if an empty one
         if next_method == FAIL_METHOD:
             with self.hook:
                 ended = self._ended()
@@ -302,15 +317,6 @@ class KernelInvocationSensor(BaseSensorOperator):
             if self.soft_fail or self.never_fail:
                 self.log.warning("%s", error)  # Airflow skips the task without a word of why
             raise
-
-
-def _check_arguments(given: Mapping[str, Any]) -> None:
-    """Check those of the sensor's arguments that are in ``given``, as far as they hold no template."""
-    for name, meaning in (("invocation_id", ID_MEANING), ("kernel_conn_id", CONNECTION_MEANING)):
-        if name in given and not is_unrendered(given[name]):
-            check_name(name, given[name], meaning)
-    for name in ("deferrable", "follow_logs"):
-        check_flag(name, given.get(name, True))
 
 
 def _started_at(context: Context) -> float:

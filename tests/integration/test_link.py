@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
@@ -80,6 +81,62 @@ def test_a_retry_that_takes_the_invocation_up_has_its_link():
 def test_only_a_web_address_is_shown_whoever_wrote_it(mocker, found, shown):
     mocker.patch("airflow_provider_kernel.links.kernel.XCom.get_value", return_value=found)
     assert KernelInvocationLink().get_link(None, ti_key=None) == shown
+
+
+class Asked(Exception):
+    """Airflow was asked for the XCom of the link; where there is none, it logs that as an error."""
+
+
+@pytest.fixture
+def link(mocker):
+    """What Airflow 3 does after every leg of a task."""
+    found = mocker.patch("airflow_provider_kernel.links.kernel.XCom.get_value", side_effect=Asked)
+
+    def link(operator, left=None):
+        found.side_effect, found.return_value = None if left else Asked, left
+        [link] = operator.operator_extra_links
+        return link.get_link(operator, ti_key=None)
+
+    return link
+
+
+def test_no_link_is_looked_for_that_was_not_left(link):
+    task = Task(payload=lambda **_: None, retries=1)
+    assert link(task.operator) == ""
+    task.operator.payload = None
+    with pytest.raises(AirflowFailException):
+        task.run()
+    assert link(task.operator) == ""
+    sensor = KernelInvocationSensor(task_id="t", invocation_id="{{ x }}")
+    sensor.invocation_id = None
+    with pytest.raises(AirflowFailException):
+        sensor.execute(task.context)
+    assert link(sensor) == ""
+
+
+@pytest.mark.parametrize("operator", [KernelInvokeOperator, KernelInvocationSensor])
+def test_no_link_is_looked_for_of_a_mapped_task_that_could_not_be_rendered(link, operator):
+    class Mapped:
+        operator_class = operator
+        operator_extra_links = operator.operator_extra_links
+
+    assert link(Mapped()) == ""
+
+
+def test_the_link_that_was_left_is_found_in_the_same_leg_and_in_later_ones(link):
+    task = Task("echo", 7)
+    deferral = task.defer()
+    assert link(task.operator, "https://d") == "https://d"
+    task.operator = task.make()  # another process
+    assert task.legs(task.resume(deferral)) == 7
+    assert link(task.operator, "https://d") == "https://d"
+
+
+def test_airflow_2_shows_the_link_of_a_task_that_it_does_not_have(link):
+    class Serialized:
+        operator_extra_links = KernelInvokeOperator.operator_extra_links
+
+    assert link(Serialized(), "https://d") == "https://d"
 
 
 def test_a_wrong_address_is_a_warning_and_not_the_tasks_failure(connect, told):

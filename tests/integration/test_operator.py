@@ -21,7 +21,6 @@ from tenacity import wait_none
 
 from airflow_provider_kernel.api import waiting
 from airflow_provider_kernel.api.errors import (
-    KernelConnectionNotFoundError,
     KernelError,
     KernelInvocationFailed,
     KernelInvocationTimeout,
@@ -118,10 +117,10 @@ def test_what_would_go_wrong_after_the_submission_is_refused_before(argument):
 
 
 @pytest.mark.parametrize("conn_id", [None, ""])
-def test_a_connection_whose_template_came_to_nothing_is_none(conn_id):
+def test_a_connection_whose_template_came_to_nothing_fails_without_a_retry(conn_id):
     task = Task(kernel_conn_id="{{ params.conn_id }}")
     task.operator.kernel_conn_id = conn_id
-    with pytest.raises(KernelConnectionNotFoundError, match="There is no Airflow connection"):
+    with pytest.raises(AirflowFailException, match=r"kernel_conn_id (is empty|must be a string)"):
         task.run()
 
 

@@ -311,18 +311,28 @@ def test_the_link_is_there_while_the_sensor_waits(wait, submit, monkeypatch, con
 def test_an_output_that_is_no_id_fails_without_a_retry_and_is_not_told():
     sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
     sensor.operator.invocation_id = {"price": 12.5}
-    with pytest.raises(AirflowFailException, match=r"came to a dict\. Pass the id that Kernel") as raised:
+    with pytest.raises(
+        AirflowFailException, match=r"must be a string, the id that Kernel.*not dict"
+    ) as raised:
         sensor.run()
     assert "12.5" not in str(raised.value)
 
 
-@pytest.mark.parametrize("value", [None, "", "None"])
+@pytest.mark.parametrize("value", [None, "", "None", "null", " "])
 def test_an_id_that_came_to_nothing_fails_without_a_retry_and_is_not_skipped(value):
     sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
     sensor.operator.invocation_id = value
     with pytest.raises(
         AirflowFailException, match=r"invocation_id came to nothing\. Pass the id that Kernel"
     ):
+        sensor.run()
+
+
+@pytest.mark.parametrize("arguments", [{"invocation_id": "a\0b"}, {"kernel_conn_id": None}])
+def test_a_name_that_came_to_something_else_fails_without_a_retry_and_is_not_skipped(arguments):
+    sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
+    vars(sensor.operator).update({"invocation_id": "inv", **arguments})
+    with pytest.raises(AirflowFailException, match=r"holds a NUL|kernel_conn_id must be a string"):
         sensor.run()
 
 

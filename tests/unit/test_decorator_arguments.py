@@ -67,6 +67,26 @@ def test_the_annotation_of_the_function_is_of_the_payload_and_does_not_split_the
     assert made(**NAMES, multiple_outputs=True).multiple_outputs
 
 
+def test_a_callable_is_left_for_airflow_to_call():
+    def name(context, jinja_env):
+        return context["ds"]
+
+    operator = made(app_name=name, action_name="price", version=name)
+    operator.render_template_fields({"ds": "2026"})
+    assert (operator.app_name, operator.version) == ("2026", "2026")
+
+
+def test_a_function_that_returns_none_asks_for_no_payload():
+    with DAG("d", schedule=None):
+
+        @task.kernel(**NAMES)
+        def price():
+            return None
+
+        operator = price().operator
+    assert operator.request({}).payload is None
+
+
 def test_what_the_function_returns_is_no_template():
     assert "payload" not in made(**NAMES).template_fields
     assert {"op_args", "op_kwargs", "app_name", "kernel_conn_id"} <= set(made(**NAMES).template_fields)
@@ -115,6 +135,25 @@ def test_what_cannot_return_a_payload_is_refused_when_the_dag_is_parsed():
             task.kernel(**NAMES)(function)
     with pytest.raises(TypeError, match="takes named arguments only"):
         task.kernel("shop", **NAMES)
+
+
+def test_an_argument_that_airflows_database_cannot_store_is_refused_when_the_dag_is_parsed():
+    with DAG("d", schedule=None):
+
+        @task.kernel(**NAMES)
+        def price(sku="", other="", day=None):
+            return {}
+
+        with pytest.raises(ValueError, match=r"op_kwargs\['sku'\] holds a NUL"):
+            price.partial(sku="\0").expand(day=["a", "b"])
+        with pytest.raises(ValueError, match=r"op_args\[1\] holds a NUL"):
+            price("a", "b\0")
+        with pytest.raises(ValueError, match=r"op_kwargs\['day'\]\[0\] holds a NUL"):
+            price(day=["\0"])
+        with pytest.raises(ValueError, match=r"Item 1 of what is expanded: op_kwargs\['day'\] holds a NUL"):
+            price.override(task_id="other").expand(day=["a", "b\0"])
+        with pytest.raises(ValueError, match=r"Item 0 of what is expanded: op_kwargs\['day'\] holds a NUL"):
+            price.expand_kwargs([{"day": "\0"}])
 
 
 def test_the_function_may_be_mapped_and_its_task_renamed():

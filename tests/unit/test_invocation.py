@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections import UserDict
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import create_model
 
 from airflow_provider_kernel.api.errors import (
     KernelError,
@@ -44,11 +48,34 @@ def containing_itself() -> dict:
     return value
 
 
+@dataclass
+class Row:
+    price: float = 1.5
+
+
+def like_numpy(name: str, dimensions: int) -> object:
+    """What is not installed here, as far as it is looked at."""
+
+    class Like:
+        ndim = dimensions
+        item = tolist = staticmethod(list)
+
+    Like.__module__, Like.__qualname__ = "numpy", name
+    return Like()
+
+
 @pytest.mark.parametrize("name", ["app_name", "action_name", "version"])
 @pytest.mark.parametrize("value", ["", " ", "\n\t"])
 def test_an_empty_name_is_refused_by_its_own_name(name, value):
     arguments = {"app_name": "shop", "action_name": "price", name: value}
     with pytest.raises(ValueError, match=rf"^{name} is empty\. Write "):
+        InvocationRequest(**arguments)
+
+
+@pytest.mark.parametrize("name", ["app_name", "action_name", "version"])
+def test_a_name_with_a_nul_is_refused(name):
+    arguments = {"app_name": "shop", "action_name": "price", name: "a\0b"}
+    with pytest.raises(ValueError, match=rf"^{name} holds a NUL character"):
         InvocationRequest(**arguments)
 
 
@@ -66,13 +93,29 @@ def test_a_name_that_is_no_text_is_refused_with_its_type(name, value):
         pytest.param({"a": [1, math.nan]}, ["payload['a'][1]", "nan", "None or a string"], id="nan"),
         pytest.param(math.inf, ["payload is inf"], id="inf"),
         pytest.param({"a": {"b": -math.inf}}, ["payload['a']['b']", "-inf"], id="-inf"),
-        pytest.param({"tags": {SECRET}}, ["payload['tags'] is a set", "a set to a list"], id="set"),
-        pytest.param([datetime.now(UTC)], ["payload[0] is a datetime", ".isoformat()"], id="datetime"),
-        pytest.param({"d": date(2026, 1, 1)}, ["payload['d'] is a date", ".isoformat()"], id="date"),
-        pytest.param({"b": SECRET.encode()}, ["payload['b'] is a bytes", "bytes to text"], id="bytes"),
+        pytest.param({"tags": {SECRET}}, ["payload['tags'] is a set", "list(…)"], id="set"),
+        pytest.param(
+            [datetime.now(UTC)], ["payload[0] is a datetime.datetime", ".isoformat()"], id="datetime"
+        ),
+        pytest.param({"d": date(2026, 1, 1)}, ["payload['d'] is a datetime.date", ".isoformat()"], id="date"),
+        pytest.param(
+            {"b": SECRET.encode()}, ["payload['b'] is a bytes", ".decode()", "b64encode"], id="bytes"
+        ),
         pytest.param(bytearray(SECRET.encode()), ["payload is a bytearray"], id="bytearray"),
         pytest.param(memoryview(SECRET.encode()), ["payload is a memoryview"], id="memoryview"),
-        pytest.param({"a": [Decimal("1.5")]}, ["payload['a'][0] is a Decimal"], id="decimal"),
+        pytest.param(
+            {"a": [Decimal("1.5")]}, ["payload['a'][0] is a decimal.Decimal", "str(…)"], id="decimal"
+        ),
+        pytest.param(timedelta(1), ["payload is a datetime.timedelta", ".total_seconds()"], id="timedelta"),
+        pytest.param({"a": UUID(int=1)}, ["payload['a'] is a uuid.UUID", "str(…)"], id="UUID"),
+        pytest.param(Enum("E", "A")["A"], [".value."], id="enum"),
+        pytest.param({"a": Row()}, ["test_invocation.Row", "dataclasses.asdict(…)"], id="dataclass"),
+        pytest.param(
+            [create_model("M", a=(int, 1))()], ["M, which", '.model_dump(mode="json")'], id="Pydantic"
+        ),
+        pytest.param([like_numpy("bool", 0)], ["payload[0] is a numpy.bool", ".item()"], id="NumPy's bool"),
+        pytest.param(like_numpy("ndarray", 2), ["payload is a numpy.ndarray", ".tolist()"], id="array"),
+        pytest.param([{}.values()], ["payload[0] is a dict_values", "list(…)"], id="values"),
         pytest.param({"a": 1j}, ["payload['a'] is a complex"], id="complex"),
         pytest.param({"a": [object()]}, ["payload['a'][0] is a object"], id="object"),
         pytest.param((i for i in [SECRET]), ["payload is a generator"], id="generator"),

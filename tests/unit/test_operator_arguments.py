@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, task
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, task, task_group
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+
+try:
+    from airflow.sdk.definitions._internal.mixins import ResolveMixin
+    from airflow.sdk.definitions._internal.templater import LiteralValue
+    from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION as NOTSET
+except ImportError:  # Airflow 2
+    from airflow.template.templater import LiteralValue
+    from airflow.utils.mixins import ResolveMixin
+    from airflow.utils.types import NOTSET
 
 
 def operator(**kwargs):
     return KernelInvokeOperator(**{"task_id": "t", "app_name": "shop", "action_name": "price", **kwargs})
+
+
+def build(context, jinja_env):
+    return {"day": context["ds"]}
+
+
+def nothing():
+    """A task's function."""
+
+
+class Builder:
+    """An object that can be called, as Airflow does with the value of a template field."""
+
+    def __call__(self, context, jinja_env):
+        return build(context, jinja_env)
 
 
 @pytest.mark.parametrize(
@@ -24,8 +52,9 @@ def operator(**kwargs):
         ({"kernel_conn_id": ""}, "kernel_conn_id is empty.*id of an Airflow connection"),
         ({"app_name": None}, "app_name must be a string"),
         ({"payload": {"a": {"b": float("nan")}}}, r"payload\['a'\]\['b'\] is nan"),
-        ({"payload": {"ids": {1, 2}}}, r"payload\['ids'\] is a set.*a set to a list"),
-        ({"payload": [datetime(2026, 1, 1, tzinfo=UTC)]}, r"payload\[0\] is a datetime.*isoformat"),
+        ({"payload": {"ids": {1, 2}}}, r"payload\['ids'\] is a set.*list\(…\)"),
+        ({"payload": [datetime(2026, 1, 1, tzinfo=UTC)]}, r"payload\[0\] is a datetime.datetime.*isoformat"),
+        ({"payload": {"make": build}}, r"payload\['make'\] is a function.*payload=make_payload"),
         ({"payload": {1: "x"}}, "the key 1"),
         ({"payload": "not json"}, "is not JSON text.*json.dumps"),
         ({"payload": "x" * 5_000_000}, "is not JSON text"),
@@ -90,6 +119,229 @@ def test_a_reference_to_another_tasks_output_is_left_for_when_it_is_known():
         output = make()
         assert operator(payload=output)
         assert operator(task_id="u", payload={"nested": [output]})
+
+
+CALLABLES = [build, partial(build), Builder(), lambda context, jinja_env: build(context, jinja_env)]
+
+
+@pytest.mark.parametrize("make", CALLABLES)
+def test_a_callable_is_left_for_airflow_to_call(make):
+    def name(context, jinja_env):
+        return "shop"
+
+    with DAG("d", schedule=None):
+        KernelInvokeOperator.partial(
+            task_id="mapped", app_name=name, action_name="price", payload=make, payload_key_field="key"
+        ).expand(version=["1", "2"])
+        plain = operator(
+            app_name=name, version=partial(name), kernel_conn_id=name, payload=make, payload_key_field="key"
+        )
+    plain.render_template_fields({"ds": "2026-11-24"})
+    request = plain.request({})
+    assert (request.app_name, request.version, plain.kernel_conn_id) == ("shop", "shop", "shop")
+    assert json.loads(request.payload) == {"day": "2026-11-24"}
+
+
+def test_what_airflow_resolves_is_left_for_then_wherever_it_is_in_the_payload():
+    with DAG("d", schedule=None, params={"sku": "A"}) as dag:
+        output = task(nothing)().map(lambda found: found)
+        for number, reference in enumerate(references(dag, output)):
+            operator(task_id=f"a{number}", payload=reference, app_name=reference, payload_key_field="key")
+            operator(task_id=f"b{number}", payload={"a": [(reference,)]})
+            KernelInvokeOperator.partial(task_id=f"c{number}", app_name=reference, payload=reference).expand(
+                action_name=["a", "b"]
+            )
+
+
+def references(dag, output):
+    """One of each kind that this Airflow resolves when the task runs."""
+    yield output
+    yield output.zip(output)
+    yield output.concat(output)
+    yield dag.param("sku")
+    yield LiteralValue({"not": "{{ rendered }}"})
+
+    class Reference(ResolveMixin):
+        def iter_references(self):
+            return ()
+
+        def resolve(self, context, **_):
+            return "later"
+
+    yield Reference()
+
+
+def test_an_argument_of_a_mapped_task_group_is_left_for_then():
+    with DAG("d", schedule=None):
+
+        @task_group
+        def each(sku):
+            operator(task_id="a", payload=sku)
+            operator(task_id="b", payload={"sku": sku}, app_name=sku)
+
+        each.expand(sku=["A", "B"])
+
+
+def test_what_a_subclass_sets_when_it_runs_is_left_for_then():
+    assert operator(payload=NOTSET, payload_key_field="key")
+
+
+def test_a_literal_of_airflow_is_sent_as_it_is():
+    with DAG("d", schedule=None):
+        plain = operator(payload=LiteralValue({"text": "{{ ds }}"}))
+    plain.render_template_fields({"ds": "2026-11-24"})
+    assert json.loads(plain.request({}).payload) == {"text": "{{ ds }}"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (task(nothing), r"payload is a .*_TaskDecorator, which JSON cannot hold\. Call the task"),
+        ({"a": task(nothing)}, r"payload\['a'\] is a .*_TaskDecorator.*Call the task"),
+        (KernelInvokeOperator(task_id="o", app_name="a", action_name="b"), r"payload is a .*\.output"),
+        ([Path("x")], r"payload\[0\] is a pathlib.*str\("),
+    ],
+)
+def test_what_airflow_would_not_resolve_is_refused_when_the_dag_is_parsed(payload, says):
+    with pytest.raises(ValueError, match=says):
+        operator(payload=payload)
+
+
+NUL, HALF = "x\0y", "x\ud83dy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"payload": {"rows": [1, 2, 3, NUL]}}, r"payload\['rows'\]\[3\] holds a NUL character"),
+        ({"payload": {"a": ({NUL: 1},)}}, r"payload\['a'\]\[0\] has the key 'x\\x00y', which holds a NUL"),
+        ({"payload": {"a": NUL + "{{ ds }}"}}, r"payload\['a'\] holds a NUL character"),
+        ({"payload": NUL + ".json"}, "payload holds a NUL character"),
+        ({"payload": NUL + "{{ ds }}"}, "payload holds a NUL character"),
+        ({"payload": f'"{NUL}"'}, "payload holds a NUL character"),
+        ({"payload": {"a": [HALF]}}, r"payload\['a'\]\[0\] holds half a surrogate pair"),
+        *(
+            ({name: text}, f"{name} holds {what}")
+            for name in ("app_name", "action_name", "version", "kernel_conn_id")
+            for text, what in (
+                (NUL, "a NUL"),
+                ("{{ ds }}" + NUL, "a NUL"),
+                (HALF, "half a surrogate pair"),
+            )
+        ),
+    ],
+)
+def test_what_airflows_database_cannot_store_is_refused_when_the_dag_is_parsed(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        operator(**arguments)
+    with DAG("d", schedule=None), pytest.raises(ValueError, match=says):
+        KernelInvokeOperator.partial(
+            **{"task_id": "t", "app_name": "shop", "action_name": "price", **arguments}
+        )
+
+
+def test_a_nul_that_json_text_writes_as_an_escape_is_sent_as_it_is():
+    """Airflow stores the six characters of the escape."""
+    text = json.dumps({"a": NUL})
+    plain = operator(payload=text, dag=DAG("d", schedule=None))
+    plain.render_template_fields({})
+    assert plain.request({}).payload == text
+
+
+def test_a_nul_that_only_turns_up_when_the_task_runs_is_sent():
+    """Airflow stores rendered fields in another kind of column, which takes it."""
+    plain = operator(payload=lambda **_: {"a": NUL}, dag=DAG("d", schedule=None))
+    plain.render_template_fields({})
+    assert json.loads(plain.request({}).payload) == {"a": NUL}
+
+
+@pytest.mark.parametrize(
+    ("payload", "native"),
+    [
+        (lambda **_: None, False),
+        (lambda **_: "null", False),
+        ("{{ found }}", False),
+        ("{{ found or '' }}", False),
+        ("{{ found | tojson }}", False),
+        ("{{ found }}", True),
+        ("{{ found | tojson }}", True),
+        (LiteralValue(None), False),
+    ],
+)
+@pytest.mark.parametrize("key_field", [None, "key"])
+def test_a_payload_that_came_to_nothing_fails_without_a_retry(payload, native, key_field):
+    dag = DAG("d", schedule=None, render_template_as_native_obj=native)
+    plain = operator(payload=payload, payload_key_field=key_field, dag=dag)
+    plain.render_template_fields({"found": None})
+    with pytest.raises(AirflowFailException, match=r"payload came to nothing: .*leave payload out"):
+        plain.request({})
+
+
+@pytest.mark.parametrize(
+    ("payload", "sent"), [(None, None), ("null", "null"), ({"a": None}, '{"a":null}'), ([None], "[null]")]
+)
+def test_a_payload_that_is_nothing_to_begin_with_is_sent(payload, sent):
+    plain = operator(payload=payload, dag=DAG("d", schedule=None))
+    plain.render_template_fields({})
+    assert plain.request({}).payload == sent
+
+
+def test_nothing_within_a_payload_is_null():
+    plain = operator(payload={"a": LiteralValue(None)}, dag=DAG("d", schedule=None))
+    plain.render_template_fields({})
+    assert plain.request({}).payload == '{"a":null}'
+
+
+@pytest.mark.parametrize("name", ["app_name", "action_name", "version", "kernel_conn_id"])
+@pytest.mark.parametrize("value", [None, 7, "", NUL])
+def test_a_name_that_came_to_something_else_fails_without_a_retry(name, value):
+    plain = operator(**{name: lambda **_: value}, dag=DAG("d", schedule=None))
+    plain.render_template_fields({})
+    with pytest.raises(AirflowFailException, match=f"^{name} (must be a string|is empty|holds a NUL)"):
+        plain.execute(
+            {
+                "ti": SimpleNamespace(
+                    id="1", try_number=1, max_tries=0, dag_id="d", task_id="t", run_id="r", map_index=-1
+                )
+            }
+        )
+
+
+@pytest.mark.filterwarnings("ignore:.*never mapped")
+@pytest.mark.parametrize(
+    ("mapped", "says"),
+    [
+        ({"payload": [{}, {"a": NUL}]}, r"Item 1 of what is expanded: payload\['a'\] holds a NUL"),
+        ({"payload": ({"a": {1}},)}, r"Item 0 .*payload\['a'\] is a set"),
+        ({"payload": [{}, [1]]}, r"Item 1 .*payload_key_field adds a key"),
+        ({"app_name": ["", "b"]}, "Item 0 .*app_name is empty"),
+        ({"async_timeout_seconds": [60, 9]}, "Item 1 .*outside Kernel's range"),
+    ],
+)
+def test_what_expand_is_given_literally_is_checked_when_the_dag_is_parsed(mapped, says):
+    names = {"app_name": "shop", "action_name": "price"}
+    partial = {"task_id": "t", "payload_key_field": "key"}
+    partial |= {name: value for name, value in names.items() if name not in mapped}
+    with DAG("d", schedule=None):
+        with pytest.raises(ValueError, match=says):
+            KernelInvokeOperator.partial(**partial).expand(**mapped)
+        items = [{name: value} for name, values in mapped.items() for value in values]
+        with pytest.raises(ValueError, match=says):
+            KernelInvokeOperator.partial(**partial).expand_kwargs(items)
+
+
+def test_what_expand_is_given_by_others_is_left_for_when_it_is_known():
+    partial = {"app_name": "shop", "action_name": "price"}
+    with DAG("d", schedule=None):
+        output = task(nothing)()
+        KernelInvokeOperator.partial(task_id="a", **partial).expand(payload=output)
+        KernelInvokeOperator.partial(task_id="b", **partial).expand_kwargs(output)
+        KernelInvokeOperator.partial(task_id="c", **partial).expand(payload={"a": 1, "b": 2})
+        mixed = KernelInvokeOperator.partial(task_id="e", **partial).expand(
+            payload=[None, build, "{{ ds }}", {"a": output}]
+        )
+    assert mixed.operator_class is KernelInvokeOperator
+    assert set(mixed.expand_input.value) == {"payload"}
 
 
 def test_what_is_literal_beside_a_template_is_checked_all_the_same():

@@ -121,6 +121,8 @@ def test_a_native_object_is_the_payload_that_it_is(tmp_path):
     [
         ("{'sku': 1}", "payload is a string that is not JSON text"),
         ("", "payload is a string that is not JSON text"),
+        ('{"a": "\0"}', "payload file 'payloads/report.json' holds a NUL character"),
+        ('{"a": "{{ ds }}\0"}', "payload file 'payloads/report.json' holds a NUL character"),
         ("[1]", "payload_key_field adds a key to the payload, so that must be a dict"),
         ('{"key": 1}', "The payload has 'key' already"),
     ],
@@ -191,3 +193,16 @@ def test_a_file_with_a_mere_value_is_sent_alike_where_the_task_is_mapped(dag, wr
     plain = rendered(loaded(dag, payload="payloads/value.json"))
     mapped = rendered(KernelInvokeOperator(**NAMES | {"task_id": "mapped"}, payload="payloads/value.json"))
     assert mapped.request({}) == plain.request({})
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_a_file_that_comes_to_nothing_fails_alike_where_the_task_is_mapped(tmp_path, native):
+    (tmp_path / "payload.json").write_text("{{ found | tojson }}")
+    with DAG(
+        "d", schedule=None, template_searchpath=str(tmp_path), render_template_as_native_obj=native
+    ) as dag:
+        plain = loaded(dag, payload="payload.json")
+        mapped = KernelInvokeOperator(**NAMES | {"task_id": "mapped"}, payload="payload.json")
+    for each in (plain, mapped):
+        with pytest.raises(AirflowFailException, match="payload came to nothing"):
+            rendered(each, found=None).request({})

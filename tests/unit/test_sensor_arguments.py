@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG
@@ -22,6 +23,9 @@ def sensor(**kwargs):
         ({"invocation_id": " "}, "invocation_id is empty"),
         ({"invocation_id": None}, "invocation_id must be a string.*NoneType"),
         ({"invocation_id": 7}, "invocation_id must be a string.*int"),
+        ({"invocation_id": "i\0"}, "invocation_id holds a NUL character"),
+        ({"invocation_id": "{{ ds }}\0"}, "invocation_id holds a NUL character"),
+        ({"kernel_conn_id": "\ud83d"}, "kernel_conn_id holds half a surrogate pair"),
         ({"kernel_conn_id": ""}, "kernel_conn_id is empty.*id of an Airflow connection"),
         ({"deferrable": "yes"}, "deferrable must be True or False, not 'yes'"),
         ({"follow_logs": 1}, "follow_logs must be True or False, not 1"),
@@ -49,6 +53,16 @@ def test_what_partial_gets_is_checked_too(arguments, says):
         KernelInvocationSensor.partial(task_id="wait", **arguments).expand(invocation_id=["a", "b"])
 
 
+@pytest.mark.filterwarnings("ignore:.*never mapped")
+@pytest.mark.parametrize("value", ["", None, 7, "a\0b"])
+def test_what_expand_gets_literally_is_checked_too(value):
+    with (
+        DAG("d", schedule=None),
+        pytest.raises(ValueError, match="Item 1 of what is expanded: invocation_id"),
+    ):
+        KernelInvocationSensor.partial(task_id="wait").expand(invocation_id=["a", value])
+
+
 def test_what_a_dag_may_write_is_taken():
     with DAG("d", schedule=None, default_args={"poke_interval": 7, "soft_fail": True}):
         start = KernelInvokeOperator(
@@ -61,6 +75,19 @@ def test_what_a_dag_may_write_is_taken():
     assert waiting.upstream_task_ids == {"start"}
     assert (waiting.poke_interval, waiting.timeout, waiting.soft_fail) == (7, 3600, True)
     assert (templated.mode, templated.deferrable) == ("reschedule", False)
+
+
+def test_a_callable_is_left_for_airflow_to_call():
+    def build(context, jinja_env):
+        return f"inv-{context['ds']}"
+
+    with DAG("d", schedule=None):
+        KernelInvocationSensor.partial(task_id="mapped", kernel_conn_id=build).expand(
+            invocation_id=["a", build]
+        )
+        waiting = sensor(invocation_id=partial(build), kernel_conn_id=build)
+    waiting.render_template_fields({"ds": "2026"})
+    assert (waiting.invocation_id, waiting.kernel_conn_id) == ("inv-2026", "inv-2026")
 
 
 def test_a_mapped_sensor_waits_for_each():
