@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_kernel.api.errors import (
     KernelConfigurationError,
@@ -83,6 +83,20 @@ def settings_without_connection(conn_id: str) -> KernelSettings:
         raise KernelConnectionNotFoundError(str(error)) from None
     _mask(settings.api_key)
     return settings
+
+
+def is_dag_test() -> bool:
+    """Return whether this is ``dag.test()`` of Airflow 3, in whose process all of Airflow runs."""
+    return type(_supervisor()).__name__ == "InProcessSupervisorComms"
+
+
+def _supervisor() -> Any:
+    """Return by what this process asks Airflow's supervisor; None where it has none."""
+    try:
+        from airflow.sdk.execution_time import task_runner
+    except ImportError:  # Airflow 2
+        return None
+    return getattr(task_runner, "SUPERVISOR_COMMS", None)
 
 
 def mask_proxy_password(settings: KernelSettings) -> None:

@@ -28,12 +28,13 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import KernelRecordError
+from airflow_provider_kernel.hooks.connection import is_dag_test
 from airflow_provider_kernel.operators.capacity import CapacityWait
 from airflow_provider_kernel.operators.deferral import backstop
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.result import announce_end, left_to_itself, xcom_value
 from airflow_provider_kernel.operators.submission import Submission
-from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry, is_dag_test
+from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 try:

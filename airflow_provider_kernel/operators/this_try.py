@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -187,12 +186,6 @@ class ThisTry:
         except Exception:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
             return None
         return state in KILLED_STATES and (by_success or state != "success")
-
-
-def is_dag_test() -> bool:
-    """Return whether ``dag.test()`` of Airflow 3 runs the task, in a process after which nothing retries it."""
-    task_runner = sys.modules.get("airflow.sdk.execution_time.task_runner")
-    return type(getattr(task_runner, "SUPERVISOR_COMMS", None)).__name__ == "InProcessSupervisorComms"
 
 
 def _status_code(error: BaseException) -> Any:

@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError, KernelInvocationTimeout
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import canceller
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thread
+from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thread, is_dag_test
 from airflow_provider_kernel.triggers.hold import hold
 
 if TYPE_CHECKING:
@@ -127,10 +127,10 @@ class KernelInvocationTrigger(BaseTrigger):
                     outcome = Outcome.of_open(error)
             await hold(self.task_instance, self.handed_over_at)
         except asyncio.CancelledError:
-            is_dag_test = self.task_instance is None  # whose process ends with this, by Ctrl-C
+            is_ctrl_c = is_dag_test()  # whose process ends with this
             # Before Airflow 3.3 a user's kill looks like a restart.
-            if is_dag_test or not hasattr(BaseTrigger, "on_kill"):
-                await self._to_the_end(self._end_killed(if_unknown=is_dag_test))
+            if is_ctrl_c or not hasattr(BaseTrigger, "on_kill"):
+                await self._to_the_end(self._end_killed(if_unknown=is_ctrl_c))
             raise
         yield TriggerEvent(outcome.to_event())
 
