@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_provider_kernel.api.errors import (
@@ -17,6 +19,7 @@ from airflow_provider_kernel.api.settings import KernelSettings
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
+log = logging.getLogger(__name__)
 DEFAULT_CONN_ID = "kernel_default"
 T = TypeVar("T")
 
@@ -54,14 +57,24 @@ def settings_of(connection: Connection) -> KernelSettings:
         raise KernelConfigurationError(
             f"The extra of the Airflow connection {connection.conn_id!r} is no JSON object."
         )
-    return KernelSettings.from_connection(
+    settings = KernelSettings.from_connection(
         connection.conn_id,
         password=connection.password,
         host=connection.host,
+        login=connection.login,
         schema=connection.schema,
         port=connection.port,
         extra=extra,
     )
+    for warning in settings.warnings:
+        warn_once(warning)
+    return settings
+
+
+@lru_cache(maxsize=256)
+def warn_once(text: str) -> None:
+    """Warn, once in this process: a connection is read again and again."""
+    log.warning("%s", text)
 
 
 def settings_without_connection(conn_id: str) -> KernelSettings:

@@ -38,11 +38,11 @@ def refusal(**fields) -> str:
         ("kernel.example", None, 8443, "https://kernel.example:8443"),
         ("kernel.example", None, 0, "https://kernel.example"),
         ("kernel.example:8443", None, None, "https://kernel.example:8443"),
-        ("kernel.example:8443", None, 1, "https://kernel.example:8443"),
+        ("kernel.example:8443", None, 8443, "https://kernel.example:8443"),
         ("kernel.example", "https", 8443, "https://kernel.example:8443"),
         ("kernel_1.my-net", None, None, "https://kernel_1.my-net"),
         ("https://kernel.example", None, None, "https://kernel.example"),
-        ("HTTPS://kernel.example/", "ignored", None, "https://kernel.example"),
+        ("HTTPS://kernel.example/", "v1", None, "https://kernel.example/v1"),
         ("https://kernel.example/v1//", None, None, "https://kernel.example/v1"),
         ("kernel.example/v1", None, None, "https://kernel.example/v1"),
         ("https://kernel.example:444/a/b/", None, None, "https://kernel.example:444/a/b"),
@@ -126,8 +126,8 @@ def test_a_host_that_is_no_address_is_refused_with_an_example(host):
     assert "write an address such as http://127.0.0.1:8484" in refusal(host=host)
 
 
-@pytest.mark.parametrize("schema", ["ftp", "kernel", "v1/api", "http s"])
-def test_a_schema_that_is_no_scheme_is_refused(schema):
+@pytest.mark.parametrize("schema", ["v\\1", "v1/../api", "http s"])
+def test_a_schema_that_is_neither_a_scheme_nor_a_path_is_refused(schema):
     assert "no http(s) address" in refusal(host="kernel.example", schema=schema)
 
 
