@@ -26,9 +26,9 @@ class KernelConfigurationError(KernelError, ValueError):
 
 class KernelConnectionNotFoundError(KernelConfigurationError):
     """
-    Airflow says that there is no such connection.
+    There is no such Airflow connection.
 
-    It says so too when its API or its secrets backend cannot be reached, so it may pass.
+    Where Airflow may only have been unable to look for it, that is a :class:`KernelTransportError`.
     """
 
 

@@ -93,18 +93,16 @@ class KernelSettings:
         )
 
     @classmethod
-    def from_environment(cls, conn_id: str, environ: Mapping[str, str]) -> KernelSettings:
+    def from_environment(cls, environ: Mapping[str, str]) -> KernelSettings:
         """
         Read ``KERNEL_API_KEY`` and ``KERNEL_BASE_URL``, as Kernel's own clients do.
 
         :raises KernelConfigurationError: there is no key, or a value cannot be used.
         """
-        missing = f"There is no Airflow connection {conn_id!r}, and the environment has no KERNEL_API_KEY"
-        where = (
-            f"a connection of type 'kernel' named {conn_id!r}, in its password field, or into KERNEL_API_KEY"
-        )
         return cls(
-            api_key=_api_key(environ.get("KERNEL_API_KEY"), missing, where),
+            api_key=_api_key(
+                environ.get("KERNEL_API_KEY"), "The environment has no KERNEL_API_KEY", "that variable"
+            ),
             base_url=_base_url(environ.get("KERNEL_BASE_URL"), None, None, "KERNEL_BASE_URL"),
         )
 
@@ -214,10 +212,14 @@ def is_loopback(host: str | None) -> bool:
 
 
 def _without_effect(name: str) -> str:
-    shown = "a name that looks like a token" if name.startswith("sk_") else repr(shorten(name, 40))
     near = get_close_matches(name.lower().removeprefix("extra__kernel__"), EXTRAS, 1)
     hint = f"Did you mean {near[0]!r}?" if near else f"The extras are {', '.join(EXTRAS)}."
-    return f"the extra {shown} is not known and has no effect. {hint}"
+    return f"the extra {shown(name)} is not known and has no effect. {hint}"
+
+
+def shown(name: str) -> str:
+    """Return the name of a field as a message may show it: a token may have slipped into its place."""
+    return "a name that looks like a token" if name.startswith("sk_") else repr(shorten(name, 40))
 
 
 def _project(value: Any, where: str) -> str | None:

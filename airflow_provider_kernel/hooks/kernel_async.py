@@ -20,7 +20,6 @@ from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
-    KernelConnectionNotFoundError,
     KernelError,
     KernelTransportError,
 )
@@ -32,8 +31,8 @@ from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
     ask_in_thread,
     mask_proxy_password,
+    read_settings,
     settings_of,
-    settings_without_connection,
     unreadable,
 )
 from airflow_provider_kernel.hooks.route import certificates_of, proxy_of, trusting, without_login
@@ -209,23 +208,15 @@ class KernelAsyncHook:
 
     async def _read_settings(self, known: KernelSettings | None) -> KernelSettings:
         try:
-            try:
-                connection = await get_async_connection(self.kernel_conn_id)
-            except AirflowNotFoundException:
-                # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
-                connection = await ask_in_thread(BaseHook.get_connection, self.kernel_conn_id)
-            settings = settings_of(connection)
-            if settings.proxy:  # In a thread, as below.
+            settings = settings_of(await get_async_connection(self.kernel_conn_id))
+            if settings.proxy:  # In a thread, for that waits for Airflow's supervisor.
                 await ask_in_thread(mask_proxy_password, settings)
             return settings
         except AirflowNotFoundException:
             if known:  # Airflow says so, too, when it cannot reach its own API
                 return known
-            try:
-                # In a thread, for it has Airflow mask the token, which waits for Airflow's supervisor.
-                return await ask_in_thread(settings_without_connection, self.kernel_conn_id)
-            except KernelConnectionNotFoundError as error:
-                raise KernelTransportError(str(error), sent=False) from None
+            # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
+            return await ask_in_thread(read_settings, self.kernel_conn_id, BaseHook.get_connection)
         except Exception as error:
             if known:
                 # Airflow may be away for a while, or somebody at work on the connection, which says nothing of

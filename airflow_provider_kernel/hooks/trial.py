@@ -80,6 +80,6 @@ def _what_to_do(error: KernelError, hook: KernelHook) -> str:
         )
     elif isinstance(error, KernelTransportError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         advice = " If it is signed by a CA of your own, put the path of its file into the extra 'verify'."
-    elif isinstance(error, KernelTransportError) and not str(error).endswith("?"):
+    elif isinstance(error, KernelTransportError) and settings and not str(error).endswith("?"):
         advice = " Look at the connection's host and proxy, and at what is on the way from this machine."
     return f"{str(error).rstrip('.')}.{advice}" if advice else str(error)

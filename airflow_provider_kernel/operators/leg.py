@@ -16,7 +16,6 @@ from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelCapacityTimeout,
     KernelConfigurationError,
-    KernelConnectionNotFoundError,
     KernelError,
     KernelInvocationError,
     KernelInvocationTimeout,
@@ -106,8 +105,6 @@ class Leg:
         try:
             with self._seen_to():
                 yield
-        except KernelConnectionNotFoundError:
-            raise  # Airflow says so, too, when it cannot reach its own API
         except (KernelLostReplyError, KernelConfigurationError, KernelRecordError, KernelApiError) as error:
             if isinstance(error, KernelApiError) and not error.is_refusal:
                 raise

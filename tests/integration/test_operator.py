@@ -21,7 +21,6 @@ from tenacity import wait_none
 
 from airflow_provider_kernel.api import waiting
 from airflow_provider_kernel.api.errors import (
-    KernelConnectionNotFoundError,
     KernelError,
     KernelInvocationFailed,
     KernelInvocationTimeout,
@@ -121,7 +120,7 @@ def test_what_would_go_wrong_after_the_submission_is_refused_before(argument):
 def test_a_connection_whose_template_came_to_nothing_is_none(conn_id):
     task = Task(kernel_conn_id="{{ params.conn_id }}")
     task.operator.kernel_conn_id = conn_id
-    with pytest.raises(KernelConnectionNotFoundError, match="There is no Airflow connection"):
+    with pytest.raises(AirflowFailException, match="There is no Airflow connection"):
         task.run()
 
 

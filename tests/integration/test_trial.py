@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from airflow_provider_kernel.hooks import trial
+from airflow_provider_kernel.hooks import connection, trial
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from tests.integration.scripted import Reply, error, html, serving
 
@@ -94,10 +94,14 @@ def test_a_missing_token_is_told(press):
     assert "has no token. Make one at https://dashboard.onkernel.com/api-keys" in sentence
 
 
-def test_a_missing_connection_is_told():
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_missing_connection_is_told(monkeypatch, is_missing):
+    monkeypatch.setattr(connection, "ASK_AGAIN_AFTER", 0)
+    monkeypatch.setattr(connection, "_is_missing", lambda conn_id: is_missing)
     tested, sentence = KernelHook("no_such_connection").test_connection()
     assert not tested
     assert "no Airflow connection 'no_such_connection'. Make one of type 'kernel'" in sentence
+    assert "Look at the connection's host" not in sentence
 
 
 def test_nobody_there_is_told(press):

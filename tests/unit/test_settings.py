@@ -139,15 +139,6 @@ def test_a_missing_token_says_where_to_make_one_and_where_to_put_it(password):
     assert "password field" in message
 
 
-@pytest.mark.parametrize("key", [None, "", " "])
-def test_without_a_connection_and_without_a_key_both_ways_are_named(key):
-    environ = {} if key is None else {"KERNEL_API_KEY": key}
-    with pytest.raises(KernelConfigurationError) as caught:
-        KernelSettings.from_environment("kernel_default", environ)
-    for words in ("'kernel_default'", "KERNEL_API_KEY", API_KEYS_URL, "type 'kernel'"):
-        assert words in str(caught.value)
-
-
 @pytest.mark.parametrize("stain", ["{}\nX-Evil: 1", "{} x", "{}\t1", "{}é", "{}\x00", "{}\x7f", "“{}”"])
 def test_a_token_that_cannot_be_a_header_is_refused_unquoted(stain):
     message = refusal(password=stain.format(TOKEN))
@@ -161,14 +152,12 @@ def test_white_space_around_a_token_is_taken_off():
 
 def test_the_environment_is_read_as_kernels_own_clients_do():
     found = KernelSettings.from_environment(
-        "kernel_default", {"KERNEL_API_KEY": TOKEN, "KERNEL_BASE_URL": "http://localhost:8484/"}
+        {"KERNEL_API_KEY": TOKEN, "KERNEL_BASE_URL": "http://localhost:8484/"}
     )
     assert found == KernelSettings(TOKEN, "http://localhost:8484")
-    assert KernelSettings.from_environment("x", {"KERNEL_API_KEY": TOKEN}).base_url == DEFAULT_BASE_URL
+    assert KernelSettings.from_environment({"KERNEL_API_KEY": TOKEN}).base_url == DEFAULT_BASE_URL
     with pytest.raises(KernelConfigurationError, match=r"^KERNEL_BASE_URL would send the token unencrypted"):
-        KernelSettings.from_environment(
-            "x", {"KERNEL_API_KEY": TOKEN, "KERNEL_BASE_URL": "http://kernel.example"}
-        )
+        KernelSettings.from_environment({"KERNEL_API_KEY": TOKEN, "KERNEL_BASE_URL": "http://kernel.example"})
 
 
 @pytest.mark.parametrize(
