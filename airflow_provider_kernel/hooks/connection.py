@@ -160,7 +160,9 @@ def _secrets_backends() -> list[Any]:
     try:
         from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
     except ImportError:  # Airflow 2
-        from airflow.configuration import ensure_secrets_loaded as ensure_secrets_backend_loaded
+        from airflow.configuration import ensure_secrets_loaded
+
+        return list(ensure_secrets_loaded())
     return list(ensure_secrets_backend_loaded())
 
 
