@@ -52,6 +52,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 #: Seconds for which a connection that was read is used without reading it again.
 SETTINGS_LIFE = 60.0
+#: Seconds for which a connection that was not found is not looked for again: that takes seconds, one at a time.
+MISSING_LIFE = 10.0
 #: How many invocations a page of active ones has: few, for their payloads come with them.
 ACTIVE_PAGE = 20
 #: More active invocations than so many are not looked for.
@@ -66,6 +68,7 @@ class _Shared:
     users: int = 0
     settings: KernelSettings | None = None
     read_at: float = 0.0
+    missing: KernelError | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -201,12 +204,16 @@ class KernelAsyncHook:
         """
         shared = self._in_use()
         async with shared.reading:
+            if shared.missing and time.monotonic() - shared.read_at < MISSING_LIFE:
+                raise shared.missing
             if shared.settings is None or time.monotonic() - shared.read_at > SETTINGS_LIFE:
-                shared.settings = await self._read_settings(shared.settings)
+                shared.missing = None
+                shared.settings = await self._read_settings(shared)
                 shared.read_at = time.monotonic()
             return shared.settings
 
-    async def _read_settings(self, known: KernelSettings | None) -> KernelSettings:
+    async def _read_settings(self, shared: _Shared) -> KernelSettings:
+        known = shared.settings
         try:
             settings = settings_of(await get_async_connection(self.kernel_conn_id))
             if settings.proxy:  # In a thread, for that waits for Airflow's supervisor.
@@ -216,7 +223,11 @@ class KernelAsyncHook:
             if known:  # Airflow says so, too, when it cannot reach its own API
                 return known
             # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
-            return await ask_in_thread(read_settings, self.kernel_conn_id, BaseHook.get_connection)
+            try:
+                return await ask_in_thread(read_settings, self.kernel_conn_id, BaseHook.get_connection)
+            except KernelError as error:
+                shared.missing, shared.read_at = error, time.monotonic()
+                raise
         except Exception as error:
             if known:
                 # Airflow may be away for a while, or somebody at work on the connection, which says nothing of

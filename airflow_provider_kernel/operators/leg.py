@@ -23,6 +23,7 @@ from airflow_provider_kernel.api.errors import (
     KernelLostReplyError,
     is_certainly_not_accepted,
     is_full,
+    sentence,
 )
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.outcome import Outcome
@@ -114,7 +115,7 @@ class Leg:
                 raise  # a retry takes it up, by a connection that was mended meanwhile
             else:
                 hint = f" {NO_RETRY_REFUSED}" if isinstance(error, KernelApiError) else ""
-            raise AirflowFailException(f"{str(error).rstrip('.')}.{hint}") from error
+            raise AirflowFailException(f"{sentence(str(error))}{hint}") from error
 
     @contextmanager
     def _seen_to(self) -> Iterator[None]:

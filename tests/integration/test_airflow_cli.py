@@ -94,7 +94,7 @@ def test_what_is_added_is_stored_and_found_good(cli, kernel, proxy, option):
     assert (shown["conn_type"], shown["password"]) == ("kernel", TOKEN)
     assert shown["extra_dejson"]["project"] == "reports"
     assert "Connection success!" in cli("connections", "test", conn_id)
-    assert len(proxy.passed) == passed + 1
+    assert len(proxy.passed) == passed + 2  # whose the token is, and the account's limits
 
 
 def test_the_fields_one_by_one(cli, kernel):
@@ -107,7 +107,7 @@ def test_the_environment(cli, kernel, proxy):
     passed = len(proxy.passed)
     said = cli("connections", "test", "kernel_env", AIRFLOW_CONN_KERNEL_ENV=as_uri(kernel, proxy))
     assert "Connection success!" in said
-    assert len(proxy.passed) == passed + 1
+    assert len(proxy.passed) == passed + 2  # whose the token is, and the account's limits
 
 
 def test_a_bad_connection_fails_with_what_to_do(cli, kernel, proxy):

@@ -237,6 +237,20 @@ def test_a_trigger_does_not_wait_for_it(monkeypatch, trigger):
     assert "unsettled" in event.values()
 
 
+def test_many_triggers_do_not_look_for_it_one_after_the_other(monkeypatch):
+    looked = []
+    monkeypatch.setattr(connection, "_secrets_backends", lambda: looked.append(1) or [])
+
+    async def run() -> list[Any]:
+        triggers = [
+            KernelInvocationTrigger(f"inv{n}", kernel_conn_id="team", deadline=None) for n in range(50)
+        ]
+        return await asyncio.gather(*(anext(trigger.run()) for trigger in triggers))
+
+    assert len(asyncio.run(run())) == 50
+    assert len(looked) == 2
+
+
 @pytest.mark.parametrize(
     ("conn_id", "says", "not_says"),
     [
