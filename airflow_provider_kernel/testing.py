@@ -47,6 +47,8 @@ class KernelEmulator:
     :param port: port on 127.0.0.1; 0 picks a free one.
     :param api_key: the only key that is taken; None: any.
     :param max_concurrency: invocations that may be active before 429 is answered; None: any number.
+    :param refuse: what is refused as Kernel does: ``spending-cap``, ``insufficient-scope``, or where a request names a
+        project ``other-project`` or ``unknown-project``; None: nothing.
     :param sync_timeout: seconds after which a synchronous invocation is cut; None: 100, as Kernel does.
     :param heartbeat: seconds of silence after which an event stream sends a heartbeat; None: 15.
     :param start_timeout: seconds that importing the apps may take.
@@ -59,6 +61,7 @@ class KernelEmulator:
         port: int = 0,
         api_key: str | None = None,
         max_concurrency: int | None = None,
+        refuse: str | None = None,
         sync_timeout: float | None = None,
         heartbeat: float | None = None,
         start_timeout: float = 60.0,
@@ -67,6 +70,7 @@ class KernelEmulator:
             "--port": port,
             "--api-key": api_key,
             "--max-concurrency": max_concurrency,
+            "--refuse": refuse,
             "--sync-timeout": sync_timeout,
             "--heartbeat": heartbeat,
         }

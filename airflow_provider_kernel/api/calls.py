@@ -16,6 +16,7 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
     is_certainly_not_accepted,
     is_worth_repeating,
+    sentence,
     shorten,
 )
 from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest, InvocationStatus
@@ -123,6 +124,27 @@ def follow_events(invocation_id: str, since: str | None = None) -> Call[None]:
 def auth_context() -> Call[dict[str, Any]]:
     """Ask whose the token is."""
     return Call("GET", "/auth/context", lambda data, headers: dict(data))
+
+
+class Limits(NamedTuple):
+    """How many invocations the organization may have at a time; ``per_app`` is None if Kernel does not say."""
+
+    total: int
+    per_app: int | None
+
+
+def entitlements() -> Call[Limits]:
+    """Ask for the organization's limits; not every token may."""
+    return Call("GET", "/org/entitlements", _limits)
+
+
+def _limits(data: Any, headers: Mapping[str, str]) -> Limits:
+    limits = dict(data)["limits"] or {}
+    total = limits.get("max_concurrent_invocations")
+    per_app = limits.get("default_max_concurrent_invocations_per_app")
+    if type(total) is not int:
+        raise TypeError("a limit is a whole number")
+    return Limits(total, per_app if type(per_app) is int else None)
 
 
 class Cancellation(NamedTuple):
@@ -256,7 +278,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
     for detail in [*(error.get("details") or []), error.get("inner_error")]:
         if isinstance(detail, Mapping) and isinstance(detail.get("message"), str):
             parts.append(detail["message"])
-    return "; ".join(parts)
+    return " ".join(map(sentence, parts)) if parts[1:] else parts[0]
 
 
 def _invocation(data: Any, headers: Mapping[str, str]) -> Invocation:

@@ -12,8 +12,8 @@ and then which invocations are active, and is told whom to let go, to submit aga
 - The limit may be too low: the plan was raised, say, or it was a mere rate limit. After a time without refusals
   some are let go beyond it, to probe: 1, then 2, 4 … while none is refused, which raises it too. That time doubles
   when one is refused.
-- Where looking is not allowed, one is let go at a time, with growing pauses. While Kernel is down nobody is, at
-  first: to submit would come to nothing, or to doubt.
+- Where looking alone is not allowed, one is let go at a time, with growing pauses. While Kernel is down nobody is,
+  at first: to submit would come to nothing, or to doubt. What would be refused to a submission, too, ends the wait.
 
 Two triggerers have two queues, which know nothing of each other, and may both let somebody go for the same place.
 One of the two is refused then, and waits again.
@@ -27,7 +27,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import inf
 
-from airflow_provider_kernel.api.errors import KernelApiError, KernelError, retry_after
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelConfigurationError,
+    KernelError,
+    retry_after,
+)
+from airflow_provider_kernel.api.waiting import is_kernels_refusal
 
 #: Shortest time in seconds from a refusal to the next submission.
 MIN_PAUSE = 10.0
@@ -77,6 +83,20 @@ def worker_pause(
     longest = min(MAX_WORKER_PAUSE, MIN_PAUSE * 2.0 ** min(refusals, 20))
     pause = longest * (1 + spread) / 2
     return max(pause, retry_after + SPREAD * spread) if retry_after else pause
+
+
+def is_worth_waiting(error: KernelError) -> bool:
+    """
+    Tell whether the wait may go on after a look that failed with ``error``.
+
+    Not if a submission would be refused, too: for the token, the project or the spending cap, and who knows what. But a
+    scope may allow to submit and not to look.
+    """
+    if isinstance(error, KernelConfigurationError):
+        return False
+    return not (
+        is_kernels_refusal(error) and error.status_code in (401, 403, 404) and error.refusal != "scope"
+    )
 
 
 @dataclass(frozen=True, eq=False)

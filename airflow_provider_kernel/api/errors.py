@@ -7,6 +7,8 @@ invocation's shortened output is its reason.
 
 from __future__ import annotations
 
+import re
+
 #: Longest part of a failed invocation's output that is shown, in characters.
 MAX_REASON = 2_000
 
@@ -14,6 +16,12 @@ MAX_REASON = 2_000
 def shorten(text: str, limit: int = MAX_REASON) -> str:
     """Return ``text`` cut to ``limit`` characters, saying how many were left out."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
+
+
+def sentence(text: str) -> str:
+    """Return words of somebody else's with a full stop at their end, if they have none, so that ours may follow."""
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 class KernelError(Exception):
@@ -26,9 +34,9 @@ class KernelConfigurationError(KernelError, ValueError):
 
 class KernelConnectionNotFoundError(KernelConfigurationError):
     """
-    Airflow says that there is no such connection.
+    There is no such Airflow connection.
 
-    It says so too when its API or its secrets backend cannot be reached, so it may pass.
+    Where Airflow may only have been unable to look for it, that is a :class:`KernelTransportError`.
     """
 
 
@@ -75,12 +83,50 @@ class KernelApiError(KernelError):
     def __str__(self) -> str:
         code = f" {self.code}" if self.code else ""
         request = f" (request {self.request_id})" if self.request_id else ""
-        return f"Kernel answered {self.status_code}{code}: {self.message}{request}"
+        said = f"Kernel answered {self.status_code}{code}{request}: {sentence(self.message)}"
+        return f"{said} {_MEANINGS[self.refusal]}" if self.refusal else said
+
+    @property
+    def refusal(self) -> str | None:
+        """
+        Return which of its meanings a refusal has, as far as Kernel's code and words tell.
+
+        ``spending cap``, ``scope``, ``plan``, ``other project``, ``no project`` or ``unsaid``; None for what has but
+        one meaning.
+        """
+        if self.status_code == 404 and self.code == "project_not_found":
+            return "no project"
+        if self.status_code != 403 or self.code is None:
+            return None
+        if self.code in _CODES:
+            return _CODES[self.code]
+        words = f"{self.code} {self.message}".replace("_", " ")
+        return next((name for name, pattern in _WORDS.items() if pattern.search(words)), "unsaid")
 
     @property
     def is_refusal(self) -> bool:
         """True if the same request will be refused again: any 4xx but 408, 425 and 429, or a redirect."""
         return 300 <= self.status_code < 500 and self.status_code not in (408, 425, 429)
+
+
+# Kernel does not document its codes. These two are known; else the words must tell.
+_CODES = {"insufficient_scope": "scope", "insufficient_plan": "plan"}
+_WORDS = {
+    "spending cap": re.compile(r"spend|\bcap\b|budget|billing", re.IGNORECASE),
+    "other project": re.compile(r"project", re.IGNORECASE),
+    "scope": re.compile(r"\bscopes?\b", re.IGNORECASE),
+}
+_MEANINGS = {
+    "spending cap": "The spending cap of the organization or of the project is reached: new invocations are refused "
+    "until the month ends or the cap is raised; what runs goes on.",
+    "scope": "The scope of the API key does not allow this: use another key, or have its scope extended.",
+    "plan": "The plan of the organization does not include this.",
+    "other project": "The API key is of another project than the one that the connection names: leave the extra "
+    "'project' empty, or use a key of that project.",
+    "no project": "The connection names a project that does not exist or is not active: look at its extra 'project'.",
+    "unsaid": "Kernel does not say which of these it is: the spending cap is reached, the scope of the API key does "
+    "not allow this, or the key is of another project than the one that the connection names.",
+}
 
 
 class KernelLostReplyError(KernelError):

@@ -14,6 +14,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationFailed,
     KernelInvocationUnsettled,
     KernelTransportError,
+    sentence,
     shorten,
 )
 from airflow_provider_kernel.api.payload import check_key_field, encode_payload, parse_json
@@ -143,8 +144,8 @@ class Invocation:
 
     def failure(self, hint: str = "") -> KernelInvocationFailed:
         """Return the exception that tells why this invocation failed, with ``hint`` in its first line."""
-        reason = shorten(self.status_reason or "Kernel gave no reason").rstrip(".")
-        message = f"Kernel invocation {self.id} failed: {reason}. {hint}".rstrip()
+        reason = sentence(shorten(self.status_reason or "Kernel gave no reason"))
+        message = f"Kernel invocation {self.id} failed: {reason} {hint}".rstrip()
         if self.raw_output:
             message += f"\nIts output: {shorten(self.raw_output)}"
         return KernelInvocationFailed(message, invocation_id=self.id)

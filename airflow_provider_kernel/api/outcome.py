@@ -11,6 +11,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
+    sentence,
     shorten,
 )
 from airflow_provider_kernel.api.invocation import Invocation
@@ -59,7 +60,7 @@ class Outcome:
             what = f"It was cancelled. Its browsers may be open still: {cancellation.browsers_error}"
         else:
             what = "It was cancelled."
-        message = shorten(f"{error} {what}", MAX_MESSAGE)
+        message = shorten(f"{sentence(str(error))} {what}", MAX_MESSAGE)
         return replace(cls.of_open(error), message=message, may_run=may_run)
 
     @classmethod
@@ -101,4 +102,4 @@ class Outcome:
         """Return the exception for an outcome that Kernel's own words do not explain, with ``hint`` at its end."""
         kind = KernelInvocationTimeout if self.status == "timeout" else KernelInvocationUnsettled
         message = self.message or f"The wait for it ended with the status {self.status!r}."
-        return kind(f"{message} {hint}".rstrip(), invocation_id=self.invocation_id)
+        return kind(f"{sentence(message)} {hint}".rstrip(), invocation_id=self.invocation_id)

@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_kernel.api.dashboard import DEFAULT_DASHBOARD_URL, invocation_url
-from airflow_provider_kernel.api.errors import KernelConfigurationError
+from airflow_provider_kernel.api.errors import KernelConfigurationError, shorten
 
 #: Where Kernel's API is, unless the connection's host or ``KERNEL_BASE_URL`` says otherwise.
 DEFAULT_BASE_URL = "https://api.onkernel.com"
@@ -19,6 +20,8 @@ DEFAULT_BASE_URL = "https://api.onkernel.com"
 DEFAULT_TIMEOUT_SECONDS = 30.0
 #: Where a person makes a token.
 API_KEYS_URL = "https://dashboard.onkernel.com/api-keys"
+#: The extras of a connection, by name.
+EXTRAS = ("project", "timeout", "proxy", "verify", "allow_http", "dashboard_url")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class KernelSettings:
     :param proxy: address of the proxy; it may hold a password, and is not in the repr. None: the environment's.
     :param dashboard_url: where a person looks at an invocation, as it was written; checked when it is used, in
         :meth:`invocation_url`, for a link is not worth a task.
+    :param warnings: what of the connection has no effect; a sentence for each.
     """
 
     api_key: str = field(repr=False)
@@ -44,6 +48,7 @@ class KernelSettings:
     verify: bool | str = True
     proxy: str | None = field(default=None, repr=False)
     dashboard_url: str = field(default=DEFAULT_DASHBOARD_URL, repr=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def from_connection(
@@ -52,6 +57,7 @@ class KernelSettings:
         *,
         password: str | None,
         host: str | None = None,
+        login: str | None = None,
         schema: str | None = None,
         port: int | None = None,
         extra: Mapping[str, Any] | None = None,
@@ -59,10 +65,16 @@ class KernelSettings:
         """
         Read the fields of an Airflow connection of type ``kernel``. Empty and null fields are missing ones.
 
+        :param schema: the path of the address, as Airflow reads a URI; or ``http`` or ``https``.
         :raises KernelConfigurationError: the token is missing, or a field cannot be used.
         """
         where = f"The Airflow connection {conn_id!r}"
         extra = extra or {}
+        if login:
+            raise KernelConfigurationError(
+                f"{where} has a login, which Kernel has none of: the API key is the password. "
+                "Leave the login empty; in a URI, write kernel://:sk_…@ with the colon."
+            )
         allow_http = _flag(extra.get("allow_http"), where)
         base_url = _base_url(host, schema, port, where, allow_http)
         return cls(
@@ -73,21 +85,24 @@ class KernelSettings:
             verify=_verify(extra.get("verify"), where),
             proxy=_proxy(extra.get("proxy"), base_url, allow_http, where),
             dashboard_url=str(extra.get("dashboard_url") or "").strip() or DEFAULT_DASHBOARD_URL,
+            warnings=tuple(
+                f"{where}: {_without_effect(name)}"
+                for name, value in extra.items()
+                if name not in EXTRAS and value not in (None, "")
+            ),
         )
 
     @classmethod
-    def from_environment(cls, conn_id: str, environ: Mapping[str, str]) -> KernelSettings:
+    def from_environment(cls, environ: Mapping[str, str]) -> KernelSettings:
         """
         Read ``KERNEL_API_KEY`` and ``KERNEL_BASE_URL``, as Kernel's own clients do.
 
         :raises KernelConfigurationError: there is no key, or a value cannot be used.
         """
-        missing = f"There is no Airflow connection {conn_id!r}, and the environment has no KERNEL_API_KEY"
-        where = (
-            f"a connection of type 'kernel' named {conn_id!r}, in its password field, or into KERNEL_API_KEY"
-        )
         return cls(
-            api_key=_api_key(environ.get("KERNEL_API_KEY"), missing, where),
+            api_key=_api_key(
+                environ.get("KERNEL_API_KEY"), "The environment has no KERNEL_API_KEY", "that variable"
+            ),
             base_url=_base_url(environ.get("KERNEL_BASE_URL"), None, None, "KERNEL_BASE_URL"),
         )
 
@@ -128,24 +143,47 @@ def _api_key(value: str | None, missing: str, where: str) -> str:
 def _base_url(
     host: str | None, schema: str | None, port: int | None, where: str, allow_http: bool = False
 ) -> str:
-    text = (host or "").strip()
-    if not text:
-        return DEFAULT_BASE_URL
+    """Put together what Airflow takes apart: it reads the path of a URI as the schema, and its port as the port."""
+    text, schema, port = (host or "").strip(), (schema or "").strip(), int(port or 0)
+    scheme, path = (schema.lower(), "") if schema.lower() in ("http", "https") else ("", schema.strip("/"))
+    if not text and (scheme or path):
+        meaning = f"the schema {scheme!r}" if scheme else "a schema, which is a path here,"
+        raise KernelConfigurationError(f"{where} has {meaning} and no host. {_HOST_FORM}")
+    told_scheme, mark, rest = (text or DEFAULT_BASE_URL).rpartition("://")
+    authority, slash, tail = rest.partition("/")
+    if authority.count(":") > 1 and not {"[", "@"} & set(authority):
+        authority = f"[{authority}]"  # an IPv6 address; Airflow takes the brackets off that a URI has
     try:
-        if "://" not in text:
-            # A bare IPv6 address, or a host as the URI form of a connection splits it off.
-            text = f"[{text}]" if text.count(":") > 1 and not text.startswith("[") else text
-            scheme = schema or ("http" if is_loopback(urlsplit(f"//{text}").hostname) else "https")
-            text = f"{scheme}://{text}"
-        url = urlsplit(text)
-        port = url.port or port
+        if not mark:
+            told_scheme = scheme or ("http" if is_loopback(urlsplit(f"//{authority}").hostname) else "https")
+        url = urlsplit(f"{told_scheme}://{authority}{slash}{tail}")
+        told_port = url.port
     except ValueError:
         raise KernelConfigurationError(f"{where} has a host that is no address. {_HOST_FORM}") from None
-    if url.scheme not in ("http", "https") or not _HOST.fullmatch(url.hostname or ""):
-        raise KernelConfigurationError(f"{where} has a host that is no http(s) address. {_HOST_FORM}")
-    if url.username is not None or url.password is not None or url.query or url.fragment:
+    told_path = url.path.strip("/")
+    if url.username is not None or url.password is not None or {"?", "#"} & set(f"{text}{path}"):
         raise KernelConfigurationError(
             f"{where} has a host with a user, a password or parameters in it. {_HOST_FORM}"
+        )
+    if (
+        url.scheme not in ("http", "https")
+        or not _HOST.fullmatch(url.hostname or "")
+        or not all(_PATH.fullmatch(part) for part in (told_path, path))
+    ):
+        raise KernelConfigurationError(f"{where} has a host that is no http(s) address. {_HOST_FORM}")
+    if scheme not in ("", url.scheme):
+        raise KernelConfigurationError(
+            f"{where} has {url.scheme}:// in its host and the schema {scheme!r}. Leave the schema empty."
+        )
+    if path and told_path not in ("", path):
+        raise KernelConfigurationError(
+            f"{where} has a path in its host and another in its schema. Write one of them."
+        )
+    if not 0 <= port <= 65_535:
+        raise KernelConfigurationError(f"{where} has the port {port}; there are 1 to 65535.")
+    if port and told_port not in (None, port):
+        raise KernelConfigurationError(
+            f"{where} has the port {told_port} in its host and {port} as its port. Write the same, or only one."
         )
     if url.scheme == "http" and not (allow_http or is_loopback(url.hostname)):
         raise KernelConfigurationError(
@@ -153,12 +191,15 @@ def _base_url(
             "(localhost). Use https://. If nobody else can listen on the way, set the extra 'allow_http' of the "
             "connection to true."
         )
-    return f"{url.scheme}://{_host_and_port(url.hostname, port)}{url.path.rstrip('/')}"
+    path = path or told_path
+    return f"{url.scheme}://{_host_and_port(url.hostname, told_port or port)}{path and '/'}{path}"
 
 
 # Labels of 1 to 63 characters, or an IPv6 address. With others, requests raises urllib3's errors, or splits
 # the address elsewhere than urlsplit does.
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.%]*")
+# What HTTP clients send as it is written; they would leave out "..", and what comes before it.
+_PATH = re.compile(r"(?!.*(^|/)\.\.?(/|$))[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
 _HOST_FORM = f"Leave it empty for {DEFAULT_BASE_URL}, or write an address such as http://127.0.0.1:8484."
 
 
@@ -168,6 +209,17 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def _without_effect(name: str) -> str:
+    near = get_close_matches(name.lower().removeprefix("extra__kernel__"), EXTRAS, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"The extras are {', '.join(EXTRAS)}."
+    return f"the extra {shown(name)} is not known and has no effect. {hint}"
+
+
+def shown(name: str) -> str:
+    """Return the name of a field as a message may show it: a token may have slipped into its place."""
+    return "a name that looks like a token" if name.startswith("sk_") else repr(shorten(name, 40))
 
 
 def _project(value: Any, where: str) -> str | None:

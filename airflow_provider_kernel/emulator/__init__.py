@@ -11,5 +11,5 @@ dies, the warden kills the worker and everything it started. Linux makes this ai
 warden); on other systems a process that an action detached by a double fork is out of reach.
 
 Where Kernel's behaviour is unknown, the emulator takes the side that is harder on its clients. Those choices
-are described where they are made, in ``contract``, ``engine``, ``store``, ``stream`` and ``worker``.
+are described where they are made, in ``account``, ``contract``, ``engine``, ``store``, ``stream`` and ``worker``.
 """

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
+from airflow_provider_kernel.emulator.account import REFUSALS
 from airflow_provider_kernel.emulator.loader import AppFileError
 from airflow_provider_kernel.emulator.process import Zygote
 
@@ -63,7 +64,7 @@ def _serve(options: argparse.Namespace) -> int:
 
         apps = _apps(zygotes)
         engine = Engine(apps, max_concurrency=options.max_concurrency, sync_timeout=options.sync_timeout)
-        app = make_app(engine, api_key=options.api_key, heartbeat=options.heartbeat)
+        app = make_app(engine, api_key=options.api_key, heartbeat=options.heartbeat, refuse=options.refuse)
         shown = key if options.api_key is None else "<the key of --api-key>"
         return run(
             app,
@@ -97,6 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive(int),
         metavar="N",
         help="answer 429 when N invocations are queued or running (default: no limit)",
+    )
+    parser.add_argument(
+        "--refuse",
+        choices=REFUSALS,
+        help="refuse as Kernel does: with 403 what starts an invocation (spending-cap) or changes anything "
+        "(insufficient-scope), or each request that names a project (other-project), or that with 404 "
+        "(unknown-project)",
     )
     parser.add_argument(
         "--sync-timeout",

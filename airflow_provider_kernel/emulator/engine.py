@@ -73,7 +73,7 @@ class Engine:
     def __init__(self, apps: Mapping[str, App], *, max_concurrency: int | None, sync_timeout: float) -> None:
         self.apps = apps
         self.store = Store()
-        self._max_concurrency = max_concurrency
+        self.max_concurrency = max_concurrency
         self._sync_timeout = sync_timeout
         self._runs: dict[str, _Run] = {}
 
@@ -90,11 +90,11 @@ class Engine:
             raise not_found(f"Version not found: {request.version} of the app {app.name}")
         if request.action_name not in app.actions:
             raise not_found(f"Action not found: {request.action_name} of the app {app.name}")
-        if self._max_concurrency is not None and len(self._runs) >= self._max_concurrency:
+        if self.max_concurrency is not None and len(self._runs) >= self.max_concurrency:
             raise ApiError(
                 429,
                 "too_many_requests",
-                f"Limit of {self._max_concurrency} concurrent invocations reached",
+                f"Limit of {self.max_concurrency} concurrent invocations reached",
                 headers={"Retry-After": "1"},
             )
         record = Record(

@@ -15,6 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from airflow_provider_kernel.emulator.account import limits, refusal
 from airflow_provider_kernel.emulator.contract import (
     MAX_BODY_BYTES,
     VERSION_LABEL,
@@ -35,12 +36,13 @@ from airflow_provider_kernel.emulator.stream import encode_json, follow
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def make_app(engine: Engine, *, api_key: str | None, heartbeat: float) -> ASGIApp:
+def make_app(engine: Engine, *, api_key: str | None, heartbeat: float, refuse: str | None = None) -> ASGIApp:
     """
     Return the ASGI application.
 
     :param api_key: the only bearer token that is taken; None: any.
     :param heartbeat: seconds of silence after which an event stream sends a heartbeat.
+    :param refuse: what is refused, of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: nothing.
     """
     api = _Api(engine, heartbeat)
     app = Starlette(
@@ -54,6 +56,7 @@ def make_app(engine: Engine, *, api_key: str | None, heartbeat: float) -> ASGIAp
             Route("/invocations/{id}/browsers", api.delete_browsers, methods=["DELETE"]),
             Route("/apps", api.list_apps, methods=["GET"]),
             Route("/auth/context", api.auth_context, methods=["GET"]),
+            Route("/org/entitlements", api.entitlements, methods=["GET"]),
         ],
         exception_handlers={
             ApiError: _on_api_error,
@@ -66,22 +69,29 @@ def make_app(engine: Engine, *, api_key: str | None, heartbeat: float) -> ASGIAp
     for route in app.routes:
         # Starlette adds HEAD to GET, and on a stream of events it would last until the end; Kernel has none.
         route.methods.discard("HEAD")  # type: ignore[attr-defined]
-    return _Authentication(app, api_key)
+    return _Authentication(app, api_key, refuse)
 
 
 class _Authentication:
-    """Refuses every request without a bearer token, or with a wrong one."""
+    """Refuses every request without a bearer token, or with a wrong one; and what it was told to refuse."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, api_key: str | None, refuse: str | None) -> None:
         self._app = app
         self._api_key = api_key
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._accepts(token := _token(Request(scope))):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        message = "Invalid API key" if token else "Missing bearer token"
-        await _error(401, "unauthorized", message)(scope, receive, send)
+        request = Request(scope)
+        if not self._accepts(token := _token(request)):
+            message = "Invalid API key" if token else "Missing bearer token"
+            await _error(401, "unauthorized", message)(scope, receive, send)
+        elif error := refusal(self._refuse, request.method, request.headers):
+            await _error(error.status_code, error.code, error.message)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
     def _accepts(self, token: str) -> bool:
         if self._api_key is None:
@@ -180,6 +190,9 @@ class _Api:
             },
             headers={"Cache-Control": "private, no-store"},
         )
+
+    async def entitlements(self, request: Request) -> Response:
+        return _reply(limits(self._engine.max_concurrency))
 
     def _record(self, request: Request) -> Record:
         invocation_id = request.path_params["id"]

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_kernel.api.errors import (
     KernelConfigurationError,
     KernelConnectionNotFoundError,
+    KernelError,
     KernelTransportError,
 )
+from airflow_provider_kernel.api.missing import check_variable, how_to_make
 from airflow_provider_kernel.api.settings import KernelSettings
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
+log = logging.getLogger(__name__)
 DEFAULT_CONN_ID = "kernel_default"
+#: Seconds after which Airflow is asked again for a connection that it does not find.
+ASK_AGAIN_AFTER = 2.0
 T = TypeVar("T")
 
 
@@ -54,35 +62,119 @@ def settings_of(connection: Connection) -> KernelSettings:
         raise KernelConfigurationError(
             f"The extra of the Airflow connection {connection.conn_id!r} is no JSON object."
         )
-    return KernelSettings.from_connection(
+    settings = KernelSettings.from_connection(
         connection.conn_id,
         password=connection.password,
         host=connection.host,
+        login=connection.login,
         schema=connection.schema,
         port=connection.port,
         extra=extra,
     )
-
-
-def settings_without_connection(conn_id: str) -> KernelSettings:
-    """
-    Read the environment in place of the default connection; call it where that does not exist.
-
-    :raises KernelConnectionNotFoundError: it is not the default connection, or there is no ``KERNEL_API_KEY``.
-    :raises KernelConfigurationError: the environment cannot be used.
-    """
-    if conn_id != DEFAULT_CONN_ID:
-        raise KernelConnectionNotFoundError(
-            f"There is no Airflow connection {conn_id!r}. Make one of type 'kernel', or set AIRFLOW_CONN_{str(conn_id).upper()}."
-        )
-    try:
-        settings = KernelSettings.from_environment(conn_id, os.environ)
-    except KernelConfigurationError as error:
-        if os.environ.get("KERNEL_API_KEY", "").strip():
-            raise
-        raise KernelConnectionNotFoundError(str(error)) from None
-    _mask(settings.api_key)
+    for warning in settings.warnings:
+        warn_once(warning)
     return settings
+
+
+@lru_cache(maxsize=256)
+def warn_once(text: str) -> None:
+    """Warn, once in this process: a connection is read again and again."""
+    log.warning("%s", text)
+
+
+def read_settings(conn_id: str, get_connection: Callable[[str], Connection]) -> KernelSettings:
+    """
+    Read a connection, or the environment in place of the default one; this may wait for Airflow.
+
+    :param get_connection: Airflow's.
+    :raises KernelConnectionNotFoundError: it does not exist.
+    :raises KernelConfigurationError: it cannot be used, nor can the environment.
+    :raises KernelTransportError: Airflow cannot be asked, or may have said that there is none because it cannot look.
+    """
+    if not (isinstance(conn_id, str) and conn_id.strip()):
+        raise KernelConnectionNotFoundError(
+            f"There is no Airflow connection {conn_id!r}. Pass the id of one as kernel_conn_id."
+        )
+    if settings := _ask(conn_id, get_connection):
+        return settings
+    check_variable(conn_id, os.environ)
+    is_missing = _is_missing(conn_id)
+    if is_missing is not False:
+        if conn_id == DEFAULT_CONN_ID and os.environ.get("KERNEL_API_KEY", "").strip():
+            settings = KernelSettings.from_environment(os.environ)
+            _mask(settings.api_key)
+            return settings
+        time.sleep(ASK_AGAIN_AFTER)
+        if settings := _ask(conn_id, get_connection):
+            return settings
+        is_missing = _is_missing(conn_id)
+    what = how_to_make(conn_id, or_key=conn_id == DEFAULT_CONN_ID)
+    if is_missing or is_dag_test():
+        raise KernelConnectionNotFoundError(what)
+    raise KernelTransportError(
+        f"{what} If there is one: Airflow does not find it while its API, its database or its secrets backend is away.",
+        sent=False,
+    )
+
+
+def _ask(conn_id: str, get_connection: Callable[[str], Connection]) -> KernelSettings | None:
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+    try:
+        settings = settings_of(get_connection(conn_id))
+        mask_proxy_password(settings)
+        return settings
+    except AirflowNotFoundException:
+        return None
+    except KernelError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever Airflow raises when it is away
+        raise unreadable(conn_id, error) from None
+
+
+def _is_missing(conn_id: str) -> bool | None:
+    """
+    Tell whether a connection that Airflow does not find does not exist; False if Airflow could not look.
+
+    None where that cannot be told. Airflow asks one backend after the other, and takes one that fails for one that
+    knows nothing.
+    """
+    is_missing: bool | None = True
+    try:
+        for backend in _secrets_backends():
+            if type(backend).__name__ == "ExecutionAPISecretsBackend":
+                if not _api_does_not_know(conn_id):
+                    return False
+            elif backend.get_connection(conn_id=conn_id):
+                return None  # it was made just now
+            elif not type(backend).__module__.startswith(("airflow.secrets.", "airflow.sdk.")):
+                is_missing = (
+                    None  # it may hide its own failures; and Airflow's API, which asks it too, hides them all
+                )
+    except Exception:  # noqa: BLE001 - whatever a backend raises when it is away
+        return False
+    return is_missing
+
+
+def _secrets_backends() -> list[Any]:
+    try:
+        from airflow.sdk.execution_time.supervisor import ensure_secrets_backend_loaded
+    except ImportError:  # Airflow 2
+        from airflow.configuration import ensure_secrets_loaded
+
+        return list(ensure_secrets_loaded())
+    return list(ensure_secrets_backend_loaded())
+
+
+def _api_does_not_know(conn_id: str) -> bool:
+    from airflow.sdk.exceptions import ErrorType
+    from airflow.sdk.execution_time.comms import ErrorResponse, GetConnection, GetDRCount
+
+    reply = _supervisor().send(GetConnection(conn_id=conn_id))
+    if not (isinstance(reply, ErrorResponse) and reply.error == ErrorType.CONNECTION_NOT_FOUND):
+        return False
+    # The API says so, too, where its database is away; it cannot count then.
+    return not isinstance(_supervisor().send(GetDRCount(dag_id="kernel")), ErrorResponse)
 
 
 def is_dag_test() -> bool:

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from airflow.providers.common.compat.sdk import BaseHook
 from tenacity import Retrying
 
 from airflow_provider_kernel.api import calls
@@ -36,13 +36,7 @@ from airflow_provider_kernel.api.waiting import (
     is_kernels_refusal,
 )
 from airflow_provider_kernel.hooks import form
-from airflow_provider_kernel.hooks.connection import (
-    DEFAULT_CONN_ID,
-    mask_proxy_password,
-    settings_of,
-    settings_without_connection,
-    unreadable,
-)
+from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, read_settings
 from airflow_provider_kernel.hooks.exchange import events_of, exchange, new_session, pages, run
 from airflow_provider_kernel.hooks.transport import lost_reply, retrying
 from airflow_provider_kernel.hooks.trial import try_out
@@ -87,16 +81,7 @@ class KernelHook(BaseHook):
         :raises KernelConfigurationError: the connection does not exist, has no token, or cannot be used.
         :raises KernelTransportError: Airflow cannot be asked for it.
         """
-        try:
-            settings = settings_of(self.get_connection(self.kernel_conn_id))
-            mask_proxy_password(settings)
-            return settings
-        except AirflowNotFoundException:
-            return settings_without_connection(self.kernel_conn_id)
-        except KernelError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever Airflow raises when it is away
-            raise unreadable(self.kernel_conn_id, error) from None
+        return read_settings(self.kernel_conn_id, self.get_connection)
 
     def get_conn(self) -> requests.Session:
         """Return the session, which carries the token and no more; made once."""

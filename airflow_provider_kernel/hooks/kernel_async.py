@@ -20,7 +20,6 @@ from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
-    KernelConnectionNotFoundError,
     KernelError,
     KernelTransportError,
 )
@@ -32,8 +31,8 @@ from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
     ask_in_thread,
     mask_proxy_password,
+    read_settings,
     settings_of,
-    settings_without_connection,
     unreadable,
 )
 from airflow_provider_kernel.hooks.route import certificates_of, proxy_of, trusting, without_login
@@ -53,6 +52,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 #: Seconds for which a connection that was read is used without reading it again.
 SETTINGS_LIFE = 60.0
+#: Seconds for which a connection that was not found is not looked for again: that takes seconds, one at a time.
+MISSING_LIFE = 10.0
 #: How many invocations a page of active ones has: few, for their payloads come with them.
 ACTIVE_PAGE = 20
 #: More active invocations than so many are not looked for.
@@ -67,6 +68,7 @@ class _Shared:
     users: int = 0
     settings: KernelSettings | None = None
     read_at: float = 0.0
+    missing: KernelError | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -202,30 +204,30 @@ class KernelAsyncHook:
         """
         shared = self._in_use()
         async with shared.reading:
+            if shared.missing and time.monotonic() - shared.read_at < MISSING_LIFE:
+                raise shared.missing
             if shared.settings is None or time.monotonic() - shared.read_at > SETTINGS_LIFE:
-                shared.settings = await self._read_settings(shared.settings)
+                shared.missing = None
+                shared.settings = await self._read_settings(shared)
                 shared.read_at = time.monotonic()
             return shared.settings
 
-    async def _read_settings(self, known: KernelSettings | None) -> KernelSettings:
+    async def _read_settings(self, shared: _Shared) -> KernelSettings:
+        known = shared.settings
         try:
-            try:
-                connection = await get_async_connection(self.kernel_conn_id)
-            except AirflowNotFoundException:
-                # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
-                connection = await ask_in_thread(BaseHook.get_connection, self.kernel_conn_id)
-            settings = settings_of(connection)
-            if settings.proxy:  # In a thread, as below.
+            settings = settings_of(await get_async_connection(self.kernel_conn_id))
+            if settings.proxy:  # In a thread, for that waits for Airflow's supervisor.
                 await ask_in_thread(mask_proxy_password, settings)
             return settings
         except AirflowNotFoundException:
             if known:  # Airflow says so, too, when it cannot reach its own API
                 return known
+            # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
             try:
-                # In a thread, for it has Airflow mask the token, which waits for Airflow's supervisor.
-                return await ask_in_thread(settings_without_connection, self.kernel_conn_id)
-            except KernelConnectionNotFoundError as error:
-                raise KernelTransportError(str(error), sent=False) from None
+                return await ask_in_thread(read_settings, self.kernel_conn_id, BaseHook.get_connection)
+            except KernelError as error:
+                shared.missing, shared.read_at = error, time.monotonic()
+                raise
         except Exception as error:
             if known:
                 # Airflow may be away for a while, or somebody at work on the connection, which says nothing of

@@ -19,6 +19,7 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
     is_certainly_not_accepted,
     retry_after,
+    sentence,
 )
 from airflow_provider_kernel.api.invocation import InvocationRequest
 from airflow_provider_kernel.api.settings import is_loopback
@@ -45,7 +46,11 @@ def retrying(call: Call[Any]) -> dict[str, Any]:
         "stop": stop_after_attempt(ATTEMPTS),
         "wait": _wait,
         "before_sleep": lambda state: log.warning(
-            "%s %s: %s Trying again in %.1f s.", call.method, call.path, _error(state), state.upcoming_sleep
+            "%s %s: %s Trying again in %.1f s.",
+            call.method,
+            call.path,
+            sentence(str(_error(state))),
+            state.upcoming_sleep,
         ),
         "reraise": True,
     }
@@ -117,5 +122,5 @@ def lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostRepl
         return None
     return KernelLostReplyError(
         f"Whether Kernel accepted the invocation of {request.app_name}/{request.action_name} is unknown, "
-        f"so it may be running: {error} Look for it among the app's invocations before you run this again."
+        f"so it may be running: {sentence(str(error))} Look for it among the app's invocations before you run this again."
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_kernel.api import calls
-from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.calls import Limits
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError, sentence
 from airflow_provider_kernel.api.settings import API_KEYS_URL, KernelSettings
 
 if TYPE_CHECKING:
@@ -18,18 +20,19 @@ TRIAL_SECONDS = 15.0
 
 def try_out(hook: KernelHook) -> tuple[bool, str]:
     """See :meth:`KernelHook.test_connection`."""
+    settings = None
     try:
         settings = hook.settings
-        verdict = _verdict(_ask(hook, settings), settings)
+        is_good, said = _verdict(*_ask(hook, settings), settings)
         settings.invocation_url("")  # nothing else than this test says that it is wrong, but a warning
-        return verdict
     except KernelError as error:
-        return False, _what_to_do(error, hook)
+        is_good, said = False, _what_to_do(error, settings)
+    return is_good, " ".join([said, *(settings.warnings if settings else ())])
 
 
-def _ask(hook: KernelHook, settings: KernelSettings) -> Any:
+def _ask(hook: KernelHook, settings: KernelSettings) -> tuple[Any, Limits | None]:
     """
-    Ask whose the token is, in a thread of its own.
+    Ask whose the token is, and for the account's limits, in a thread of its own.
 
     No time-out of an HTTP client bounds a name look-up, several addresses, or a reply that trickles.
     """
@@ -39,6 +42,8 @@ def _ask(hook: KernelHook, settings: KernelSettings) -> Any:
         try:
             with hook.twin() as twin:
                 outcome.append(twin._send_once(calls.auth_context()))
+                with suppress(KernelError):  # not every token may read them
+                    outcome.append(twin._send_once(calls.entitlements()))
         except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
             outcome.append(error)
 
@@ -50,10 +55,10 @@ def _ask(hook: KernelHook, settings: KernelSettings) -> Any:
         raise KernelTransportError(f"{settings.base_url} did not answer within {TRIAL_SECONDS:.0f} seconds.")
     if isinstance(answer, Exception):
         raise answer
-    return answer
+    return answer, next((each for each in outcome[1:] if isinstance(each, Limits)), None)
 
 
-def _verdict(who: Any, settings: KernelSettings) -> tuple[bool, str]:
+def _verdict(who: Any, limits: Limits | None, settings: KernelSettings) -> tuple[bool, str]:
     try:
         organization = who["organization"]["id"]
         project = who["authorization"]["effective_scope"]["project_id"]
@@ -64,22 +69,25 @@ def _verdict(who: Any, settings: KernelSettings) -> tuple[bool, str]:
             f"The token is good, but Kernel does not apply the project {settings.project!r}. "
             "Look at the connection's extra 'project'."
         )
-    return True, f"The token is good: organization {organization}, " + (
-        f"project {project}." if project else "no particular project."
-    )
+    where = f"project {project}" if project else "no particular project"
+    limit = f" Its limit is {limits.total} invocations at a time" if limits else ""
+    if limits:
+        limit += f", {limits.per_app} of one app." if limits.per_app else "."
+    return True, f"The token is good: organization {organization}, {where}.{limit}"
 
 
-def _what_to_do(error: KernelError, hook: KernelHook) -> str:
-    settings = hook.__dict__.get("settings")
+def _what_to_do(error: KernelError, settings: KernelSettings | None) -> str:
     advice = ""
     if isinstance(error, KernelApiError) and error.status_code == 401:
         advice = f" Make a token at {API_KEYS_URL} and put it into the connection's password field."
+    elif isinstance(error, KernelApiError) and error.refusal in ("spending cap", "scope", "plan"):
+        pass  # it says what to do
     elif isinstance(error, KernelApiError) and error.is_refusal and settings and settings.project:
         advice = (
             f" The connection's project is {settings.project!r}: does it exist, and may the token use it?"
         )
     elif isinstance(error, KernelTransportError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
         advice = " If it is signed by a CA of your own, put the path of its file into the extra 'verify'."
-    elif isinstance(error, KernelTransportError) and not str(error).endswith("?"):
+    elif isinstance(error, KernelTransportError) and settings and not str(error).endswith("?"):
         advice = " Look at the connection's host and proxy, and at what is on the way from this machine."
-    return f"{str(error).rstrip('.')}.{advice}" if advice else str(error)
+    return f"{sentence(str(error))}{advice}"

@@ -16,7 +16,6 @@ from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelCapacityTimeout,
     KernelConfigurationError,
-    KernelConnectionNotFoundError,
     KernelError,
     KernelInvocationError,
     KernelInvocationTimeout,
@@ -24,6 +23,7 @@ from airflow_provider_kernel.api.errors import (
     KernelLostReplyError,
     is_certainly_not_accepted,
     is_full,
+    sentence,
 )
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.outcome import Outcome
@@ -107,8 +107,6 @@ class Leg:
         try:
             with self._seen_to():
                 yield
-        except KernelConnectionNotFoundError:
-            raise  # Airflow says so, too, when it cannot reach its own API
         except (KernelLostReplyError, KernelConfigurationError, KernelRecordError, KernelApiError) as error:
             if isinstance(error, KernelApiError) and not error.is_refusal:
                 raise
@@ -118,7 +116,7 @@ class Leg:
                 raise  # a retry takes it up, by a connection that was mended meanwhile
             else:
                 hint = f" {NO_RETRY_REFUSED}" if isinstance(error, KernelApiError) else ""
-            raise AirflowFailException(f"{str(error).rstrip('.')}.{hint}") from error
+            raise AirflowFailException(f"{sentence(str(error))}{hint}") from error
 
     @contextmanager
     def _seen_to(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter
+from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter, is_worth_waiting
 from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, is_worth_a_line, shorten
 from airflow_provider_kernel.api.outcome import MAX_MESSAGE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
@@ -30,7 +30,7 @@ class KernelCapacityTrigger(BaseTrigger):
     Waits until the account may have room for one more invocation, and fires one event; it submits nothing.
 
     The event's ``capacity`` is ``free``: submit, and be prepared to be refused again; ``timeout``: the deadline
-    has passed; or ``unsettled``: the connection cannot be used, as ``message`` says. Its ``deadline`` is the
+    has passed; or ``unsettled``: the connection cannot be used, or Kernel refuses, as ``message`` says. Its ``deadline`` is the
     trigger's. The triggers of one connection in one triggerer form one queue
     (:class:`~airflow_provider_kernel.api.capacity.CapacityQueue`), for which one of them looks at the account.
 
@@ -140,7 +140,7 @@ class _Line:
         except Exception as error:  # noqa: BLE001 - or they would wait for ever
             self._looking = self._joined = None
             for waiter in list(self._verdicts):
-                if isinstance(error, KernelConfigurationError):
+                if isinstance(error, KernelError):
                     self._tell(waiter, capacity="unsettled", message=shorten(str(error), MAX_MESSAGE))
                 else:
                     self._tell(waiter, error)
@@ -152,10 +152,10 @@ class _Line:
                 await joined.wait()
         if len(self._queue) and self._queue.look_at() <= time.time():
             try:
-                active = await hook.list_active_ids()
-            except KernelConfigurationError:
-                raise
+                active = await self._active_ids(hook)
             except KernelError as error:
+                if not is_worth_waiting(error):
+                    raise
                 let_go = self._queue.failed(error, time.time())
                 if is_worth_a_line(self._queue.failures):
                     log.warning("Looking for room in the account of %s: %s", self._kernel_conn_id, error)
@@ -165,6 +165,14 @@ class _Line:
                 self._tell(waiter, capacity="free")
         for waiter in self._queue.expired(time.time()):
             self._tell(waiter, capacity="timeout")
+
+    async def _active_ids(self, hook: KernelAsyncHook) -> frozenset[str]:
+        try:
+            return await hook.list_active_ids()
+        except KernelError as error:
+            if is_worth_waiting(error) or isinstance(error, KernelConfigurationError):
+                raise
+        return await hook.list_active_ids()  # after a 401 or 403 with the connection read anew
 
     def _tell(self, waiter: Waiter, error: Exception | None = None, **verdict: str) -> None:
         self._queue.leave(waiter)

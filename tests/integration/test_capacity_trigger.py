@@ -303,7 +303,7 @@ def test_trouble_with_looking_is_waited_out(server, looks, trouble):
 
 
 def test_where_looking_is_not_allowed_they_go_one_by_one(server, looks):
-    server.on(LIST, error(403))
+    server.on(LIST, error(403, "insufficient_scope"))
 
     async def main() -> list[int]:
         waits = [refused(1000 + number) for number in range(3)]
@@ -316,6 +316,45 @@ def test_where_looking_is_not_allowed_they_go_one_by_one(server, looks):
 
     first, second, third = asyncio.run(main())
     assert first < second < third
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (error(401, "unauthorized"), "Kernel answered 401 unauthorized: Kernel's sentence."),
+        (
+            Reply(403, {"code": "x", "message": "Spending cap reached"}),
+            "The spending cap of the organization",
+        ),
+        (error(403, "forbidden"), "Kernel does not say which of these it is"),
+        (html(403), "a proxy on the way may have answered"),
+        (error(404, "project_not_found"), "The connection names a project that does not exist"),
+    ],
+)
+def test_what_no_wait_mends_ends_that_of_all_at_once_with_the_reason(server, looks, reply, says):
+    server.on(LIST, reply)
+
+    async def main() -> list[dict[str, Any]]:
+        events = await asyncio.gather(*(refused(1000) for _ in range(3)))
+        nothing_is_left()
+        return events
+
+    for event in asyncio.run(main()):
+        assert event["capacity"] == "unsettled"
+        assert says in event["message"]
+    assert len(looks) == 2  # the second with the connection read anew
+
+
+def test_a_token_that_was_exchanged_meanwhile_ends_no_wait(server, looks, monkeypatch):
+    connection = {"conn_type": "kernel", "host": server.url, "password": "sk_the_new_one"}
+    none = Reply(200, [], {"X-Has-More": "false"})
+
+    def answer(request: Request) -> Reply:
+        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
+        return none if request.headers["Authorization"] == "Bearer sk_the_new_one" else error(401)
+
+    server.on(LIST, answer)
+    assert asyncio.run(fire(KernelCapacityTrigger(refused_at=time.time())))["capacity"] == "free"
 
 
 def test_active_invocations_are_listed_in_small_pages(server):

@@ -185,6 +185,7 @@ def test_a_port_that_is_taken_is_refused_with_one_line(tmp_path):
     [
         ("--max-concurrency=0", "'0' is not a positive whole number"),
         ("--max-concurrency=1.5", "'1.5' is not a positive whole number"),
+        ("--refuse=everything", "invalid choice: 'everything'"),
         ("--heartbeat=nan", "'nan' is not a positive number"),
         ("--sync-timeout=x", "'x' is not a positive number"),
         ("--port=x", "'x' is not a port"),

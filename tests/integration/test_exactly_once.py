@@ -21,14 +21,13 @@ from airflow_provider_kernel.api import capacity, waiting
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelCapacityTimeout,
-    KernelConnectionNotFoundError,
     KernelError,
     KernelInvocationFailed,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
     KernelTransportError,
 )
-from airflow_provider_kernel.hooks import kernel_async
+from airflow_provider_kernel.hooks import connection, kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators import capacity as operators_capacity
 from airflow_provider_kernel.operators import submission
@@ -502,8 +501,9 @@ class TestARefusal:
         assert len(proxy.accepted) == 1
 
     def test_a_connection_that_airflow_does_not_find_for_now_may_be_retried(self, proxy, monkeypatch):
+        monkeypatch.setattr(connection, "_is_missing", lambda conn_id: False)
         task, payload = echo(retries=1, kernel_conn_id="vault")
-        with pytest.raises(KernelConnectionNotFoundError, match="There is no Airflow connection 'vault'"):
+        with pytest.raises(KernelTransportError, match="There is no Airflow connection 'vault'"):
             task.run()
         assert task.record is None
         monkeypatch.setenv("AIRFLOW_CONN_VAULT", proxy.connection_json())

@@ -85,7 +85,7 @@ def test_a_get_is_sent_again_after_trouble_that_may_pass(server, ask, trouble):
 def test_a_refused_get_is_not_sent_again_and_says_what_kernel_said(server, ask, status):
     server.on(GET, error(status, "a_code", X_Request_Id="req_7"))
     with pytest.raises(
-        KernelApiError, match=rf"answered {status} a_code: Kernel's sentence \(request req_7\)"
+        KernelApiError, match=rf"answered {status} a_code \(request req_7\): Kernel's sentence\."
     ) as e:
         ask("get_invocation", "inv1")
     assert (e.value.status_code, e.value.code, e.value.request_id) == (status, "a_code", "req_7")

@@ -132,6 +132,30 @@ def test_a_payload_that_turns_out_wrong_when_it_is_rendered_is_not_submitted():
     assert task.xcom == {}
 
 
+@both_waits
+@pytest.mark.parametrize(
+    ("refuse", "project", "says"),
+    [
+        ("spending-cap", None, "The spending cap of the organization or of the project is reached"),
+        ("insufficient-scope", None, "The scope of the API key does not allow this"),
+        (
+            "other-project",
+            "reports",
+            "The API key is of another project than the one that the connection names",
+        ),
+        ("unknown-project", "reports", "The connection names a project that does not exist or is not active"),
+    ],
+)
+def test_a_refusal_says_why_and_is_not_retried(
+    start_emulator, monkeypatch, refuse, project, says, deferrable
+):
+    emulator = start_emulator(refuse=refuse)
+    connection = {**json.loads(emulator.connection_json), "extra": {"project": project}}
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
+    with pytest.raises(AirflowFailException, match=rf"{says}.*\. The task is not retried"):
+        Task(deferrable=deferrable, retries=2).run()
+
+
 class TestAgainstAKernelThatMisbehaves:
     """What the emulator, being well-behaved, never says."""
 

@@ -101,7 +101,10 @@ CALLS = {
         lambda sdk: list(sdk.apps.list(app_name="shop", limit=100)),
         lambda hook: hook.get_app_versions("shop"),
     ),
-    "auth": (lambda sdk: sdk.auth.context.retrieve(), lambda hook: hook.test_connection()),
+    "test": (
+        lambda sdk: (sdk.auth.context.retrieve(), sdk.organization.entitlements.retrieve()),
+        lambda hook: hook.test_connection(),
+    ),
 }
 
 

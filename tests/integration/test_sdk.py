@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -223,3 +224,49 @@ def test_over_the_limit_is_a_rate_limit_error_until_one_has_ended(strict):
     assert set(caught.value.body) == {"code", "message"}
     strict.invocations.update(first.id, status="failed")
     assert strict.invocations.create(**LATEST, action_name="echo", payload="1").status == "succeeded"
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_the_accounts_limits(start_emulator, limit):
+    emulator = start_emulator(max_concurrency=limit)
+    with kernel.Kernel(base_url=emulator.base_url, api_key="sk_x") as client:
+        found = client.organization.entitlements.retrieve()
+    assert found.limits.max_concurrent_invocations == (limit or 1_000_000)
+    assert found.limits.default_max_concurrent_invocations_per_app == found.limits.max_concurrent_invocations
+    assert found.features.search.enabled is False
+    assert found.plan.effective_id == "ENTERPRISE"
+    found.model_validate(found.to_dict(), strict=False)
+
+
+@pytest.mark.parametrize(
+    ("refuse", "project", "refused", "passed"),
+    [
+        ("spending-cap", None, {"POST"}, {"GET", "PATCH", "DELETE"}),
+        ("insufficient-scope", None, {"POST", "PATCH", "DELETE"}, {"GET"}),
+        ("other-project", "p", {"POST", "GET", "PATCH", "DELETE"}, set()),
+        ("other-project", None, set(), {"POST", "GET", "PATCH", "DELETE"}),
+        ("unknown-project", "p", {"POST", "GET", "PATCH", "DELETE"}, set()),
+    ],
+)
+def test_what_is_refused_on_request(start_emulator, refuse, project, refused, passed):
+    emulator = start_emulator(refuse=refuse)
+    headers = {"X-Kernel-Project": project} if project else {}
+    with kernel.Kernel(
+        base_url=emulator.base_url, api_key="sk_x", max_retries=0, default_headers=headers
+    ) as client:
+        calls = {
+            "POST": lambda: client.invocations.create(
+                app_name="tests", action_name="echo", version="latest", payload="1"
+            ),
+            "GET": lambda: client.invocations.list(),
+            "PATCH": lambda: client.invocations.update("none", status="failed"),
+            "DELETE": lambda: client.invocations.delete_browsers("none"),
+        }
+        expected = kernel.NotFoundError if refuse == "unknown-project" else kernel.PermissionDeniedError
+        for method in refused:
+            with pytest.raises(expected) as error:
+                calls[method]()
+            assert error.value.body["code"] in ("forbidden", "insufficient_scope", "project_not_found")
+        for method in passed:
+            with suppress(kernel.NotFoundError):  # there is no such invocation
+                calls[method]()

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from airflow_provider_kernel.hooks import trial
+from airflow_provider_kernel.hooks import connection, trial
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from tests.integration.scripted import Reply, error, html, serving
 
@@ -81,6 +81,100 @@ def test_the_sentence_says_what_is_the_matter_and_what_to_do(server, press, repl
     assert len(server.seen(WHO)) == 1
 
 
+LIMITS = "GET /org/entitlements"
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (
+            Reply(
+                200,
+                {
+                    "limits": {
+                        "max_concurrent_invocations": 50,
+                        "default_max_concurrent_invocations_per_app": 20,
+                    }
+                },
+            ),
+            "no particular project. Its limit is 50 invocations at a time, 20 of one app.",
+        ),
+        (
+            Reply(200, {"limits": {"max_concurrent_invocations": 5}}),
+            "no particular project. Its limit is 5 invocations at a time.",
+        ),
+        (Reply(200, {"limits": {"max_concurrent_invocations": "many"}}), "no particular project."),
+        (Reply(200, {"limits": None}), "no particular project."),
+        (Reply(200, []), "no particular project."),
+        (error(403), "no particular project."),
+        (error(404), "no particular project."),
+        (error(500), "no particular project."),
+        (html(200), "no particular project."),
+        (Reply(drop=True), "no particular project."),
+    ],
+)
+def test_a_good_token_says_the_accounts_limit_if_it_may_read_that(server, press, reply, says):
+    server.on(WHO, context(None))
+    server.on(LIMITS, reply)
+    tested, sentence = press(host=server.url)
+    assert tested
+    assert sentence.endswith(says)
+
+
+def test_limits_that_never_come_make_no_token_bad(server, press, monkeypatch):
+    monkeypatch.setattr(trial, "TRIAL_SECONDS", 1.0)
+    server.on(WHO, context(None))
+    server.on(LIMITS, lambda request: (server.over.wait(30) and Reply()) or Reply())
+    tested, sentence = press(host=server.url)
+    assert tested
+    assert sentence.endswith("no particular project.")
+
+
+def test_an_extra_without_effect_is_told(server, press):
+    server.on(WHO, context(None))
+    tested, sentence = press(host=server.url, extra={"timeuot": 5})
+    assert tested
+    assert sentence.endswith("the extra 'timeuot' is not known and has no effect. Did you mean 'timeout'?")
+
+
+@pytest.mark.parametrize(
+    ("refuse", "project", "says"),
+    [
+        (
+            "other-project",
+            "reports",
+            "The API key is of another project than the one that the connection names",
+        ),
+        ("unknown-project", "reports", "The connection names a project that does not exist or is not active"),
+        ("other-project", None, "The token is good"),
+        ("spending-cap", None, "The token is good"),  # what Kernel refuses then is new invocations
+        ("insufficient-scope", None, "The token is good"),
+    ],
+)
+def test_what_the_emulator_refuses_on_request(start_emulator, press, refuse, project, says):
+    emulator = start_emulator(refuse=refuse)
+    assert says in press(host=emulator.base_url, extra={"project": project})[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "says"),
+    [
+        ("insufficient_scope", "Not allowed", "The scope of the API key does not allow this"),
+        (
+            "forbidden",
+            "Spending cap reached",
+            "The spending cap of the organization or of the project is reached",
+        ),
+    ],
+)
+def test_a_refusal_that_is_not_of_the_project_does_not_tell_to_look_there(server, press, code, message, says):
+    server.on(WHO, Reply(403, {"code": code, "message": message}))
+    tested, sentence = press(host=server.url, extra={"project": "reports"})
+    assert not tested
+    assert says in sentence
+    assert "'reports'" not in sentence
+
+
 def test_a_dashboard_address_that_is_none_is_told(server, press):
     server.on(WHO, context(None))
     tested, sentence = press(host=server.url, extra={"dashboard_url": "https://d.example/{id}"})
@@ -94,10 +188,14 @@ def test_a_missing_token_is_told(press):
     assert "has no token. Make one at https://dashboard.onkernel.com/api-keys" in sentence
 
 
-def test_a_missing_connection_is_told():
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_missing_connection_is_told(monkeypatch, is_missing):
+    monkeypatch.setattr(connection, "ASK_AGAIN_AFTER", 0)
+    monkeypatch.setattr(connection, "_is_missing", lambda conn_id: is_missing)
     tested, sentence = KernelHook("no_such_connection").test_connection()
     assert not tested
     assert "no Airflow connection 'no_such_connection'. Make one of type 'kernel'" in sentence
+    assert "Look at the connection's host" not in sentence
 
 
 def test_nobody_there_is_told(press):

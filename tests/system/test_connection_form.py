@@ -50,7 +50,7 @@ def form(
     page.choose_kernel(conn_id)
     page.fill(password=TOKEN)
     page.picture("standard fields")
-    page.fill(host=emulator.base_url, port="443")
+    page.fill(host=emulator.base_url, port=emulator.base_url.rpartition(":")[2])
     page.fill(project="reports", timeout="45", proxy=f"http://user:{PROXY_PASSWORD}@{proxy.address}")
     page.fill(dashboard_url=DASHBOARD)
     page.picture("extra fields")

@@ -222,7 +222,7 @@ def test_a_context_that_is_none_is_an_error_of_the_way_there(body):
                 "inner_error": {"code": "e", "message": "too long"},
             },
             "c",
-            "Invalid; app_name; too long",
+            "Invalid. app_name. too long.",
         ),
         ({"code": "c", "message": "Invalid", "details": None, "inner_error": None}, "c", "Invalid"),
     ],

@@ -14,6 +14,7 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
     is_certainly_not_accepted,
     is_worth_repeating,
+    sentence,
     shorten,
 )
 
@@ -68,13 +69,66 @@ def test_every_exception_is_a_kernel_error():
 @pytest.mark.parametrize(
     ("code", "request_id", "text"),
     [
-        (None, None, "Kernel answered 400: so"),
-        ("bad", None, "Kernel answered 400 bad: so"),
-        ("bad", "r1", "Kernel answered 400 bad: so (request r1)"),
+        (None, None, "Kernel answered 400: so."),
+        ("bad", None, "Kernel answered 400 bad: so."),
+        ("bad", "r1", "Kernel answered 400 bad (request r1): so."),
     ],
 )
 def test_an_api_error_reads_with_what_is_known(code, request_id, text):
     assert str(KernelApiError("so", status_code=400, code=code, request_id=request_id)) == text
+
+
+CAP = "The spending cap of the organization or of the project is reached:"
+SCOPE = "The scope of the API key does not allow this:"
+PROJECT = "The API key is of another project than the one that the connection names:"
+UNSAID = "Kernel does not say which of these it is: the spending cap is reached,"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message", "meaning"),
+    [
+        (403, "forbidden", "Monthly spending cap reached", CAP),
+        (403, "spending_cap_reached", "Project paused", CAP),
+        (403, "forbidden", "The project has reached its spend limit", CAP),
+        (403, "forbidden", "Project budget: cap exceeded", CAP),
+        (403, "insufficient_scope", "Not allowed", SCOPE),
+        (403, "insufficient_scope", "The key of this project may not invoke", SCOPE),
+        (403, "forbidden", "API key lacks the scope invocations:write", SCOPE),
+        (403, "insufficient_plan", "Not in your plan", "The plan of the organization does not include this."),
+        (403, "forbidden", "API key is scoped to another project", PROJECT),
+        (403, "project_mismatch", "Forbidden", PROJECT),
+        (403, "forbidden", "Forbidden", UNSAID),
+        (403, "forbidden", "No capacity for landscapes", UNSAID),
+        (404, "project_not_found", "Project not found or inactive", "The connection names a project that"),
+    ],
+)
+def test_a_refusal_says_which_of_its_meanings_it_is(status, code, message, meaning):
+    text = str(KernelApiError(message, status_code=status, code=code))
+    assert text.startswith(f"Kernel answered {status} {code}: {message}. {meaning}")
+    assert text.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [(403, None, "the body is text/html"), (404, "not_found", "App not found: project"), (429, "x", "cap")],
+)
+def test_another_reply_says_no_more_than_kernel_does(status, code, message):
+    assert str(KernelApiError(message, status_code=status, code=code)).endswith(f": {message}.")
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("Limit reached", "Limit reached."),
+        ("Limit reached. ", "Limit reached."),
+        ("Why?", "Why?"),
+        ("No!", "No!"),
+        ("Wait…", "Wait…"),
+        ("cut… (7 more characters)", "cut… (7 more characters)."),
+    ],
+)
+def test_words_of_others_end_with_a_full_stop_before_ours_follow(text, whole):
+    assert sentence(text) == whole
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tenacity import Future, RetryCallState
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.errors import KernelApiError, KernelConfigurationError, KernelTransportError
 from airflow_provider_kernel.api.invocation import InvocationRequest
-from airflow_provider_kernel.hooks.connection import settings_of, settings_without_connection
+from airflow_provider_kernel.hooks.connection import settings_of
 from airflow_provider_kernel.hooks.transport import (
     ATTEMPTS,
     MAX_WAIT,
@@ -138,7 +138,7 @@ def test_a_request_without_a_reply_is_told_in_our_words(cause, sent, timed_out, 
 
 
 def connection(**fields) -> SimpleNamespace:
-    empty = dict.fromkeys(("password", "host", "schema", "port", "extra"))
+    empty = dict.fromkeys(("login", "password", "host", "schema", "port", "extra"))
     return SimpleNamespace(
         **{**empty, "conn_type": "kernel", "conn_id": "kernel_default", "password": TOKEN, **fields}
     )
@@ -176,14 +176,3 @@ def test_an_extra_that_is_no_object_is_refused(extra):
         KernelConfigurationError, match="The extra of the Airflow connection 'kernel_default'"
     ):
         settings_of(connection(extra=extra))
-
-
-def test_the_environment_serves_only_in_place_of_the_default_connection(monkeypatch):
-    monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
-    monkeypatch.delenv("KERNEL_BASE_URL", raising=False)
-    assert settings_without_connection("kernel_default").api_key == TOKEN
-    with pytest.raises(KernelConfigurationError, match="AIRFLOW_CONN_OTHER"):
-        settings_without_connection("other")
-    monkeypatch.delenv("KERNEL_API_KEY")
-    with pytest.raises(KernelConfigurationError, match="KERNEL_API_KEY"):
-        settings_without_connection("kernel_default")

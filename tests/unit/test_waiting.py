@@ -441,7 +441,7 @@ class TestTheRestOfALogAfterTheEnd:
         tried = self.tries(wait, answered(502))
         assert len(tried) == 2
         assert tried[-1] <= TAIL_PATIENCE_WITHOUT_STREAM
-        assert records == ["… the rest of the log could not be read: Kernel answered 502 a_code: so"]
+        assert records == ["… the rest of the log could not be read: Kernel answered 502 a_code: so."]
 
     def test_a_refusal_is_asked_once_more_and_is_no_outage(self):
         wait, _ = self.ended(with_stream=True)
