@@ -54,7 +54,7 @@ def _why(text: str) -> str:
         return "It is not valid JSON."
     if unknown:
         return f"It has no field {shown(unknown[0])}: what is not {', '.join(FIELDS)} belongs into the extra."
-    return "Its port must be a number."
+    return "Its port must be a number, and its extra a JSON object."
 
 
 def _variable(conn_id: str) -> str:

@@ -35,6 +35,7 @@ def server(monkeypatch):
         server.on("DELETE /invocations/inv1/browsers", Reply(204))
         server.on("GET /apps", Reply(200, []))
         server.on("GET /auth/context", Reply(200, {}))
+        server.on("GET /org/entitlements", Reply(200, {}))
         yield server
 
 
