@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, MAX_SECONDS, check_flag
 from airflow_provider_kernel.api.errors import (
+    KernelConfigurationError,
     KernelInvocationError,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
@@ -149,6 +150,7 @@ class KernelInvocationSensor(BaseSensorOperator):
         require_name("invocation_id", self.invocation_id, ID_MEANING)
         require_name("kernel_conn_id", self.kernel_conn_id, CONNECTION_MEANING)
         with self._skipping(), self.hook:
+            self.hook.get_conn()  # no look mends a connection that cannot be used
             self.has_link = link.announce(context["ti"], self.hook, self.invocation_id)
             if not self.deferrable or self._ended():
                 # Unwrapped: Airflow 2 warns of an operator's execute that another one calls.
@@ -269,6 +271,8 @@ class KernelInvocationSensor(BaseSensorOperator):
             if self.never_fail or (self.soft_fail and is_known):
                 raise AirflowSkipException(str(error)) from error
             raise
+        except KernelConfigurationError as error:  # no retry mends it
+            raise (AirflowSkipException if self.never_fail else AirflowFailException)(str(error)) from error
 
     def _end_deferral(self, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Raise what it means that Airflow ended the deferral: its time was over, or the trigger failed."""

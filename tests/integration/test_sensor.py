@@ -116,6 +116,14 @@ def test_a_failure_is_told_with_kernels_reason_and_not_retried(wait, submit):
 
 
 @every_wait
+@pytest.mark.parametrize("soft_fail", [False, True])
+def test_a_connection_that_cannot_be_used_fails_for_good(wait, soft_fail, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", '{"conn_type": "kernel"}')
+    with pytest.raises(AirflowFailException, match="kernel_default"):
+        Sensor(soft_fail=soft_fail, **wait).run()
+
+
+@every_wait
 def test_an_output_that_airflow_cannot_carry_fails_for_good(wait, submit):
     with pytest.raises(AirflowFailException, match=r"output\[0\] is a number beyond 64 bits"):
         Sensor(submit("decode", "[1e40]"), **wait).run()
