@@ -25,7 +25,7 @@ from dev.wait import wait_until
 
 SYSTEM = REPOSITORY / "tests/system"
 GOAL_SECONDS = 3.0
-#: A plugin by which a triggerer believes that it has asked already.
+#: Has a triggerer believe that it has asked already; Python runs it at its start.
 COLD = "import airflow_provider_kernel.triggers.kernel as trigger\n\ntrigger._warming_up.append(None)\n"
 
 
@@ -48,14 +48,15 @@ def main() -> int:
         ) as stack,
         kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key) as client,
     ):
-        plugin = stack.home / "plugins" / "cold.py"
-        plugin.parent.mkdir(exist_ok=True)
+        customization = folder.path / "cold" / "sitecustomize.py"
+        customization.parent.mkdir()
+        customization.write_text(COLD)
         triggerer = stack.components["triggerer"]
         wait_until(lambda: "for_ever" in stack.api.dag_ids(), 60, "the Dag is read")
         for _ in range(options.kills):
             for kind, times in took.items():
                 triggerer.stop()
-                plugin.write_text(COLD if kind == "cold" else "")
+                triggerer.env["PYTHONPATH"] = str(customization.parent) if kind == "cold" else ""
                 triggerer.start()
                 task = stack.api.trigger("for_ever").task("invoke")
                 wait_until(lambda task=task: "[app] line 1" in task.log(), 120, "the wait has begun")

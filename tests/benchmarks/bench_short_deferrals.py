@@ -23,7 +23,7 @@ from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
 
-#: A plugin that sets for how long a deferral lasts at least.
+#: Sets for how long a deferral lasts at least; Python runs it at the triggerer's start.
 HOLD = "import airflow_provider_kernel.triggers.hold as hold\n\nhold.SHORTEST_DEFERRAL = {}\n"
 
 
@@ -50,11 +50,13 @@ def main() -> int:
     ):
         wait_until(lambda: "short_deferrals" in stack.api.dag_ids(), 60, "the Dag is read")
         if options.hold is not None:
-            plugin = stack.home / "plugins" / "hold.py"
-            plugin.parent.mkdir(exist_ok=True)
-            plugin.write_text(HOLD.format(options.hold))
-            stack.components["triggerer"].stop()
-            stack.components["triggerer"].start()
+            customization = folder.path / "hold" / "sitecustomize.py"
+            customization.parent.mkdir()
+            customization.write_text(HOLD.format(options.hold))
+            triggerer = stack.components["triggerer"]
+            triggerer.stop()
+            triggerer.env["PYTHONPATH"] = str(customization.parent)
+            triggerer.start()
         for seconds in options.seconds:
             began = time.monotonic()
             run = stack.api.trigger("short_deferrals", seconds=seconds, tasks=options.tasks)
