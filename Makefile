@@ -41,7 +41,7 @@ system: .venv/ready chromium ## Tests with a real scheduler and triggerer: half 
 test: .venv/ready chromium ## Unit and integration tests, then what matters most on a real Airflow: under 8 minutes
 	@$(CHECKS) fast main-path
 
-versions: .venv/ready chromium ## What touches Airflow, on the older ones; or on one: AIRFLOW=3.0.6, TESTS=tests/unit
+versions: .venv/ready chromium ## What touches Airflow, on the other ones; or on one: AIRFLOW=3.0.6, TESTS=tests/unit
 	@.venv/bin/python -m dev.versions $(if $(JOBS),--jobs=$(JOBS)) $(if $(AIRFLOW),--airflow=$(AIRFLOW)) $(TESTS)
 
 test-all: .venv/ready chromium ## All that there is: test, system and versions, nothing twice; 40 minutes

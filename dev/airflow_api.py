@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +14,8 @@ from urllib3 import Retry
 from airflow_provider_kernel.hooks.form import EXTRA_FIELDS
 
 FINAL_STATES = {"success", "failed"}
+#: A line of the app in a task's log; one that came late begins with its own time.
+APP_LINE = re.compile(r"\[app\] (?:\d{4}-\d\d-\d\dT[\d:.]+Z )?(.*)", re.DOTALL)
 
 
 class AirflowApi:
@@ -164,6 +167,11 @@ class TaskInstance:
     def log(self, try_number: int = 1) -> list[str]:
         """Return the messages of the log of one try up to now, wherever it runs at this moment; none before it starts."""
         return [entry["event"] for entry in self._log_entries(try_number)]
+
+    def app_lines(self, try_number: int = 1) -> list[str]:
+        """Return the app's lines in the log of one try, without the times of those that came late."""
+        found = [APP_LINE.match(text) for text in self.log(try_number)]
+        return [line[1] for line in found if line]
 
     def error(self, try_number: int = 1) -> str:
         """Return the exceptions in the log of one try: their names and messages."""

@@ -1,7 +1,7 @@
 """
-Runs the tests that touch Airflow, but need no scheduler, on each older Airflow that is supported: ``make versions``.
+Runs the tests that touch Airflow, but need no scheduler, on each other Airflow that is supported: ``make versions``.
 
-The newest Airflow is that of ``make test``, in ``.venv``. Each of the others has an environment of its own, on the
+The newest released Airflow is that of ``make test``, in ``.venv``. Each of the others has an environment of its own, on the
 first Python of its list that is found here, so that all Pythons have their turn where there are several, and one is
 enough where there is but one. The tests that touch no Airflow, marked ``no_airflow``, run once on each of these
 Pythons, and not on that of ``make test``, which has run them; to import Airflow is an error there.
@@ -32,11 +32,13 @@ class Release(NamedTuple):
         does not all work with it.
     :param pythons: on which it runs, in the order of preference.
     :param also: what is to be installed beside it, and is not what would be taken anyhow.
+    :param pre_releases: of a pre-release, its other distributions: uv takes pre-releases of those alone that it is told.
     """
 
     day: str
     pythons: tuple[str, ...]
     also: tuple[str, ...] = ()
+    pre_releases: tuple[str, ...] = ()
 
 
 SUPPORTED = {
@@ -46,6 +48,12 @@ SUPPORTED = {
     "3.0.6": Release("2025-08-30", ("3.12", "3.11"), ("apache-airflow-providers-fab",)),
     "3.1.8": Release("2026-03-12", ("3.13", "3.12", "3.11")),
     "3.2.2": Release("2026-05-30", ("3.12", "3.13", "3.11")),
+    # In the place of 3.4.0, which is not out.
+    "3.4.0b2": Release(
+        "2026-10-25",
+        ("3.14", "3.13", "3.12", "3.11"),
+        pre_releases=("apache-airflow-core==3.4.0b2", "apache-airflow-task-sdk==1.4.0b2"),
+    ),
 }
 SUITES = ("tests/unit", "tests/integration")
 #: How many environments are made and tested side by side: each alone is idle at its start and its end.
@@ -96,6 +104,7 @@ class Environment(NamedTuple):
             "--python",
             self.bin / "python",
             f"apache-airflow=={self.airflow}",
+            *release.pre_releases,
         ]
         commands: list[list[str | Path]] = [
             [*uv, "venv", "--clear", "--python", self.interpreter, folder],

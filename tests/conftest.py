@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +38,16 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
         return None
     files = [collection_path] if collection_path.is_file() else collection_path.rglob("test_*.py")
     return not any("mark.no_airflow" in file.read_text() for file in files) or None
+
+
+@pytest.fixture(scope="module")
+def no_line_is_late() -> Iterator[None]:
+    """The app's lines never show their own time, however slow the machine; when they do is in test_logs.py."""
+    from airflow_provider_kernel.api import logs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "MAX_DELAY", float("inf"))
+        yield
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

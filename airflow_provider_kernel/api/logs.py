@@ -17,9 +17,27 @@ REMEMBERED_LINES = 1_000
 #: A stream is opened anew from a little before the last line: whether ``since`` includes its own moment,
 #: and whether lines come in the order of their time, is unknown.
 OVERLAP_NANOSECONDS = 1_000_000_000
+#: A line is shown with its own time where that differs by more seconds from the time at which it is written.
+MAX_DELAY = 1.0
 #: Said around lines that an earlier wait has shown.
 REPLAY = "… the wait was taken up anew, and the log is shown from its start again"
 REPLAY_OVER = "… from here on the lines are new"
+
+
+def show(line: str, time: int | None, now: float) -> str:
+    """
+    Return a line as it is written to a log that dates it ``now``: late lines begin with their own time.
+
+    :param line: what the app logged.
+    :param time: when, in nanoseconds since 1970; None where that is unknown.
+    :param now: the time, in seconds since 1970.
+    """
+    if time is None or abs(now - time / 1e9) <= MAX_DELAY:
+        return line
+    return f"{format_timestamp(time)[:_MILLISECONDS]}Z {line}"
+
+
+_MILLISECONDS = len("2026-01-01T00:00:00.000")
 
 
 class RemoteLog:
@@ -29,7 +47,8 @@ class RemoteLog:
     Within :data:`BURST_RECORDS`, and :data:`RECORDS_PER_SECOND` after that, each line is a record of its own.
     Lines that come faster are joined, and what exceeds :data:`MAX_RECORD` by then is dropped and counted.
 
-    ``lines`` counts the lines, without those that came again.
+    ``lines`` counts the lines, without those that came again. A line that is written late, or by another clock than
+    Kernel's, begins with its own time (:func:`show`).
 
     :param replayed_before: lines from before this time (seconds since 1970, by Kernel's clock) were shown by an
         earlier wait: :data:`REPLAY` is written before the first of them, :data:`REPLAY_OVER` before the first later
@@ -44,7 +63,7 @@ class RemoteLog:
         self._repeated: Counter[tuple[int | None, int]] = Counter()
         self._tokens = float(BURST_RECORDS)
         self._refilled: float | None = None
-        self._held: list[str] = []
+        self._held: list[tuple[str, int | None]] = []
         self._held_size = 0
         self._dropped = 0
 
@@ -59,7 +78,7 @@ class RemoteLog:
         return format_timestamp(max(times[-1] - OVERLAP_NANOSECONDS, min(forgotten_before, times[-1] - 1)))
 
     def add(self, event: Event, now: float) -> list[str]:
-        """Take an event, a line or not; return the records to write now. ``now`` is any clock, in seconds."""
+        """Take an event, a line or not; return the records to write now, in seconds since 1970."""
         if not isinstance(event, LogEvent):
             return self._due(now)
         key = (parse_timestamp(event.timestamp), hash(event.message))
@@ -70,14 +89,14 @@ class RemoteLog:
         self.lines += 1
         records = []
         if notice := self._notice(key[0]):
-            self._held.append(notice)
+            self._held.append((notice, None))
             records = self._due(now)
         line = event.message.rstrip("\r\n")
         if self._held_size + len(line) > MAX_RECORD and self._held:
             self._dropped += 1
         else:
-            self._held.append(line)
-            self._held_size += len(line) + 1
+            self._held.append((line, key[0]))
+            self._held_size += len(line) + _MILLISECONDS + len("Z \n")
         return records + self._due(now)
 
     def _notice(self, time: int | None) -> str | None:
@@ -101,16 +120,15 @@ class RemoteLog:
         if self._tokens < 1 or not self._held:
             return []
         self._tokens -= 1
-        return self.flush()
+        return self.flush(now)
 
-    def flush(self) -> list[str]:
+    def flush(self, now: float) -> list[str]:
         """Return all that was held back: at the end of the log."""
         if not self._held:
             return []
         if self._dropped:
-            self._held.append(
-                f"… {self._dropped} more lines are not shown: the app logs faster than Airflow can take"
-            )
-        record = "\n".join(self._held)
+            notice = f"… {self._dropped} more lines are not shown: the app logs faster than Airflow can take"
+            self._held.append((notice, None))
+        record = "\n".join(show(line, time, now) for line, time in self._held)
         self._held, self._held_size, self._dropped = [], 0, 0
         return [record]

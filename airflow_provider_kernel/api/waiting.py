@@ -163,7 +163,7 @@ class Wait:
                 if now < self._wake:
                     return Sleep(self._wake - now)
                 return self._follow(TAIL_SILENCE, TAIL_LIFE, now)
-            self._write(self._log.flush())
+            self._write(self._log.flush(self._clock))
             return self._outcome
         if self._is_overdue(now):
             return Look()
@@ -188,7 +188,7 @@ class Wait:
         now = self._elapsed(now)
         self._stream_heard = now
         self._stream_worked = True
-        self._write(self._log.add(event, now))
+        self._write(self._log.add(event, self._clock))
         if not isinstance(event, StateEvent) or event.invocation.is_active or event.invocation.id != self._id:
             return True
         self._log_complete = True
@@ -227,7 +227,7 @@ class Wait:
         elif self._wake > self._ended_at + patience or (refused and self._tail_tries > 1):
             self._log_complete = True
             why = error or "its streams are cut short"
-            self._write([*self._log.flush(), f"… the rest of the log could not be read: {why}"])
+            self._write([*self._log.flush(self._clock), f"… the rest of the log could not be read: {why}"])
 
     def saw_invocation(self, invocation: Invocation, now: float) -> None:
         """Take the answer to a look."""

@@ -217,12 +217,11 @@ class Leg:
         task = self.task
         metrics.submitted(task)
         self.log.info(
-            "Kernel accepted invocation %s of %s/%s, version %s (%s).",
+            "Kernel accepted invocation %s of %s/%s, version %s.",
             invocation.id,
             task.app_name,
             task.action_name,
             task.version,
-            invocation.status,
         )
         return invocation
 

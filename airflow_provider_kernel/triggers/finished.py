@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from inspect import signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,9 @@ try:
     from airflow.triggers.shared_stream import AdvanceItem, SharedStreamProducer
 except ImportError:  # before Airflow 3.3
     SharedStreamProducer, HAS_SHARED_STREAMS = object, False  # type: ignore[misc,assignment]
+
+#: Airflow 3.4 and later let a watcher's trigger choose its triggerers.
+HAS_QUEUES = "queue" in signature(BaseEventTrigger.__init__).parameters
 
 log = logging.getLogger(__name__)
 #: Bounds of ``poll_interval``, in seconds.
@@ -72,7 +76,10 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
     :param kernel_conn_id: the Airflow connection of type ``kernel``; default ``kernel_default``.
     :param poll_interval: seconds from one look to the next, 10-3600. Default 60. Of several watchers of one
         connection the shortest counts.
+    :param queue: only triggerers that are started with this queue, ``airflow triggerer --queues …``, run the trigger.
+        Default: None, which is the triggerers without ``--queues``. Needs Airflow 3.4.
     :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
+    :raises TypeError: for a ``queue`` before Airflow 3.4, which has no queues for watchers.
     :raises RuntimeError: in Airflow 2, which has no ``AssetWatcher``.
     """
 
@@ -84,12 +91,23 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
         status: str = InvocationStatus.SUCCEEDED.value,
         kernel_conn_id: str = DEFAULT_CONN_ID,
         poll_interval: float = 60.0,
+        queue: str | None = None,
     ) -> None:
         if not HAS_WATCHERS:
             raise RuntimeError(
                 "KernelInvocationFinishedTrigger is for an AssetWatcher, which Airflow has from version 3.0 on."
             )
-        super().__init__()
+        if queue is not None:
+            check_name("queue", queue, "the name of a queue of triggerers")
+            check_no_template("queue", queue)
+            if not HAS_QUEUES:
+                # A stored trigger that raises anything else would end an older Airflow's triggerer.
+                raise TypeError(
+                    "queue needs Airflow 3.4 or later: this Airflow has no queues for triggers of an AssetWatcher. "
+                    "Leave it out, and any triggerer runs the trigger."
+                )
+        super().__init__(queue=queue)
+        self.queue = queue
         self.wanted = Wanted(app_name, action_name, version, status)
         check_name("kernel_conn_id", kernel_conn_id, CONNECTION_MEANING)
         check_no_template("kernel_conn_id", kernel_conn_id)
@@ -98,10 +116,16 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
         self.poll_interval = float(poll_interval)
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and all arguments, always alike: Airflow knows a trigger by them."""
+        """
+        Return the class path and the arguments, always alike: Airflow knows a trigger by them.
+
+        ``queue`` is one of them only where it is set, as Airflow has stored all other triggers without it. Where it
+        is set it must be: a trigger that Airflow knows stays in its queue.
+        """
+        queue = {} if self.queue is None else {"queue": self.queue}
         return (
             "airflow_provider_kernel.triggers.finished.KernelInvocationFinishedTrigger",
-            {**self._arguments(), "poll_interval": self.poll_interval},
+            {**self._arguments(), "poll_interval": self.poll_interval, **queue},
         )
 
     def _arguments(self) -> dict[str, Any]:

@@ -84,6 +84,26 @@ def sleeping(**kwargs):
     return Task("sleep", unique(seconds=60), **kwargs)
 
 
+@pytest.fixture
+def kill_when():
+    """Call ``on_kill`` of a task in a signal handler, as Airflow does, as soon as a condition holds."""
+    previous = signal.getsignal(signal.SIGALRM)
+
+    def kill_when(task, condition, state="running"):
+        def handler(*_):
+            if condition():
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                task.state = state
+                task.operator.on_kill()
+
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+
+    yield kill_when
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, previous)
+
+
 class TestAfterACrash:
     @both_waits
     @pytest.mark.parametrize(
@@ -653,25 +673,6 @@ NAMES = {"dag_id": "shop", "run_id": "manual__2026-11-24", "task_id": "t", "map_
 
 
 class TestAKill:
-    @pytest.fixture
-    def kill_when(self):
-        """Call ``on_kill`` of a task in a signal handler, as Airflow does, as soon as a condition holds."""
-        previous = signal.getsignal(signal.SIGALRM)
-
-        def kill_when(task, condition, state="running"):
-            def handler(*_):
-                if condition():
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-                    task.state = state
-                    task.operator.on_kill()
-
-            signal.signal(signal.SIGALRM, handler)
-            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-
-        yield kill_when
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
-
     @pytest.mark.parametrize("state", ["failed", "success", "restarting", "skipped"])
     def test_by_a_user_cancels_and_tells_who_did_it(self, kill_when, invocations, state):
         task = sleeping(deferrable=False, retries=1)
@@ -950,16 +951,18 @@ class TestAWaitThatIsGivenUp:
     def test_a_wait_outlives_a_connection_that_airflow_does_not_find_for_now(
         self, proxy, statuses, monkeypatch
     ):
+        def pause(wait, errors):
+            if errors == 3:
+                monkeypatch.setenv("AIRFLOW_CONN_VAULT", proxy.connection_json())
+            return 0.1
+
         monkeypatch.setattr(kernel_async, "SETTINGS_LIFE", 0.0)
-        monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.1)
+        monkeypatch.setattr(waiting.Wait, "_pause", pause)
         monkeypatch.setenv("AIRFLOW_CONN_VAULT", proxy.connection_json())
         task = Task("sleep", unique(seconds=1.5), kernel_conn_id="vault")
         deferral = task.defer()
         monkeypatch.delenv("AIRFLOW_CONN_VAULT")
-        timer = threading.Timer(1, lambda: monkeypatch.setenv("AIRFLOW_CONN_VAULT", proxy.connection_json()))
-        timer.start()
         assert task.resume(deferral)() == 1.5
-        timer.join()
         assert statuses() == ["succeeded"]
 
 
@@ -1046,16 +1049,13 @@ class TestAFullAccount:
         with pytest.raises(KernelCapacityTimeout, match="no invocation was started"):
             task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
 
-    def test_a_user_kill_ends_the_wait_on_the_worker(self, proxy, monkeypatch):
+    def test_a_user_kill_ends_the_wait_on_the_worker(self, proxy, kill_when, monkeypatch):
         monkeypatch.setattr(capacity, "MAX_WORKER_PAUSE", 60)
         proxy.on(POST, faults.answer(429, headers={"Retry-After": "60"}))
         task, _ = echo(deferrable=False)
-        task.state = "failed"
-        timer = threading.Timer(0.3, task.operator.on_kill)
-        timer.start()
+        kill_when(task, lambda: [each for each in proxy.seen(POST) if each.answered_status], "failed")
         with pytest.raises(KernelError, match=r"The task was killed. No invocation of it was started"):
             task.run()
-        timer.join()
 
     def test_an_intent_that_could_not_be_taken_back_does_not_outlive_the_wait_for_capacity(
         self, proxy, statuses, monkeypatch

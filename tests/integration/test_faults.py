@@ -17,6 +17,8 @@ from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 from tests import faults
 from tests.faulty import FaultyProxy
 
+pytestmark = pytest.mark.usefixtures("no_line_is_late")
+
 LOOK = "GET /invocations/{id}"
 STREAM = "GET /invocations/{id}/events"
 OLD, NEW = "sk_the_old_token", "sk_the_new_token"

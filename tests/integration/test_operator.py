@@ -99,6 +99,13 @@ def test_a_connection_that_cannot_be_used_says_what_to_write_and_nothing_else(
     assert "secret" not in str(unusable.value)
 
 
+def test_the_log_says_what_kernel_has_accepted(told):
+    task = Task("echo", 1, wait_for_completion=False)
+    task.run()
+    said = f"Kernel accepted invocation {task.invocation_id} of tests/echo, version latest."
+    assert re.search(rf"{re.escape(said)}\s", told())
+
+
 def test_kernel_out_of_reach_may_be_retried(monkeypatch, told):
     monkeypatch.setenv(
         "AIRFLOW_CONN_KERNEL_DEFAULT", '{"host": "http://127.0.0.1:1", "password": "sk_x_y_z"}'
@@ -341,6 +348,7 @@ class TestTrigger:
         event = asyncio.run(first_event(KernelInvocationTrigger(submit("echo", 1))))
         assert event["status"] == "succeeded"
 
+    @pytest.mark.usefixtures("no_line_is_late")
     @pytest.mark.parametrize(("ago", "is_marked"), [(60.0, True), (1.0, False)])
     def test_the_log_that_is_shown_again_after_a_restart_says_so(
         self, submit, until, status, told, ago, is_marked

@@ -282,6 +282,7 @@ def test_a_kill_cancels_nothing(submit, status, until):
     assert status(invocation_id) == "running"
 
 
+@pytest.mark.usefixtures("no_line_is_late")
 @pytest.mark.parametrize(
     ("arguments", "is_shown"),
     [({}, True), ({"follow_logs": False}, False), (WAITS["poke"], False), (WAITS["reschedule"], False)],

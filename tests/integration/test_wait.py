@@ -16,6 +16,8 @@ from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 from tests.integration.scripted import Reply, Stream, error, html, invocation, log, serving, state
 
+pytestmark = pytest.mark.usefixtures("no_line_is_late")
+
 LOOK = "GET /invocations/inv1"
 STREAM = "GET /invocations/inv1/events"
 

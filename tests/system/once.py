@@ -213,7 +213,7 @@ class OnceRun:
                 now >= try_number
                 and state in ("deferred", "running")
                 and any(map(_is_active, self.invocations()))
-                and any("[app] started" in line for line in self.task.log(now))
+                and "started" in self.task.app_lines(now)
             )
 
         self._wait(waits, f"waits in try {try_number}", interval=1)

@@ -37,10 +37,10 @@ def finished(run: DagRun, task_id: str = "invoke") -> TaskInstance:
 
 
 def deferred(run: DagRun, line: str) -> TaskInstance:
-    """Wait until the run's task is deferred and its log has the line; return it."""
+    """Wait until the run's task is deferred and its log has the app's line; return it."""
     task = run.task("invoke")
     wait_until(lambda: task.state() == "deferred", TIMEOUT, f"{run.dag_id} is deferred")
-    wait_until(lambda: line in task.log(), TIMEOUT, "the app's lines are in the task's log")
+    wait_until(lambda: line in task.app_lines(), TIMEOUT, "the app's lines are in the task's log")
     return task
 
 
@@ -80,7 +80,7 @@ def check_that_the_token_is_nowhere_in_the_clear(airflow: AirflowStack, runs: Ma
 def test_logs_and_id_are_there_while_the_task_is_deferred(
     runs: dict[str, DagRun], emulator: KernelEmulator
 ) -> None:
-    task = deferred(runs["for_ever"], "[app] line 2")
+    task = deferred(runs["for_ever"], "line 2")
 
     assert task.state() == "deferred"
     assert invocation(emulator, task)["status"] == "running"
@@ -89,7 +89,7 @@ def test_logs_and_id_are_there_while_the_task_is_deferred(
 def test_marking_a_deferred_task_failed_cancels_its_invocation(
     runs: dict[str, DagRun], emulator: KernelEmulator
 ) -> None:
-    task = deferred(runs["for_ever"], "[app] line 1")
+    task = deferred(runs["for_ever"], "line 1")
 
     task.set_state("failed")
 

@@ -64,7 +64,7 @@ def test_what_one_task_started_others_wait_for_in_every_way(start, status, stats
     wait_until(run.finished, TIMEOUT, "the run has ended")
     assert run.state() == "success", {task.task_id: task.log()[-5:] for task in run.tasks()}
     assert [run.task(task_id).xcom() for task_id in SENSORS] == [{"lines": 15}] * 3
-    assert "[app] line 1" in "\n".join(run.task("deferred").log())
+    assert "line 1" in run.task("deferred").app_lines()
     assert {task_id: run.task(task_id).links() for task_id in SENSORS} == {
         task_id: {"Kernel invocation": url} for task_id in SENSORS
     }

@@ -40,6 +40,35 @@ def test_a_template_is_refused_that_nothing_would_render():
         KernelInvocationFinishedTrigger("shop", kernel_conn_id="{{ var.value.connection }}")
 
 
+@needs_watchers
+def test_a_queue_is_handed_to_airflow_where_airflow_has_queues_for_watchers():
+    path, plain = KernelInvocationFinishedTrigger("shop").serialize()
+    assert "queue" not in plain, "Airflow would take every watcher that it knows for a new one"
+    if not triggers.HAS_QUEUES:
+        return
+    from airflow.serialization.encoders import encode_trigger
+
+    trigger = KernelInvocationFinishedTrigger("shop", queue="eu")
+    assert trigger.serialize() == (path, {**plain, "queue": "eu"})
+    assert KernelInvocationFinishedTrigger(**trigger.serialize()[1]).queue == "eu"
+    assert encode_trigger(trigger)["queue"] == "eu"
+
+
+@needs_watchers
+@pytest.mark.parametrize("queue", ["", 7, "{{ var.value.queue }}"])
+def test_a_queue_that_cannot_be_right_is_refused(monkeypatch, queue):
+    monkeypatch.setattr(triggers, "HAS_QUEUES", True)
+    with pytest.raises(ValueError, match=r"^queue "):
+        KernelInvocationFinishedTrigger("shop", queue=queue)
+
+
+@needs_watchers
+def test_an_airflow_without_queues_for_watchers_is_told_so(monkeypatch):
+    monkeypatch.setattr(triggers, "HAS_QUEUES", False)
+    with pytest.raises(TypeError, match=r"queue needs Airflow 3\.4 or later.* Leave it out"):
+        KernelInvocationFinishedTrigger("shop", queue="eu")
+
+
 def test_an_airflow_without_watchers_is_told_so(monkeypatch):
     if triggers.HAS_WATCHERS:
         monkeypatch.setattr(triggers, "HAS_WATCHERS", False)

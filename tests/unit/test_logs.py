@@ -26,8 +26,10 @@ from airflow_provider_kernel.api.logs import (
 
 pytestmark = pytest.mark.no_airflow
 
-START = 1_800_000_000 * 10**9
 SECOND = 10**9
+#: In nanoseconds, as lines have it, and in seconds, as who reads them does.
+START = 1_800_000_000 * SECOND
+NOW = START / SECOND
 
 
 def line(message: str, nanoseconds: int = START) -> LogEvent:
@@ -49,8 +51,8 @@ def follow(log: list[LogEvent], cuts: list[int], *, inclusive: bool) -> list[str
     remote, written = RemoteLog(), []
     for there in [*sorted(cut % (len(log) + 1) for cut in cuts), len(log)]:
         for event in stream(log[:there], remote.open_stream(), inclusive=inclusive):
-            written += remote.add(event, 0.0)
-    return "\n".join(written + remote.flush()).split("\n") if log else written + remote.flush()
+            written += remote.add(event, (parse_timestamp(event.timestamp) or 0) / SECOND)
+    return "\n".join(written).split("\n") if written else []
 
 
 steps = st.sampled_from([0, 0, 1, 1_000, SECOND // 2, SECOND, SECOND + 1, 60 * SECOND])
@@ -75,47 +77,47 @@ def test_no_line_is_lost_or_doubled_over_reconnects(parts, cuts, inclusive):
 def test_the_whole_log_is_asked_for_until_a_line_was_seen():
     remote = RemoteLog()
     assert remote.open_stream() is None
-    remote.add(Heartbeat(format_timestamp(START)), 0)
+    remote.add(Heartbeat(format_timestamp(START)), NOW)
     assert remote.open_stream() is None
-    remote.add(line("a"), 0)
+    remote.add(line("a"), NOW)
     assert remote.open_stream() == format_timestamp(START - OVERLAP_NANOSECONDS)
 
 
 def test_lines_without_a_readable_time_are_written_once():
     log = [LogEvent("", "a"), LogEvent("soon", "b"), LogEvent("", "a")]
     remote = RemoteLog()
-    assert [r for e in log for r in remote.add(e, 0)] == ["a", "b", "a"]
+    assert [r for e in log for r in remote.add(e, NOW)] == ["a", "b", "a"]
     assert remote.open_stream() is None
-    assert [r for e in [*log, LogEvent("", "c")] for r in remote.add(e, 0)] == ["c"]
+    assert [r for e in [*log, LogEvent("", "c")] for r in remote.add(e, NOW)] == ["c"]
 
 
 def test_only_lines_are_written_without_their_line_ends():
     remote = RemoteLog()
-    assert remote.add(Heartbeat("t"), 0) + remote.add(ErrorEvent("t", "c", "m"), 0) == []
-    assert remote.add(line("a \r\n"), 0) == ["a "]
-    assert remote.add(line(""), 0) == [""]
+    assert remote.add(Heartbeat("t"), NOW) + remote.add(ErrorEvent("t", "c", "m"), NOW) == []
+    assert remote.add(line("a \r\n"), NOW) == ["a "]
+    assert remote.add(line(""), NOW) == [""]
 
 
 @pytest.mark.parametrize("lines_per_second", [10, 19, 100, 10_000])
 def test_records_stay_within_the_rate_and_slow_lines_are_written_at_once(lines_per_second):
     remote, seconds, records, times = RemoteLog(), 10_000 // lines_per_second + 2, [], []
     for number in range(seconds * lines_per_second):
-        now = number / lines_per_second
-        new = remote.add(line(f"{number}", START + number), now)
+        now = NOW + number / lines_per_second
+        new = remote.add(line(f"{number}", START + number * SECOND // lines_per_second), now)
         records += new
         times += [now] * len(new)
         assert lines_per_second > RECORDS_PER_SECOND or new == [f"{number}"]
     assert len(records) <= BURST_RECORDS + RECORDS_PER_SECOND * seconds + 1
-    written = "\n".join(records + remote.flush()).split("\n")
+    written = "\n".join(records + remote.flush(now)).split("\n")
     assert written == [f"{number}" for number in range(seconds * lines_per_second)]
 
 
 def test_a_flood_is_bounded_in_memory_and_every_line_is_counted():
     remote, records, count, dropped = RemoteLog(), [], 20_000, 0
     for number in range(count):
-        records += remote.add(line("x" * 1_000, START + number), number / 50_000)
+        records += remote.add(line("x" * 1_000, START + number), NOW + number / 50_000)
         assert remote._held_size <= MAX_RECORD + 1_001
-    records += remote.flush()
+    records += remote.flush(NOW + 1)
     shown = 0
     for record in records:
         assert len(record) <= MAX_RECORD + 2_000
@@ -132,20 +134,62 @@ def test_a_flood_is_bounded_in_memory_and_every_line_is_counted():
 def test_what_is_held_back_is_written_when_the_stream_is_merely_alive():
     remote = RemoteLog()
     for number in range(BURST_RECORDS + 3):
-        remote.add(line(f"{number}", START + number), 0)
-    assert remote.add(Heartbeat("t"), 1) == [f"{BURST_RECORDS}\n{BURST_RECORDS + 1}\n{BURST_RECORDS + 2}"]
-    assert remote.flush() == []
+        remote.add(line(f"{number}", START + number), NOW)
+    later = NOW + 0.9
+    assert remote.add(Heartbeat("t"), later) == [f"{BURST_RECORDS}\n{BURST_RECORDS + 1}\n{BURST_RECORDS + 2}"]
+    assert remote.flush(later) == []
 
 
 def test_a_clock_that_goes_back_neither_breaks_nor_blocks_it():
     remote = RemoteLog()
-    assert remote.add(line("a", START), 1000) == ["a"]
-    assert remote.add(line("b", START + 1), 0) == ["b"]
+    assert remote.add(line("a", START), NOW) == ["a"]
+    assert remote.add(line("b", START - 999 * SECOND), NOW - 999) == ["b"]
 
 
 def test_one_line_may_be_longer_than_a_record():
     remote = RemoteLog()
-    assert remote.add(line("x" * (2 * MAX_RECORD)), 0) == ["x" * (2 * MAX_RECORD)]
+    assert remote.add(line("x" * (2 * MAX_RECORD)), NOW) == ["x" * (2 * MAX_RECORD)]
+
+
+class TestTheTimeOfALine:
+    """Airflow's log has the time at which a line is written; the line has its own where that is another."""
+
+    STAMP = "2027-01-15T08:00:00.000Z"
+
+    @pytest.mark.parametrize(
+        ("seconds", "written"),
+        [(0, "a"), (1, "a"), (-1, "a"), (1.1, f"{STAMP} a"), (3600, f"{STAMP} a"), (-1.1, f"{STAMP} a")],
+    )
+    def test_it_is_shown_where_it_differs_by_more_than_a_second(self, seconds, written):
+        assert RemoteLog().add(line("a"), NOW + seconds) == [written]
+
+    def test_milliseconds_are_shown(self):
+        assert RemoteLog().add(line("a", START + 1_234_567), NOW + 5) == ["2027-01-15T08:00:00.001Z a"]
+
+    @pytest.mark.parametrize("timestamp", ["", "soon", "2027-13-01T00:00:00Z"])
+    def test_a_line_without_a_readable_time_has_none(self, timestamp):
+        assert RemoteLog().add(LogEvent(timestamp, "a"), NOW) == ["a"]
+
+    def test_each_line_of_a_record_has_its_own_judged_when_it_is_written(self):
+        remote = RemoteLog()
+        for number in range(BURST_RECORDS + 2):
+            remote.add(line(f"{number}", START + number % 2 * 30 * SECOND), NOW)
+        assert remote.add(Heartbeat("t"), NOW + 30) == [
+            f"{self.STAMP} {BURST_RECORDS}\n{BURST_RECORDS + 1}",
+        ]
+
+    def test_the_largest_record_has_room_for_them(self):
+        remote = RemoteLog()
+        for _ in range(BURST_RECORDS + MAX_RECORD):
+            remote.add(line("x", START), NOW)
+        [record] = remote.flush(NOW + 60)
+        assert record.startswith(f"{self.STAMP} x\n{self.STAMP} x\n")
+        assert MAX_RECORD // 2 < len(record) < MAX_RECORD + 200
+
+    def test_what_is_said_about_the_log_has_none(self):
+        remote = RemoteLog(NOW)
+        written = remote.add(line("a", START - SECOND), NOW + 60) + remote.flush(NOW + 60)
+        assert written == [REPLAY, "2027-01-15T07:59:59.000Z a"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -162,11 +206,11 @@ def test_with_more_lines_than_are_remembered_none_is_lost(parts, cuts, inclusive
 class TestAWaitThatWasTakenUpAnew:
     """What an earlier wait has shown is shown again, and marked."""
 
-    BEFORE = START / 1e9
+    BEFORE = NOW
 
     def written(self, *log: LogEvent, before: float | None = BEFORE) -> list[str]:
         remote = RemoteLog(before)
-        return [record for event in log for record in remote.add(event, 0.0)] + remote.flush()
+        return [record for event in log for record in remote.add(event, NOW)] + remote.flush(NOW)
 
     def test_the_lines_shown_before_stand_between_two_marks(self):
         log = [line("a", START - SECOND), line("b", START - 1), line("c", START), line("d", START + 1)]
@@ -189,7 +233,7 @@ class TestAWaitThatWasTakenUpAnew:
         records = []
         for there in (1, 2, 3, 3):
             for event in stream(log[:there], remote.open_stream(), inclusive=True):
-                records += remote.add(event, 0.0)
+                records += remote.add(event, NOW)
         assert records == [REPLAY, "a", "b", REPLAY_OVER, "c"]
 
     def test_a_flood_joins_the_marks_with_the_lines_and_drops_neither_mark(self):

@@ -10,10 +10,14 @@ from pathlib import Path
 import airflow
 import jsonschema
 import pytest
-from airflow.providers_manager import ProvidersManager
 
 from airflow_provider_kernel import __version__
 from airflow_provider_kernel.get_provider_info import get_provider_info
+
+try:
+    from airflow.sdk.providers_manager_runtime import ProvidersManagerTaskRuntime as ProvidersManager
+except ImportError:  # before Airflow 3.2
+    from airflow.providers_manager import ProvidersManager
 
 
 def test_airflow_finds_the_provider_by_its_entry_point():
@@ -52,4 +56,5 @@ def test_all_that_the_description_names_exists():
 def test_airflow_knows_the_connection_type_and_its_hook():
     hook = ProvidersManager().hooks["kernel"]
     assert (hook.hook_name, hook.connection_id_attribute_name) == ("Kernel", "kernel_conn_id")
+    assert hook.connection_testable
     assert hook.hook_class_name == "airflow_provider_kernel.hooks.kernel.KernelHook"

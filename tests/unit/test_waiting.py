@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_kernel.api import logs
 from airflow_provider_kernel.api.calls import Cancellation
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
@@ -43,7 +44,7 @@ from airflow_provider_kernel.api.waiting import (
     gave_up,
 )
 
-pytestmark = pytest.mark.no_airflow
+pytestmark = [pytest.mark.no_airflow, pytest.mark.usefixtures("no_line_is_late")]
 
 START = 1_800_000_000.0
 RUNNING, SUCCEEDED, FAILED = (Invocation("i1", status) for status in ("running", "succeeded", "failed"))
@@ -569,6 +570,16 @@ def test_a_log_that_was_read_to_its_end_is_not_read_again():
     wait.stream_ended(START + 1)
     wait.saw_invocation(SUCCEEDED, START + 1)
     assert wait.next(START + 1) == Ended(SUCCEEDED)
+
+
+def test_whether_a_line_is_late_is_judged_by_the_clock_of_the_log_though_it_is_set_back(monkeypatch):
+    monkeypatch.setattr(logs, "MAX_DELAY", 1.0)
+    records, at = [], format_timestamp(int(START) * 10**9)
+    wait = waiting(on_log=records.append)
+    wait.next(START)
+    wait.saw_event(LogEvent(at, "one"), START + 5)
+    wait.saw_event(LogEvent(at, "two"), START)
+    assert records == ["2027-01-15T08:00:00.000Z one", "two"]
 
 
 def test_an_end_that_kernel_took_back_does_not_make_a_later_log_complete():
