@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import kernel
 
@@ -23,7 +24,6 @@ from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
 
-SYSTEM = REPOSITORY / "tests/system"
 GOAL_SECONDS = 3.0
 #: Has a triggerer believe that it has asked already; Python runs it at its start.
 COLD = "import airflow_provider_kernel.triggers.kernel as trigger\n\ntrigger._warming_up.append(None)\n"
@@ -38,11 +38,11 @@ def main() -> int:
     took: dict[str, list[float]] = {"cold": [], "prepared": []}
     with (
         RunFolder(REPOSITORY / ".run" / "first-kill") as folder,
-        KernelEmulator([SYSTEM / "apps/system_tests.py"]) as emulator,
+        KernelEmulator([REPOSITORY / "tests/system/apps/system_tests.py"]) as emulator,
         Postgres(folder.path / "postgres") as postgres,
         AirflowStack(
             folder.path / "airflow",
-            [SYSTEM / "dags"],
+            [Path(__file__).parent / "dags"],
             env={"AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json},
             database_url=postgres.url,
         ) as stack,
@@ -59,7 +59,7 @@ def main() -> int:
                 triggerer.env["PYTHONPATH"] = str(customization.parent) if kind == "cold" else ""
                 triggerer.start()
                 task = stack.api.trigger("for_ever").task("invoke")
-                wait_until(lambda task=task: "[app] line 1" in task.log(), 120, "the wait has begun")
+                wait_until(lambda task=task: "line 1" in task.app_lines(), 120, "the wait has begun")
                 time.sleep(options.after)
                 invocation_id = task.xcom("invocation_id")
                 killed = time.monotonic()

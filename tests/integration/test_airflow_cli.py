@@ -156,7 +156,7 @@ from airflow.__main__ import main
 
 def is_waited_for():
     running = [one.status for one in kernel.Kernel().invocations.list()] == ["running"]
-    return running and ("async_" in os.environ["ARGUMENTS"] or "[app] line 1" in pathlib.Path("stdout").read_text())
+    return running and ("async_" in os.environ["ARGUMENTS"] or "it waits" in pathlib.Path("stdout").read_text())
 
 
 def interrupt():
@@ -191,7 +191,7 @@ app = kernel.App("waits")
 
 @app.action("wait")
 def wait(ctx):
-    print("line 1")
+    print("it waits")
     time.sleep(600)
 """
 
