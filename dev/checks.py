@@ -50,7 +50,7 @@ PARTS = {
     "system": Part("all tests on a real Airflow", 22, (*PYTEST, "-v", "-n2", "tests/system")),
     "versions": Part(
         "what touches Airflow on the other ones",
-        12,
+        15,
         (sys.executable, "-u", "-m", "dev.versions", "--jobs={jobs}", "--reports={report}"),
     ),
 }

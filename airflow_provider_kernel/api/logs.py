@@ -19,25 +19,11 @@ REMEMBERED_LINES = 1_000
 OVERLAP_NANOSECONDS = 1_000_000_000
 #: A line is shown with its own time where that differs by more seconds from the time at which it is written.
 MAX_DELAY = 1.0
+#: Characters of that time.
+TIME_SIZE = len("2026-01-01T00:00:00.000Z ")
 #: Said around lines that an earlier wait has shown.
 REPLAY = "… the wait was taken up anew, and the log is shown from its start again"
 REPLAY_OVER = "… from here on the lines are new"
-
-
-def show(line: str, time: int | None, now: float) -> str:
-    """
-    Return a line as it is written to a log that dates it ``now``: late lines begin with their own time.
-
-    :param line: what the app logged.
-    :param time: when, in nanoseconds since 1970; None where that is unknown.
-    :param now: the time, in seconds since 1970.
-    """
-    if time is None or abs(now - time / 1e9) <= MAX_DELAY:
-        return line
-    return f"{format_timestamp(time)[:_MILLISECONDS]}Z {line}"
-
-
-_MILLISECONDS = len("2026-01-01T00:00:00.000")
 
 
 class RemoteLog:
@@ -48,7 +34,7 @@ class RemoteLog:
     Lines that come faster are joined, and what exceeds :data:`MAX_RECORD` by then is dropped and counted.
 
     ``lines`` counts the lines, without those that came again. A line that is written late, or by another clock than
-    Kernel's, begins with its own time (:func:`show`).
+    Kernel's, begins with its own time.
 
     :param replayed_before: lines from before this time (seconds since 1970, by Kernel's clock) were shown by an
         earlier wait: :data:`REPLAY` is written before the first of them, :data:`REPLAY_OVER` before the first later
@@ -78,7 +64,7 @@ class RemoteLog:
         return format_timestamp(max(times[-1] - OVERLAP_NANOSECONDS, min(forgotten_before, times[-1] - 1)))
 
     def add(self, event: Event, now: float) -> list[str]:
-        """Take an event, a line or not; return the records to write now, in seconds since 1970."""
+        """Take an event, a line or not; return the records to write at ``now``, in seconds since 1970."""
         if not isinstance(event, LogEvent):
             return self._due(now)
         key = (parse_timestamp(event.timestamp), hash(event.message))
@@ -96,7 +82,7 @@ class RemoteLog:
             self._dropped += 1
         else:
             self._held.append((line, key[0]))
-            self._held_size += len(line) + _MILLISECONDS + len("Z \n")
+            self._held_size += len(line) + 1 + TIME_SIZE
         return records + self._due(now)
 
     def _notice(self, time: int | None) -> str | None:
@@ -129,6 +115,14 @@ class RemoteLog:
         if self._dropped:
             notice = f"… {self._dropped} more lines are not shown: the app logs faster than Airflow can take"
             self._held.append((notice, None))
-        record = "\n".join(show(line, time, now) for line, time in self._held)
+        record = "\n".join(_dated(line, time, now) for line, time in self._held)
         self._held, self._held_size, self._dropped = [], 0, 0
         return [record]
+
+
+def _dated(line: str, time: int | None, now: float) -> str:
+    """Return a line as a log shows it that dates it ``now``, with its own time if that is another."""
+    if time is None or abs(now - time / 1e9) <= MAX_DELAY:
+        return line
+    milliseconds = format_timestamp(time)[: TIME_SIZE - len("Z ")]
+    return f"{milliseconds}Z {line}"

@@ -278,7 +278,8 @@ class KernelHook(BaseHook):
         :param invocation_id: its id.
         :param timeout: seconds to wait at most; None for no limit.
         :param poll_interval: longest time in seconds between two looks while there is no stream.
-        :param on_log: called with each line (or lines, if they come fast) that the app logs.
+        :param on_log: called with each line (or lines, if they come fast) that the app logs; a late one begins
+            with its own time.
         :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait; a
             line is added before and after them that says so. None: there was no earlier wait.
         :return: the invocation, succeeded or failed.

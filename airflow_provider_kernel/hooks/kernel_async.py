@@ -155,7 +155,8 @@ class KernelAsyncHook:
         :param invocation_id: its id.
         :param deadline: when to give up, in seconds since 1970, so that it outlives a restart; None for never.
         :param poll_interval: longest time in seconds between two looks while there is no stream.
-        :param on_log: called with each line (or lines, if they come fast) that the app logs.
+        :param on_log: called with each line (or lines, if they come fast) that the app logs; a late one begins
+            with its own time.
         :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait.
         :return: the invocation, succeeded or failed.
         """

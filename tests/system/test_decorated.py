@@ -16,7 +16,12 @@ pytestmark = pytest.mark.system
 TIMEOUT = 400
 
 
-EXAMPLES = ("example_kernel_batch", "example_kernel_decorator", "example_kernel_many")
+EXAMPLES = (
+    "example_kernel_batch",
+    "example_kernel_decorator",
+    "example_kernel_many",
+    "example_kernel_tolerant",
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,14 @@ def test_an_asset_event_names_the_invocation_and_its_version(
         ("decorator", "cheapest", "The Little Mountain, vol. 2223"),
         ("many", "add_up", {"books": 6, "price": 202.48}),
         ("batch", "prices", [23.88, 21.15, 37.11]),
+        (
+            "tolerant",
+            "summary",
+            {
+                "average_prices": {"Art": 32.91, "Cooking": 31.4, "Poetry": 32.3},
+                "failed": ["Astrology", "Heraldry", "Pottery"],
+            },
+        ),
     ],
 )
 def test_the_example_returns_what_is_in_the_catalogue(
