@@ -1,5 +1,7 @@
 """What holds for all tests: they see nothing of the machine's own Airflow or Kernel, and leave nothing there."""
 
+import asyncio
+import inspect
 import os
 import sys
 from importlib.metadata import version
@@ -37,6 +39,16 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
         return None
     files = [collection_path] if collection_path.is_file() else collection_path.rglob("test_*.py")
     return not any("mark.no_airflow" in file.read_text() for file in files) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine, in an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -90,12 +90,6 @@ def test_every_extra_may_be_left_empty(shown):
     assert shown["values"] == {None}
 
 
-def test_the_connection_can_be_tested():
-    hook = ProvidersManager().hooks["kernel"]
-    assert hook is not None
-    assert hook.connection_testable
-
-
 def test_what_an_empty_form_saves_is_a_usable_connection():
     empty = dict.fromkeys(LABELS)
     assert KernelSettings.from_connection(

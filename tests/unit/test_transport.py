@@ -12,7 +12,7 @@ from tenacity import Future, RetryCallState
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.errors import KernelApiError, KernelConfigurationError, KernelTransportError
 from airflow_provider_kernel.api.invocation import InvocationRequest
-from airflow_provider_kernel.hooks.connection import settings_of, settings_without_connection
+from airflow_provider_kernel.hooks.connection import settings_of
 from airflow_provider_kernel.hooks.transport import (
     ATTEMPTS,
     MAX_WAIT,
@@ -67,10 +67,6 @@ def test_the_pauses_grow_within_bounds_and_attempts_are_few(attempt):
     pause = retrying(GET)["wait"](after(answered(500), attempt))
     assert 0.5 <= pause <= 21
     assert retrying(GET)["stop"](after(answered(500), attempt)) is (attempt == ATTEMPTS)
-
-
-def test_retry_after_is_waited_for():
-    assert retrying(POST)["wait"](after(answered(429, retry_after=42))) >= 42
 
 
 def chained(error: BaseException, **attributes) -> BaseException:
@@ -149,12 +145,6 @@ def test_a_connection_of_no_particular_type_is_taken(conn_type):
     assert settings_of(connection(conn_type=conn_type)).api_key == TOKEN
 
 
-def test_a_connection_of_another_type_is_refused_for_its_password_is_somebody_elses():
-    with pytest.raises(KernelConfigurationError, match="'kernel_default' is of the type 'http'") as refused:
-        settings_of(connection(conn_type="http"))
-    assert TOKEN not in str(refused.value)
-
-
 def test_a_connection_is_read_with_its_extra():
     found = settings_of(connection(host="localhost", port=8484, extra='{"project": "p", "timeout": "5"}'))
     assert (found.api_key, found.base_url, found.project, found.timeout) == (
@@ -176,14 +166,3 @@ def test_an_extra_that_is_no_object_is_refused(extra):
         KernelConfigurationError, match="The extra of the Airflow connection 'kernel_default'"
     ):
         settings_of(connection(extra=extra))
-
-
-def test_the_environment_serves_only_in_place_of_the_default_connection(monkeypatch):
-    monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
-    monkeypatch.delenv("KERNEL_BASE_URL", raising=False)
-    assert settings_without_connection("kernel_default").api_key == TOKEN
-    with pytest.raises(KernelConfigurationError, match="AIRFLOW_CONN_OTHER"):
-        settings_without_connection("other")
-    monkeypatch.delenv("KERNEL_API_KEY")
-    with pytest.raises(KernelConfigurationError, match="KERNEL_API_KEY"):
-        settings_without_connection("kernel_default")
