@@ -42,6 +42,18 @@ def test_an_endless_log_keeps_its_newest_lines_within_the_limit(monkeypatch):
     assert kept.position(None) == 0
 
 
+def test_followers_are_told_of_every_change():
+    told = []
+    kept = record()
+    kept.followers.add(lambda: told.append((kept.status.value, len(kept.logs))))
+
+    kept.run()
+    kept.log("x", 1)
+    kept.end(SUCCEEDED, 2)
+
+    assert told == [("running", 0), ("running", 1), ("succeeded", 1)]
+
+
 @pytest.mark.parametrize(
     ("wanted", "takes"),
     [
