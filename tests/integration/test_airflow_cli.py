@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
 
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.processes import REPOSITORY
+from tests.integration.conftest import APP
 from tests.integration.forkserver import ForkServer
 from tests.integration.proxying import PasswordProxy, proxying
 
@@ -24,7 +24,7 @@ Cli = Callable[..., str]
 @pytest.fixture(scope="module")
 def kernel():
     """A Kernel that takes one token only."""
-    with KernelEmulator([Path(__file__).parent / "apps/app.py"], api_key=TOKEN) as emulator:
+    with KernelEmulator([APP], api_key=TOKEN) as emulator:
         yield emulator
 
 
