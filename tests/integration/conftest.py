@@ -28,9 +28,9 @@ APP = Path(__file__).parent / "apps" / "app.py"
 TOKEN = "sk_canary_0123456789"
 
 
-def client_of(emulator: KernelEmulator, **options: Any) -> kernel.Kernel:
+def client_of(emulator: KernelEmulator) -> kernel.Kernel:
     """Return the official SDK's client of an emulator; it repeats nothing."""
-    return kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0, **options)
+    return kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def wait(ask: Callable[..., Any], request: pytest.FixtureRequest) -> Callable[..
     """``wait(invocation_id, timeout=…, on_log=…)`` waits by either hook."""
     is_async = request.node.callspec.params["ask"] == "aiohttp"
 
-    def wait(invocation_id: str, timeout: float = 20.0, **options: Any) -> Any:
+    def wait(invocation_id: str, timeout: float = 30.0, **options: Any) -> Any:
         limit = {"deadline": time.time() + timeout} if is_async else {"timeout": timeout}
         return ask("wait_for_invocation", invocation_id, **limit, **options)
 
