@@ -120,6 +120,14 @@ def signal_marked(mark: str, number: signal.Signals) -> None:
     wait_until(done, 60, f"the processes of {mark} have got {number.name}", interval=0.02)
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether there is a process of this number that has not ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def reap(pid: int) -> None:
     """Wait for the end of a process, if it is our child."""
     with suppress(ChildProcessError):

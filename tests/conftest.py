@@ -1,5 +1,7 @@
 """What holds for all tests: they see nothing of the machine's own Airflow or Kernel, and leave nothing there."""
 
+import asyncio
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -48,6 +50,16 @@ def no_line_is_late() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "MAX_DELAY", float("inf"))
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is a coroutine, in an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = inspect.signature(pyfuncitem.obj).parameters
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

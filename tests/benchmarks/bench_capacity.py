@@ -17,14 +17,13 @@ from collections import Counter
 from datetime import datetime
 from typing import Any
 
-import requests
-
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.airflow_stack import AirflowStack
 from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
 from tests.faulty import Exchange, FaultyProxy
+from tests.listed import invocations_of
 
 APP = REPOSITORY / "tests/integration/apps/app.py"
 DAG = """
@@ -52,20 +51,6 @@ def arguments() -> argparse.Namespace:
 def task_of(exchange: Exchange) -> int:
     number: int = json.loads(exchange.json["payload"])["task"]
     return number
-
-
-def invocations_of(emulator: KernelEmulator) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    while True:
-        reply = requests.get(
-            f"{emulator.base_url}/invocations",
-            params={"limit": 100, "offset": len(found)},
-            headers={"Authorization": f"Bearer {emulator.api_key}"},
-            timeout=30,
-        )
-        found += reply.json()
-        if reply.headers["X-Has-More"] != "true":
-            return found
 
 
 def share_in_use(invocations: list[dict[str, Any]], limit: int, begin: float, end: float) -> float:

@@ -14,13 +14,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import requests
-
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.airflow_stack import AirflowStack
 from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
+from tests.listed import invocations_of
 
 APP = REPOSITORY / "example_dags/apps/bookshop"
 DAG_ID = "example_kernel_many"
@@ -58,7 +57,7 @@ def main() -> int:
         def finished() -> bool:
             nonlocal last
             states = Counter(task["state"] for task in tasks_of(stack, run.path))
-            running = sum(1 for one in invocations(emulator) if one["status"] in ("queued", "running"))
+            running = sum(1 for one in invocations_of(emulator) if one["status"] in ("queued", "running"))
             for name, number in [*states.items(), ("invocations at once", running)]:
                 most[str(name)] = max(most[str(name)], number)
             if time.monotonic() - last > 20:
@@ -69,7 +68,7 @@ def main() -> int:
         wait_until(finished, 3600, "the run has ended", interval=2)
         say(f"the run is over: {run.state()}; most at once: {dict(most)}")
         tries = Counter(task["try_number"] for task in tasks_of(stack, run.path))
-        found = invocations(emulator)
+        found = invocations_of(emulator)
         say(
             f"tries: {dict(tries)}; {len(found)} invocations: {dict(Counter(one['status'] for one in found))}"
         )
@@ -96,22 +95,6 @@ def tasks_of(stack: AirflowStack, path: str) -> list[dict]:
     ]:
         found += page
     return found
-
-
-def invocations(emulator: KernelEmulator) -> list[dict]:
-    """Return all invocations, as Kernel lists them."""
-    found: list[dict] = []
-    while True:
-        reply = requests.get(
-            f"{emulator.base_url}/invocations",
-            params={"limit": "100", "offset": str(len(found))},
-            headers={"Authorization": f"Bearer {emulator.api_key}"},
-            timeout=10,
-        )
-        reply.raise_for_status()
-        if not (page := reply.json()):
-            return found
-        found += page
 
 
 def expected(books: int) -> dict[str, float]:

@@ -1,14 +1,15 @@
 """Fixtures for the tests that talk to an emulator over real HTTP."""
 
+import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import kernel
-import psutil
 import pytest
 from tenacity import wait_none
 
@@ -16,12 +17,21 @@ from airflow_provider_kernel.api import settling, waiting
 from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.testing import KernelEmulator
 from airflow_provider_kernel.triggers import hold
+from dev.processes import is_alive
 from dev.wait import wait_until
 from tests.faulty import FaultyProxy
+from tests.integration.scripted import ScriptedServer, serving
 from tests.integration.tls import Tls
 
 #: Defines the app ``tests``.
 APP = Path(__file__).parent / "apps" / "app.py"
+#: What a scripted server is reached with.
+TOKEN = "sk_canary_0123456789"
+
+
+def client_of(emulator: KernelEmulator) -> kernel.Kernel:
+    """Return the official SDK's client of an emulator; it repeats nothing."""
+    return kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +51,65 @@ def emulator_env(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> K
 
 
 @pytest.fixture
-def proxy(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """A faulty way to the session's emulator, as ``kernel_default``; what must not be waited for is short."""
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send again at once what is sent again; Retry-After is still waited for."""
     monkeypatch.setattr(transport, "_backoff", wait_none())
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set an Airflow connection by its fields: ``connect(host=…)``, ``connect("other_id", host=…)``."""
+
+    def connect(conn_id: str = "kernel_default", **fields: Any) -> None:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps({"conn_type": "kernel", **fields}))
+
+    return connect
+
+
+@pytest.fixture
+def server(connect: Callable[..., None]) -> Iterator[ScriptedServer]:
+    """A server that answers by a script, as ``kernel_default``."""
+    with serving() as server:
+        connect(host=server.url, password=TOKEN)
+        yield server
+
+
+@pytest.fixture(params=["requests", "aiohttp"])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """``ask("get_invocation", …)`` calls a method that both hooks have, through ``kernel_default``."""
+    from airflow_provider_kernel.hooks.kernel import KernelHook
+    from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+
+    def by_requests(method: str, *args: Any, **options: Any) -> Any:
+        with KernelHook() as hook:
+            return getattr(hook, method)(*args, **options)
+
+    async def by_aiohttp(method: str, *args: Any, **options: Any) -> Any:
+        async with KernelAsyncHook() as hook:
+            return await getattr(hook, method)(*args, **options)
+
+    if request.param == "requests":
+        return by_requests
+    return lambda *args, **options: asyncio.run(by_aiohttp(*args, **options))
+
+
+@pytest.fixture
+def wait(ask: Callable[..., Any], request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """``wait(invocation_id, timeout=…, on_log=…)`` waits by either hook."""
+    is_async = request.node.callspec.params["ask"] == "aiohttp"
+
+    def wait(invocation_id: str, timeout: float = 30.0, **options: Any) -> Any:
+        limit = {"deadline": time.time() + timeout} if is_async else {"timeout": timeout}
+        return ask("wait_for_invocation", invocation_id, **limit, **options)
+
+    return wait
+
+
+@pytest.fixture
+def proxy(
+    emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch, no_backoff: None
+) -> Iterator[FaultyProxy]:
+    """A faulty way to the session's emulator, as ``kernel_default``; what must not be waited for is short."""
     monkeypatch.setattr(settling, "SETTLING_SECONDS", 0.5)
     monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
     with FaultyProxy(emulator.base_url) as proxy:
@@ -94,8 +160,8 @@ def start_emulator() -> Iterator[Callable[..., KernelEmulator]]:
 
 @pytest.fixture(scope="session")
 def client(emulator: KernelEmulator) -> Iterator[kernel.Kernel]:
-    """The official SDK's client of the session's emulator; it repeats nothing."""
-    with kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0) as client:
+    """The official SDK's client of the session's emulator."""
+    with client_of(emulator) as client:
         yield client
 
 
@@ -108,16 +174,35 @@ def http(emulator: KernelEmulator) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def submit(client: kernel.Kernel) -> Callable[..., str]:
-    """Start an action of the app ``tests``, asynchronously; return the invocation's id."""
+def status(client: kernel.Kernel) -> Callable[[str], str]:
+    """Return the status of an invocation."""
+    return lambda invocation_id: client.invocations.retrieve(invocation_id).status
 
-    def submit(action: str, payload: Any = None, **options: Any) -> str:
+
+@pytest.fixture
+def submit(client: kernel.Kernel, status: Any, until: Any) -> Callable[..., str]:
+    """
+    Start an action of the app ``tests``, asynchronously; return the invocation's id.
+
+    With ``wait_for``, return when it has that status.
+    """
+
+    def submit(action: str, payload: Any = None, *, wait_for: str | None = None, **options: Any) -> str:
         if payload is not None:
             options["payload"] = json.dumps(payload)
         options = {"app_name": "tests", "version": "latest", "async_": True} | options
-        return client.invocations.create(action_name=action, **options).id
+        invocation_id = client.invocations.create(action_name=action, **options).id
+        if wait_for:
+            until(lambda: status(invocation_id) == wait_for)
+        return invocation_id
 
     return submit
+
+
+@pytest.fixture
+def running(submit: Callable[..., str]) -> str:
+    """The id of an invocation that runs for a minute."""
+    return submit("sleep", {"seconds": 60}, wait_for="running")
 
 
 @pytest.fixture
@@ -133,11 +218,4 @@ def until() -> Callable[[Callable[[], Any]], Any]:
 @pytest.fixture
 def alive() -> Callable[[Any], list[int]]:
     """Return those of the given pids that are of living processes."""
-
-    def is_alive(pid: int) -> bool:
-        try:
-            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
     return lambda pids: [pid for pid in pids if is_alive(pid)]

@@ -36,6 +36,9 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     drop: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.status} {self.headers.get('Content-Type', '')}{' dropped' if self.drop else ''}"
+
 
 def html(status: int) -> Reply:
     return Reply(status, b"<html><body>Bad gateway</body></html>", {"Content-Type": "text/html"})

@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+from tests.system.stepped import stage_of
+
+both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
 
 
 class Died(BaseException):
@@ -61,15 +67,6 @@ class Store:
     def _refuse_if_superseded(self) -> None:
         if self.task.ti is not self.ti:
             raise StoreError(404)
-
-
-def stage_of(record: dict[str, Any]) -> str:
-    """Return how far the record says that the try has come."""
-    if record["ended"]:
-        return "ended"
-    if record["handed_over"]:
-        return "handed_over"
-    return "accepted" if record["invocation_id"] else "intent"
 
 
 class TaskInstance:
@@ -117,7 +114,6 @@ class Task:
         self.map_index = map_index
         self.retries = kwargs.get("retries", 0)
         self.stored: dict[str, str] = {}
-        self.reached: list[str] = []
         self.steps: dict[str, Callable[[], Any]] = {}
         self.state = "running"
         self.fails_to_delete = 0
@@ -158,9 +154,34 @@ class Task:
 
         self.at(step, die)
 
+    def run_until_it_dies_at(self, step: str) -> None:
+        """Run the try, whose worker dies at that step."""
+        self.die_at(step)
+        with pytest.raises(Died):
+            self.run()
+
+    @contextmanager
+    def killed(self, state: str = "running", when: Callable[[], Any] | None = None) -> Iterator[None]:
+        """
+        Have Airflow kill the process meanwhile.
+
+        :param state: that Airflow has the task in by then; ``running``: nobody wants it to end.
+        :param when: at which moment; default: as soon as the task knows its invocation.
+        """
+
+        def kill() -> None:
+            self.state = state
+            self.operator.on_kill()
+
+        with signalled(when or (lambda: "invocation_id" in self.xcom), kill):
+            yield
+
     def reach(self, step: str) -> None:
-        self.reached.append(step)
         self.steps.pop(step, lambda: None)()
+
+    def change_record(self, **fields: Any) -> None:
+        """Have the record say something else."""
+        self.stored["kernel_invocation"] = json.dumps({**(self.record or {}), **fields})
 
     @property
     def record(self) -> dict[str, Any] | None:
@@ -207,6 +228,24 @@ class Task:
         return lambda: self.operator.resume_execution(deferral.method_name, arguments, self.context)
 
 
+@contextmanager
+def signalled(when: Callable[[], Any], do: Callable[[], None]) -> Iterator[None]:
+    """Call ``do()`` once, as soon as ``when()`` is true, in a signal handler, as Airflow does."""
+
+    def handler(*_: Any) -> None:
+        if when():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            do()
+
+    previous = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def again(trigger: Any, ti: Any = None) -> Any:
     """Make the trigger anew, as another process does."""
     path, arguments = trigger.serialize()
@@ -220,6 +259,15 @@ async def first_event(trigger: Any) -> Any:
     """Return the event of a trigger that fires once."""
     [event] = [event async for event in trigger.run()]
     return event.payload
+
+
+async def started(trigger: Any) -> asyncio.Task[Any]:
+    """Run the trigger in an asyncio task; return that once the app's first line has come."""
+    logged = asyncio.Event()
+    trigger._write = lambda record: logged.set()
+    run = asyncio.create_task(first_event(trigger))
+    await asyncio.wait_for(logged.wait(), 10)
+    return run
 
 
 def tell_states(mocker: Any, ti: Any, get_task_states: Callable[..., Any]) -> None:

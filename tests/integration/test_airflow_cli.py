@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -14,6 +13,7 @@ from kernel import Kernel
 
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.processes import REPOSITORY
+from tests.integration.conftest import APP
 from tests.integration.forkserver import ForkServer
 from tests.integration.proxying import PasswordProxy, proxying
 
@@ -26,7 +26,7 @@ Cli = Callable[..., str]
 @pytest.fixture(scope="module")
 def kernel():
     """A Kernel that takes one token only."""
-    with KernelEmulator([Path(__file__).parent / "apps/app.py"], api_key=TOKEN) as emulator:
+    with KernelEmulator([APP], api_key=TOKEN) as emulator:
         yield emulator
 
 

@@ -13,12 +13,11 @@ from airflow_provider_kernel.api import capacity
 from airflow_provider_kernel.decorators.kernel import kernel_task
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from tests import faults
-from tests.integration.task import Died, Task
+from tests.integration.task import Task, both_waits
 
 pytestmark = pytest.mark.usefixtures("proxy")
 
 POST = "POST /invocations"
-both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
 
 
 class Decorated(Task):
@@ -77,9 +76,7 @@ def test_the_function_is_called_once_and_not_by_the_leg_after_the_deferral(defer
 @pytest.mark.parametrize("step", ["after:accepted", "before:handed_over", "before:ended"])
 def test_a_retry_takes_the_invocation_up_and_does_not_call_the_function(proxy, step, told):
     task = Decorated(unlike, retries=1)
-    task.die_at(step)
-    with pytest.raises(Died):
-        task.run()
+    task.run_until_it_dies_at(step)
     assert task.retry().run() == task.calls[0]
     assert (len(task.calls), len(proxy.accepted)) == (1, 1)
     assert "arguments have changed" not in told()
@@ -88,18 +85,14 @@ def test_a_retry_takes_the_invocation_up_and_does_not_call_the_function(proxy, s
 def test_a_retry_takes_it_up_even_where_the_function_would_fail_by_now(proxy):
     results = iter([{"test": uuid4().hex}])
     task = Decorated(lambda: next(results), retries=1)
-    task.die_at("after:accepted")
-    with pytest.raises(Died):
-        task.run()
+    task.run_until_it_dies_at("after:accepted")
     assert task.retry().run() == task.calls[0]
 
 
 def test_a_lost_reply_is_settled_by_the_key_without_the_function(proxy):
     """The worker dies after Kernel accepted and before it knew that."""
     task = Decorated(unlike, retries=1, payload_key_field="key")
-    task.die_at("before:accepted")
-    with pytest.raises(Died):
-        task.run()
+    task.run_until_it_dies_at("before:accepted")
     result = task.retry().run()
     assert result["test"] == task.calls[0]["test"]
     assert (len(task.calls), len(proxy.accepted)) == (1, 1)
@@ -108,18 +101,14 @@ def test_a_lost_reply_is_settled_by_the_key_without_the_function(proxy):
 def test_a_lost_reply_without_a_key_is_settled_by_what_the_function_returns_again(proxy):
     payload = unlike()
     task = Decorated(lambda: dict(payload), retries=1)
-    task.die_at("before:accepted")
-    with pytest.raises(Died):
-        task.run()
+    task.run_until_it_dies_at("before:accepted")
     assert task.retry().run() == payload
     assert (len(task.calls), len(proxy.accepted)) == (2, 1)
 
 
 def test_a_lost_reply_without_a_key_is_in_doubt_where_the_function_says_something_else(proxy):
     task = Decorated(unlike, retries=1)
-    task.die_at("before:accepted")
-    with pytest.raises(Died):
-        task.run()
+    task.run_until_it_dies_at("before:accepted")
     with pytest.raises(AirflowFailException, match="payload_key_field would make it certain"):
         task.retry().run()
     assert len(proxy.accepted) == 1

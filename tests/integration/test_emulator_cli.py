@@ -15,6 +15,7 @@ import pytest
 import airflow_provider_kernel.emulator.__main__ as command_line
 from airflow_provider_kernel.emulator.loader import AppFileError, load_apps
 from airflow_provider_kernel.testing import KernelEmulator, KernelEmulatorError
+from tests.integration.conftest import client_of
 
 pytestmark = pytest.mark.no_airflow
 
@@ -56,10 +57,6 @@ def run(*arguments):
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.stdout == ""
     return done.returncode, done.stderr
-
-
-def client_of(emulator):
-    return kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
 
 
 def invoke(emulator, app, action="act"):

@@ -16,16 +16,11 @@ import pytest
 from airflow_provider_kernel.emulator.contract import InvokeRequest
 from airflow_provider_kernel.emulator.engine import App, Engine
 from airflow_provider_kernel.emulator.process import Zygote
-from airflow_provider_kernel.testing import KernelEmulator
+from tests.integration.conftest import APP, client_of
 
 pytestmark = pytest.mark.no_airflow
 
-APP = Path(__file__).parent / "apps" / "app.py"
 LATEST = {"app_name": "tests", "version": "latest"}
-
-
-def client_of(emulator: KernelEmulator) -> kernel.Kernel:
-    return kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
 
 
 def spawn(client: kernel.Kernel) -> tuple[str, list[int]]:

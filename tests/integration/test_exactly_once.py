@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -34,12 +33,12 @@ from airflow_provider_kernel.operators import submission
 from airflow_provider_kernel.operators.this_try import KernelSupersededError
 from dev.wait import wait_until
 from tests import faults
-from tests.integration.task import Died, Task
+from tests.integration.task import Died, Task, both_waits, signalled
 
 pytestmark = pytest.mark.usefixtures("proxy")
 
 POST = "POST /invocations"
-both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+NAMES = {"dag_id": "shop", "run_id": "manual__2026-11-24", "task_id": "t", "map_index": -1}
 LOST = [
     faults.drop_reply(),
     faults.drop_reply(reset=True),
@@ -84,26 +83,6 @@ def sleeping(**kwargs):
     return Task("sleep", unique(seconds=60), **kwargs)
 
 
-@pytest.fixture
-def kill_when():
-    """Call ``on_kill`` of a task in a signal handler, as Airflow does, as soon as a condition holds."""
-    previous = signal.getsignal(signal.SIGALRM)
-
-    def kill_when(task, condition, state="running"):
-        def handler(*_):
-            if condition():
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                task.state = state
-                task.operator.on_kill()
-
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-
-    yield kill_when
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, previous)
-
-
 class TestAfterACrash:
     @both_waits
     @pytest.mark.parametrize(
@@ -129,27 +108,21 @@ class TestAfterACrash:
         task, payload = echo(
             retries=1, deferrable=deferrable, payload_key_field=key_field, on_lost_reply="resubmit"
         )
-        task.die_at(step)
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at(step)
         result = task.retry().run()
         assert result["test"] == payload["test"]
         assert statuses() == ["succeeded"]
 
     def test_one_that_died_before_it_left_anything_begins_anew(self, statuses):
         task, payload = echo(retries=1)
-        task.die_at("before:intent")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("before:intent")
         assert statuses() == []
         assert task.retry().run() == payload
         assert statuses() == ["succeeded"]
 
     def test_a_request_that_was_not_accepted_fails_the_next_try_unless_told_otherwise(self, statuses):
         task, _ = echo(retries=2)
-        task.die_at("after:intent")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("after:intent")
         with pytest.raises(
             AirflowFailException, match=r"most likely not accepted.*clear the task.*not retried"
         ):
@@ -158,18 +131,14 @@ class TestAfterACrash:
 
     def test_and_a_clear_runs_it_then(self, statuses):
         task, payload = echo(retries=0)
-        task.die_at("after:intent")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("after:intent")
         assert task.clear().run() == payload
         assert statuses() == ["succeeded"]
 
     @both_waits
     def test_a_payload_that_renders_otherwise_does_not_run_the_action_again(self, statuses, deferrable):
         task, payload = echo(retries=1, deferrable=deferrable)
-        task.die_at("after:accepted")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("after:accepted")
         task.arguments["payload"] = unique()
         assert task.retry().run() == payload
         assert statuses() == ["succeeded"]
@@ -185,12 +154,8 @@ class TestAfterACrash:
     @both_waits
     def test_the_deadline_counts_from_the_submission(self, statuses, deferrable):
         task = sleeping(retries=1, timeout=50, deferrable=deferrable)
-        task.die_at("after:accepted")
-        with pytest.raises(Died):
-            task.run()
-        task.stored["kernel_invocation"] = json.dumps(
-            {**task.record, "submitted_at": task.record["submitted_at"] - 48}
-        )
+        task.run_until_it_dies_at("after:accepted")
+        task.change_record(submitted_at=task.record["submitted_at"] - 48)
         began = time.monotonic()
         with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
             task.retry().run()
@@ -200,11 +165,8 @@ class TestAfterACrash:
     def test_an_invocation_that_is_gone_is_not_run_again_but_by_a_clear(self, proxy, monkeypatch):
         monkeypatch.setattr(waiting, "NOT_FOUND_GRACE", 0.2)
         task = sleeping(retries=2)
-        task.die_at("after:accepted")
-        with pytest.raises(Died):
-            task.run()
-        gone = task.record | {"invocation_id": "gone"}
-        task.stored["kernel_invocation"] = json.dumps(gone)
+        task.run_until_it_dies_at("after:accepted")
+        task.change_record(invocation_id="gone")
         with pytest.raises(AirflowFailException, match=r"does not know invocation gone .*clear the task"):
             task.retry().run()
         assert len(proxy.accepted) == 1
@@ -213,14 +175,10 @@ class TestAfterACrash:
 
     def test_fire_and_forget_starts_once(self, statuses):
         task = sleeping(retries=1, wait_for_completion=False)
-        task.die_at("after:ended")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("after:ended")
         started = task.record["invocation_id"]
         assert task.retry().run() == started
         assert statuses() == ["running"]
-        with KernelHook() as hook:
-            hook.cancel_invocation(started)
 
     def test_without_durability_nothing_is_left_or_looked_for(self, proxy, statuses):
         task, payload = echo(retries=1, durable=False)
@@ -237,16 +195,10 @@ class TestAfterACrash:
 
     def test_a_record_of_a_newer_version_fails_and_starts_nothing(self, proxy):
         task, _ = echo(retries=1)
-        task.stored["kernel_invocation"] = json.dumps({"version": 2, "something": "else"})
+        task.change_record(version=2, something="else")
         with pytest.raises(AirflowFailException, match="Upgrade the provider"):
             task.run()
         assert proxy.accepted == []
-
-    @both_waits
-    def test_the_record_holds_no_payload_and_no_output(self, deferrable):
-        task, _ = echo(payload=unique(secret="canary"), deferrable=deferrable, payload_key_field="airflow")
-        task.run()
-        assert "canary" not in json.dumps(task.stored)
 
     def test_a_template_that_fails_by_now_loses_no_result(self, statuses):
         task, payload = echo()
@@ -257,9 +209,7 @@ class TestAfterACrash:
 
     def test_what_cannot_be_taken_up_on_the_last_try_is_cancelled_and_named(self, proxy, statuses):
         task = sleeping(retries=1)
-        task.die_at("after:accepted")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("after:accepted")
         started = task.record["invocation_id"]
         proxy.on("GET /invocations/{id}", faults.answer(401), times=2)
         with pytest.raises(KernelInvocationUnsettled, match=f"{started} .*It was cancelled"):
@@ -276,7 +226,6 @@ class TestAfterAClear:
         assert (first.status, second.status in ("queued", "running")) == ("failed", True)
         assert first.finished_at <= second.started_at
         assert json.loads(first.output)["by"]["ti_id"] == str(task.ti.id)
-        task.operator.on_kill()
 
     def test_it_fails_where_that_cannot_be_cancelled_and_the_next_try_does_not_forget(self, proxy, statuses):
         task = sleeping(retries=1)
@@ -291,26 +240,20 @@ class TestAfterAClear:
 
     def test_one_that_nobody_waits_for_yet_serves(self, statuses):
         task = sleeping()
-        task.die_at("after:accepted")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("after:accepted")
         task.clear().defer()
         assert statuses() == ["running"]
 
     def test_but_not_if_something_else_is_asked_for_now(self, statuses):
         task = sleeping()
-        task.die_at("after:accepted")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("after:accepted")
         task.arguments["payload"] = unique(seconds=60)
         task.clear().defer()
         assert statuses() == ["failed", "running"]
 
     def test_a_result_that_nobody_has_seen_is_not_lost(self, statuses):
         task, payload = echo()
-        task.die_at("before:ended")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("before:ended")
         assert task.clear().run() == payload
         assert statuses() == ["succeeded"]
 
@@ -458,6 +401,7 @@ class TestALostReply:
         proxy.on("GET /invocations", faults.answer(403))
         with pytest.raises(AirflowFailException, match=r"it may be running.*not retried"):
             echo()[0].run()
+        assert len(proxy.seen(POST)) == 1
 
     def test_of_a_call_that_waits_for_the_end_is_settled_too(self, proxy, statuses):
         proxy.on(POST, faults.drop_reply(), times=1)
@@ -471,9 +415,7 @@ class TestALostReply:
     @pytest.mark.parametrize("key_field", [None, "airflow"])
     def test_a_lost_request_is_looked_for_where_it_was_sent(self, proxy, statuses, changed, key_field):
         task = sleeping(retries=1, on_lost_reply="resubmit", payload_key_field=key_field)
-        task.die_at("before:accepted")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("before:accepted")
         task.arguments |= changed
         if key_field:
             task.retry().defer()
@@ -496,7 +438,9 @@ class TestARefusal:
         proxy.on(POST, faults.answer(status), times=1)
         payload = unique()
         task, _ = echo(payload=payload, retries=1)
-        with pytest.raises(AirflowFailException, match=f"{status} .*not retried"):
+        with pytest.raises(
+            AirflowFailException, match=f"{status} .*not retried, for Kernel would refuse again"
+        ):
             task.run()
         assert task.record is None
         echo(payload=payload)[0].run()
@@ -530,12 +474,27 @@ class TestARefusal:
         assert task.retry().run() == payload
 
 
+def cancel_late(task):
+    """Cancel the task's invocation as another try of it does."""
+    with KernelHook() as hook:
+        by = {"ti_id": str(uuid4()), **NAMES}
+        hook.cancel_invocation(task.record["invocation_id"], "Airflow: late", by)
+
+
+def superseded(task, meanwhile):
+    """Run a try that another one supersedes before it can store that Kernel has accepted."""
+    task.at("before:accepted", meanwhile)
+    with pytest.raises(KernelSupersededError, match="another one has taken its place"):
+        task.run()
+
+
+def away():
+    raise ConnectionError("Airflow's API, with a secret")
+
+
 class TestTheStore:
     def test_an_intent_that_cannot_be_left_starts_nothing(self, proxy):
         task, _ = echo(retries=1)
-
-        def away():
-            raise ConnectionError("Airflow's API, with a secret")
 
         task.at("before:intent", away)
         with pytest.raises(KernelError, match="An invocation was not requested") as error:
@@ -548,19 +507,13 @@ class TestTheStore:
     def test_after_that_the_task_goes_on_without(self, statuses, stage, deferrable):
         task, payload = echo(retries=1, deferrable=deferrable)
 
-        def away():
-            raise ConnectionError("Airflow's API")
-
         task.at(f"before:{stage}", away)
         assert task.run() == payload
         assert statuses() == ["succeeded"]
 
     def test_a_superseded_try_without_a_key_cancels_what_it_started_and_nothing_else(self, statuses):
         frozen = sleeping(retries=1)
-        operator, context = frozen.operator, frozen.context
-        frozen.at("before:accepted", lambda: frozen.retry().defer())
-        with pytest.raises(KernelSupersededError, match="another one has taken its place"):
-            operator.execute(context)
+        superseded(frozen, lambda: frozen.retry().defer())
         # The retry found what the frozen try had started, and took it up; the frozen one cancelled it.
         assert statuses() == ["failed"]
 
@@ -569,10 +522,7 @@ class TestTheStore:
         self, statuses, state
     ):
         task = Task("sleep", unique(seconds=1), retries=1, payload_key_field="airflow")
-        superseded, context = task.operator, task.context
-        task.at("before:accepted", lambda: setattr(task.retry(), "state", state))
-        with pytest.raises(KernelSupersededError):
-            superseded.execute(context)
+        superseded(task, lambda: setattr(task.retry(), "state", state))
         assert statuses() == ["running"]
         task.run()
         assert statuses() == ["succeeded"]
@@ -580,51 +530,37 @@ class TestTheStore:
     @pytest.mark.parametrize("state", ["success", "failed", "skipped", "removed", "unknown to Airflow"])
     def test_it_cancels_it_where_no_other_try_will_look_for_it(self, statuses, state, mocker):
         task = sleeping(retries=1, payload_key_field="airflow")
-        superseded, context = task.operator, task.context
         if state == "unknown to Airflow":
-            mocker.patch.object(context["ti"], "get_task_states", side_effect=ConnectionError)
-        task.at("before:accepted", lambda: setattr(task.retry(), "state", state))
-        with pytest.raises(KernelSupersededError):
-            superseded.execute(context)
+            mocker.patch.object(task.ti, "get_task_states", side_effect=ConnectionError)
+        superseded(task, lambda: setattr(task.retry(), "state", state))
         assert statuses() == ["failed"]
 
     def test_it_cancels_it_where_the_other_try_may_have_stopped_looking(self, statuses, monkeypatch):
         monkeypatch.setattr(submission, "SETTLING_SECONDS", 0.0)
         task = sleeping(retries=1, payload_key_field="airflow")
-        superseded, context = task.operator, task.context
-        task.at("before:accepted", task.retry)
-        with pytest.raises(KernelSupersededError):
-            superseded.execute(context)
+        superseded(task, task.retry)
         assert statuses() == ["failed"]
 
     def test_what_no_task_waits_for_is_left_to_a_try_that_has_succeeded_with_it(self, statuses):
         task = sleeping(retries=1, payload_key_field="airflow", wait_for_completion=False)
-        superseded, context = task.operator, task.context
 
         def other_try_succeeds():
             task.retry().run()
             task.state = "success"
 
-        task.at("before:accepted", other_try_succeeds)
-        with pytest.raises(KernelSupersededError):
-            superseded.execute(context)
+        superseded(task, other_try_succeeds)
         assert statuses() == ["running"]
 
     def test_the_try_that_took_it_up_submits_another_once(self, statuses):
         task = sleeping(retries=1)
-        operator, context = task.operator, task.context
         deferrals = []
-        task.at("before:accepted", lambda: deferrals.append(task.retry().defer()))
-        with pytest.raises(KernelSupersededError):
-            operator.execute(context)
+        superseded(task, lambda: deferrals.append(task.retry().defer()))
         resumed = task.resume(deferrals[0])
         with pytest.raises(TaskDeferred) as second:
             resumed()
         assert statuses() == ["failed", "running"]
         # The same once more would be two tries that chase each other.
-        with KernelHook() as hook:
-            by = {"ti_id": str(uuid4()), **NAMES}
-            hook.cancel_invocation(task.record["invocation_id"], "Airflow: late", by)
+        cancel_late(task)
         with pytest.raises(KernelInvocationFailed):
             task.resume(second.value)()
         assert statuses() == ["failed", "failed"]
@@ -657,9 +593,6 @@ class TestTheStore:
     def test_a_deferral_that_airflow_ended_is_cancelled_though_its_id_was_not_stored(self, statuses):
         task = sleeping()
 
-        def away():
-            raise ConnectionError
-
         task.at("before:accepted", away)
         task.at("before:handed_over", away)
         task.defer()
@@ -669,16 +602,16 @@ class TestTheStore:
         assert statuses() == ["failed"]
 
 
-NAMES = {"dag_id": "shop", "run_id": "manual__2026-11-24", "task_id": "t", "map_index": -1}
+def cancelled_by_a_kill():
+    return pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled\.")
 
 
 class TestAKill:
     @pytest.mark.parametrize("state", ["failed", "success", "restarting", "skipped"])
-    def test_by_a_user_cancels_and_tells_who_did_it(self, kill_when, invocations, state):
+    def test_by_a_user_cancels_and_tells_who_did_it(self, invocations, state):
         task = sleeping(deferrable=False, retries=1)
-        kill_when(task, lambda: "invocation_id" in task.xcom, state)
         began = time.monotonic()
-        with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled."):
+        with task.killed(state), cancelled_by_a_kill():
             task.run()
         assert time.monotonic() - began < 20
         [cancelled] = invocations()
@@ -688,65 +621,56 @@ class TestAKill:
             "by": {"ti_id": str(task.ti.id), **NAMES},
         }
 
-    def test_from_outside_leaves_the_invocation_to_the_next_try(self, kill_when, statuses):
+    def test_from_outside_leaves_the_invocation_to_the_next_try(self, statuses):
         task = sleeping(deferrable=False, retries=1)
-        kill_when(task, lambda: "invocation_id" in task.xcom)
-        with pytest.raises(KernelError, match="a retry takes its invocation up"):
+        with task.killed(), pytest.raises(KernelError, match="a retry takes its invocation up"):
             task.run()
         assert statuses() == ["running"]
         task.arguments["deferrable"] = True
         task.retry().defer()
         assert statuses() == ["running"]
 
-    def test_from_outside_cancels_where_there_is_no_next_try(self, kill_when, statuses):
+    def test_from_outside_cancels_where_there_is_no_next_try(self, statuses):
         task = sleeping(deferrable=False)
-        kill_when(task, lambda: "invocation_id" in task.xcom)
-        with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled"):
+        with task.killed(), cancelled_by_a_kill():
             task.run()
         assert statuses() == ["failed"]
 
-    def test_where_airflow_cannot_be_asked_it_counts_as_one_from_outside(self, kill_when, statuses):
+    def test_where_airflow_cannot_be_asked_it_counts_as_one_from_outside(self, statuses):
         task = sleeping(deferrable=False, retries=1)
         task.ti.get_task_states = None
-        kill_when(task, lambda: "invocation_id" in task.xcom)
-        with pytest.raises(KernelError, match="a retry takes its invocation up"):
+        with task.killed(), pytest.raises(KernelError, match="a retry takes its invocation up"):
             task.run()
         assert statuses() == ["running"]
 
-    def test_can_be_told_to_leave_the_invocation_alone(self, kill_when, statuses):
+    def test_can_be_told_to_leave_the_invocation_alone(self, statuses):
         task = sleeping(deferrable=False, cancel_on_kill=False)
-        kill_when(task, lambda: "invocation_id" in task.xcom, "failed")
-        with pytest.raises(KernelError, match=r"runs on \(cancel_on_kill=False\)"):
+        with task.killed("failed"), pytest.raises(KernelError, match=r"runs on \(cancel_on_kill=False\)"):
             task.run()
         assert statuses() == ["running"]
 
     @both_waits
-    def test_in_the_middle_of_the_request_is_settled_after_the_reply(
-        self, proxy, kill_when, statuses, deferrable
-    ):
+    def test_in_the_middle_of_the_request_is_settled_after_the_reply(self, proxy, statuses, deferrable):
         task = sleeping(deferrable=deferrable)
         rule = proxy.on(POST, faults.hold(forward=True), times=1)
 
         def held():
             return rule.held and not rule.release()
 
-        kill_when(task, held, "failed")
-        with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled"):
+        with task.killed("failed", held), cancelled_by_a_kill():
             task.run()
         assert statuses() == ["failed"]
 
-    def test_while_a_lost_reply_is_looked_for_cancels_what_is_found(self, proxy, kill_when, statuses):
+    def test_while_a_lost_reply_is_looked_for_cancels_what_is_found(self, proxy, statuses):
         task = sleeping()
         proxy.on(POST, faults.drop_reply(), times=1)
         rule = proxy.on("GET /invocations", faults.hold(forward=False), times=1)
-        kill_when(task, lambda: rule.held, "failed")
-        with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled"):
+        with task.killed("failed", lambda: rule.held), cancelled_by_a_kill():
             task.run()
         assert statuses() == ["failed"]
 
     def test_before_the_request_starts_nothing(self, proxy, statuses):
         task = sleeping()
-        task.at("after:intent", lambda: None)
         task.operator.on_kill()
         task.state = "failed"
         with pytest.raises(KernelError, match="No invocation of it was started"):
@@ -756,7 +680,7 @@ class TestAKill:
     def test_marked_failed_just_before_the_deferral_cancels_though_no_signal_came(self, statuses):
         task = sleeping()
         task.at("after:handed_over", lambda: setattr(task, "state", "failed"))
-        with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled"):
+        with cancelled_by_a_kill():
             task.run()
         assert statuses() == ["failed"]
 
@@ -768,11 +692,13 @@ class TestAKill:
             task.run()
         assert statuses() == ["succeeded"]
 
-    def test_says_so_where_the_invocation_cannot_be_cancelled(self, proxy, kill_when, statuses):
+    def test_says_so_where_the_invocation_cannot_be_cancelled(self, proxy, statuses):
         task = sleeping(deferrable=False)
         proxy.on("PATCH /invocations/{id}", faults.answer(403))
-        kill_when(task, lambda: "invocation_id" in task.xcom, "failed")
-        with pytest.raises(KernelError, match="what it started may run on: Kernel answered 403"):
+        with (
+            task.killed("failed"),
+            pytest.raises(KernelError, match="what it started may run on: Kernel answered 403"),
+        ):
             task.run()
         assert statuses() == ["running"]
 
@@ -795,7 +721,7 @@ class TestAKill:
 
         thread = threading.Thread(target=kill)
         thread.start()
-        with pytest.raises(KernelError, match=r"The task was killed. Kernel invocation .* was cancelled"):
+        with cancelled_by_a_kill():
             task.run()
         assert time.monotonic() - killed[0] < 5  # when Airflow kills it
         # The call itself is answered when the invocation is cancelled, a moment after the task has ended.
@@ -814,16 +740,24 @@ class TestAKill:
         task = sleeping(deferrable=False)
         task.state = "failed"
 
-        def cancel_late():
-            with KernelHook() as hook:
-                by = {"ti_id": str(uuid4()), **NAMES}
-                hook.cancel_invocation(task.record["invocation_id"], "Airflow: late", by)
+        def cancel_and_kill_the_next():
+            cancel_late(task)
             task.at("after:intent", lambda: task.at("after:accepted", task.operator.on_kill))
 
-        task.at("after:accepted", cancel_late)
+        task.at("after:accepted", cancel_and_kill_the_next)
         with pytest.raises(KernelError, match="The task was killed"):
             task.run()
         assert statuses() == ["failed", "failed"]
+
+
+def strike(task, when):
+    """Run a task until its execution_timeout strikes, which is raised in the main thread."""
+
+    def timeout():
+        raise AirflowTaskTimeout
+
+    with signalled(when, timeout), pytest.raises(AirflowTaskTimeout):
+        task.run()
 
 
 class TestTheExecutionTimeout:
@@ -834,38 +768,20 @@ class TestTheExecutionTimeout:
 
     def test_cancels_what_the_worker_waits_for(self, statuses):
         task = sleeping(deferrable=False)
-        self.strike(task, lambda: "invocation_id" in task.xcom)
+        strike(task, lambda: "invocation_id" in task.xcom)
         assert statuses() == ["failed"]
 
     def test_in_the_middle_of_the_request_looks_for_what_came_of_it_and_cancels_that(self, proxy, statuses):
         task = sleeping()
         rule = proxy.on(POST, faults.hold(forward=True), times=1)
-        self.strike(task, lambda: rule.held)
+        strike(task, lambda: rule.held)
         rule.release()
         assert statuses() == ["failed"]
-
-    @staticmethod
-    def strike(task, condition):
-        """Raise in the main thread as Airflow's alarm does."""
-
-        def handler(*_):
-            if condition():
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                raise AirflowTaskTimeout
-
-        previous = signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-        try:
-            with pytest.raises(AirflowTaskTimeout):
-                task.run()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
 
     def test_a_doubt_at_the_execution_timeout_is_told(self, proxy, told):
         task, _ = echo(map_index=1)
         rule = proxy.on(POST, faults.hold(forward=True), times=1)
-        TestTheExecutionTimeout.strike(task, lambda: rule.held)
+        strike(task, lambda: rule.held)
         rule.release()
         assert "execution_timeout passed, and what the task started may run on" in told()
 
@@ -874,7 +790,7 @@ class TestTheExecutionTimeout:
     ):
         task, payload = echo(retries=1)
         rule = proxy.on(POST, faults.hold(forward=False), times=1)
-        TestTheExecutionTimeout.strike(task, lambda: rule.held)
+        strike(task, lambda: rule.held)
         rule.lift()
         assert task.record is None
         assert task.retry().run() == payload
@@ -969,15 +885,8 @@ class TestAWaitThatIsGivenUp:
 class TestAFullAccount:
     @pytest.fixture(autouse=True)
     def short_pauses(self, monkeypatch):
-        pauses = (
-            "MIN_PAUSE",
-            "LOOK_PAUSE",
-            "MAX_LOOK_PAUSE",
-            "PROBE_PAUSE",
-            "PAUSE_PER_ACTIVE",
-            "MAX_WORKER_PAUSE",
-        )
-        for name in (*pauses, "SPREAD"):
+        pauses = ("MIN_PAUSE", "LOOK_PAUSE", "MAX_LOOK_PAUSE", "PROBE_PAUSE", "MAX_WORKER_PAUSE")
+        for name in (*pauses, "PAUSE_PER_ACTIVE", "SPREAD"):
             monkeypatch.setattr(capacity, name, 0.1)
         monkeypatch.setattr(operators_capacity, "MIN_PAUSE", 0.1)
 
@@ -1058,11 +967,8 @@ class TestAFullAccount:
             task.run()
 
     def test_an_intent_that_could_not_be_taken_back_does_not_outlive_the_wait_for_capacity(
-        self, proxy, statuses, monkeypatch
+        self, proxy, statuses
     ):
-        monkeypatch.setattr(capacity, "MIN_PAUSE", 0.1)
-        for name in ("LOOK_PAUSE", "PROBE_PAUSE", "SPREAD", "PAUSE_PER_ACTIVE"):
-            monkeypatch.setattr(capacity, name, 0.1)
         proxy.on(POST, faults.answer(429), times=1)
         task, payload = echo()
         task.fails_to_delete = 1

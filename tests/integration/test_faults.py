@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from itertools import pairwise
@@ -10,12 +9,8 @@ from itertools import pairwise
 import pytest
 
 from airflow_provider_kernel.api import waiting
-from airflow_provider_kernel.api.errors import KernelInvocationTimeout, KernelInvocationUnsettled
 from airflow_provider_kernel.api.logs import REPLAY, REPLAY_OVER
-from airflow_provider_kernel.hooks.kernel import KernelHook
-from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 from tests import faults
-from tests.faulty import FaultyProxy
 
 pytestmark = pytest.mark.usefixtures("no_line_is_late")
 
@@ -24,22 +19,15 @@ STREAM = "GET /invocations/{id}/events"
 OLD, NEW = "sk_the_old_token", "sk_the_new_token"
 
 
-@pytest.fixture
-def proxy(emulator):
-    with FaultyProxy(emulator.base_url) as proxy:
-        yield proxy
+@pytest.fixture(autouse=True)
+def by_proxy(proxy, connect):
+    """Return what sets the connection ``kernel_default``, through the proxy."""
 
+    def by_proxy(token=OLD, **extra):
+        connect(host=proxy.base_url, password=token, extra=extra)
 
-@pytest.fixture
-def connect(proxy, monkeypatch):
-    """Set the connection ``kernel_default``, through the proxy."""
-
-    def connect(token=OLD, **extra):
-        connection = json.loads(proxy.connection_json(token)) | {"extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
-
-    connect(timeout=2)
-    return connect
+    by_proxy(timeout=2)
+    return by_proxy
 
 
 @pytest.fixture(autouse=True)
@@ -47,29 +35,8 @@ def short_pauses(monkeypatch):
     """Their real length is proved, without waiting, by the unit tests of the state machine."""
     monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.02)
     monkeypatch.setattr(waiting, "MAX_STREAM_PAUSE", 0.05)
-    monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
     monkeypatch.setattr(waiting, "STREAM_SILENCE", 1.0)  # the emulator's heartbeat comes twice as often
     monkeypatch.setattr(waiting, "TAIL_SILENCE", 1.0)
-
-
-@pytest.fixture(params=["requests", "aiohttp"])
-def wait(request, connect):
-    """``wait(invocation_id, timeout=…, on_log=…)`` waits by either hook."""
-
-    def wait_synchronously(invocation_id, timeout=30.0, **kwargs):
-        with KernelHook() as hook:
-            return hook.wait_for_invocation(invocation_id, timeout=timeout, **kwargs)
-
-    async def wait_asynchronously(invocation_id, timeout, kwargs):
-        async with KernelAsyncHook() as hook:
-            deadline = time.time() + timeout
-            return await hook.wait_for_invocation(invocation_id, deadline=deadline, **kwargs)
-
-    if request.param == "requests":
-        return wait_synchronously
-    return lambda invocation_id, timeout=30.0, **kwargs: asyncio.run(
-        wait_asynchronously(invocation_id, timeout, kwargs)
-    )
 
 
 def printed(count):
@@ -111,8 +78,8 @@ SPELLS = {
 
 
 @pytest.mark.parametrize("spell", SPELLS.values(), ids=SPELLS)
-def test_the_wait_goes_on_and_no_line_is_lost_or_doubled(proxy, submit, wait, connect, spell):
-    connect(timeout=0.5)
+def test_the_wait_goes_on_and_no_line_is_lost_or_doubled(proxy, submit, wait, by_proxy, spell):
+    by_proxy(timeout=0.5)
     rules = [proxy.on(route, fault, times=times) for route, fault, times in spell]
     lines = []
     found = wait(submit("logs", {"n": 20, "delay": 0.015}), on_log=lines.append)
@@ -122,8 +89,8 @@ def test_the_wait_goes_on_and_no_line_is_lost_or_doubled(proxy, submit, wait, co
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_the_wait_goes_on_in_any_weather(proxy, submit, wait, connect, seed):
-    connect(timeout=0.5)
+def test_the_wait_goes_on_in_any_weather(proxy, submit, wait, by_proxy, seed):
+    by_proxy(timeout=0.5)
     everywhere = {fault: 0.06 for name, fault in BOTH_ANSWER.items() if name != "404"}
     proxy.plan = faults.random_plan(
         seed,
@@ -159,15 +126,14 @@ def test_retry_after_is_honoured_by_both_requests(proxy, submit, wait):
     ids=lambda spell: ", ".join(fault.name for fault in spell),
 )
 def test_the_log_is_read_to_its_end_though_its_streams_break_after_the_end(
-    proxy, submit, wait, until, client, spell, monkeypatch
+    proxy, submit, wait, spell, monkeypatch
 ):
     # The second stream opens after the end, and not before.
     monkeypatch.setattr(waiting, "MAX_STREAM_PAUSE", 1000.0)
     monkeypatch.setattr(waiting, "SHORT_LIFE", 1000.0)
     for fault in spell:
         proxy.on(STREAM, fault, times=1)
-    invocation_id, lines = submit("logs", {"n": 10}), []
-    until(lambda: client.invocations.retrieve(invocation_id).status == "succeeded")
+    invocation_id, lines = submit("logs", {"n": 10}, wait_for="succeeded"), []
     proxy.on(LOOK, faults.html(502), times=1)
     assert wait(invocation_id, on_log=lines.append).output == 10
     assert lines == printed(10)
@@ -175,13 +141,13 @@ def test_the_log_is_read_to_its_end_though_its_streams_break_after_the_end(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_token_that_was_changed_meanwhile_is_read_anew(proxy, submit, wait, connect, status):
+def test_a_token_that_was_changed_meanwhile_is_read_anew(proxy, submit, wait, by_proxy, status):
     lines = []
 
     def rotate_once_it_runs(line):
         lines.append(line)
         if line == "line 3":
-            connect(NEW)
+            by_proxy(NEW)
             for route in (STREAM, LOOK):
                 proxy.on(route, faults.answer(status), where=lambda e: OLD in e.headers["Authorization"])
             proxy.go_down()
@@ -193,28 +159,8 @@ def test_a_token_that_was_changed_meanwhile_is_read_anew(proxy, submit, wait, co
     assert NEW in proxy.exchanges[-1].headers["Authorization"]
 
 
-def test_a_token_that_stays_refused_ends_the_wait_at_the_second_look(proxy, submit, wait):
-    for route in (STREAM, LOOK):
-        proxy.on(route, faults.html(403))
-    with pytest.raises(KernelInvocationUnsettled, match="Kernel answered 403"):
-        wait(submit("echo", 1))
-    assert len(proxy.seen(LOOK)) == 2
-
-
-def test_a_stream_that_falls_silent_does_not_hold_the_wait_beyond_its_deadline(
-    proxy, submit, wait, monkeypatch, client
-):
-    monkeypatch.setattr(waiting, "STREAM_SILENCE", 75.0)
-    proxy.on(STREAM, faults.half_open(events=10))
-    invocation_id, began = submit("logs", {"n": 1_000, "delay": 0.3}), time.monotonic()
-    with pytest.raises(KernelInvocationTimeout):
-        wait(invocation_id, timeout=3.0, on_log=lambda line: None)
-    assert 3 <= time.monotonic() - began < 30
-    client.invocations.update(invocation_id, status="failed")
-
-
-def test_a_reply_that_trickles_is_not_waited_for_for_ever(proxy, submit, wait, connect):
-    connect(timeout=0.1)
+def test_a_reply_that_trickles_is_not_waited_for_for_ever(proxy, submit, wait, by_proxy):
+    by_proxy(timeout=0.1)
     proxy.on(STREAM, faults.answer(503))
     proxy.on(LOOK, faults.trickle(0.05), times=1)
     began = time.monotonic()

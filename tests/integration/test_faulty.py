@@ -20,12 +20,6 @@ STREAM = "GET /invocations/{id}/events"
 
 
 @pytest.fixture
-def proxy(emulator):
-    with FaultyProxy(emulator.base_url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def http(proxy, emulator):
     """A client that goes through the proxy."""
     headers = {"Authorization": f"Bearer {emulator.api_key}"}

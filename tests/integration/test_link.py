@@ -10,25 +10,25 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
-from tests.integration.task import Died, Task
+from tests.integration.task import Task
 
 LINK = "_link_KernelInvocationLink"
 TOKEN = "sk_canary_token"
 
 
 @pytest.fixture(autouse=True)
-def connect(emulator_env, monkeypatch):
+def lead_to(emulator, connect):
     """Have the connection lead to this dashboard."""
 
-    def connect(dashboard_url):
-        fields = json.loads(emulator_env.connection_json)
-        extra = {"dashboard_url": dashboard_url, "project": "shop"}
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps({**fields, "password": TOKEN, "extra": extra})
+    def lead_to(dashboard_url):
+        connect(
+            host=emulator.base_url,
+            password=TOKEN,
+            extra={"dashboard_url": dashboard_url, "project": "shop"},
         )
 
-    connect("https://d.example/{project}/{invocation_id}")
-    return connect
+    lead_to("https://d.example/{project}/{invocation_id}")
+    return lead_to
 
 
 @pytest.mark.parametrize("operator", [KernelInvokeOperator, KernelInvocationSensor])
@@ -59,9 +59,7 @@ def test_every_way_to_run_leaves_the_link(arguments):
 
 def test_a_retry_that_takes_the_invocation_up_has_its_link():
     task = Task("echo", 7, retries=1)
-    task.die_at("after:handed_over")
-    with pytest.raises(Died):
-        task.run()
+    task.run_until_it_dies_at("after:handed_over")
     before = task.xcom[LINK]
     assert task.retry().run() == 7
     assert task.xcom[LINK] == before
@@ -139,8 +137,8 @@ def test_airflow_2_shows_the_link_of_a_task_that_it_does_not_have(link):
     assert link(Serialized(), "https://d") == "https://d"
 
 
-def test_a_wrong_address_is_a_warning_and_not_the_tasks_failure(connect, told):
-    connect("https://me:hunter2@d.example")
+def test_a_wrong_address_is_a_warning_and_not_the_tasks_failure(lead_to, told):
+    lead_to("https://me:hunter2@d.example")
     task = Task("echo", 7)
     assert task.run() == 7
     assert LINK not in task.xcom

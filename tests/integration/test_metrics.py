@@ -13,7 +13,7 @@ import pytest
 
 from airflow_provider_kernel import metrics
 from tests.integration.forkserver import ForkServer
-from tests.integration.scripted import Stream, invocation, serving, state
+from tests.integration.scripted import Stream, invocation, state
 from tests.integration.task import Task
 from tests.statsd import StatsD
 
@@ -55,19 +55,11 @@ def sent(tmp_path_factory):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def cut_stream(server):
     """A Kernel whose first event stream is cut."""
-    with serving() as server:
-        monkeypatch.setenv(
-            "AIRFLOW_CONN_KERNEL_DEFAULT",
-            f'{{"conn_type": "kernel", "host": "{server.url}", "password": "sk_test_token"}}',
-        )
-        server.on("POST /invocations", invocation("queued"))
-        server.on(
-            "GET /invocations/inv1", invocation("running"), invocation("running"), invocation("succeeded")
-        )
-        server.on("GET /invocations/inv1/events", Stream(end="cut"), Stream(state("succeeded")))
-        yield server
+    server.on("POST /invocations", invocation("queued"))
+    server.on("GET /invocations/inv1", invocation("running"), invocation("running"), invocation("succeeded"))
+    server.on("GET /invocations/inv1/events", Stream(end="cut"), Stream(state("succeeded")))
 
 
 def counted(received):
@@ -132,13 +124,13 @@ def test_a_wait_of_unknown_length_is_not_sent(sent, emulator_env):
     ]
 
 
-def test_a_stream_that_is_opened_again_is_counted_on_a_worker(sent, server):
+def test_a_stream_that_is_opened_again_is_counted_on_a_worker(sent, cut_stream):
     received = sent(TASK + "Task(deferrable=False).run()\n")
     assert counted(received)[1] == "airflow.kernel.reconnects,app=shop,action=price:1|c"
     assert len(counted(received)) == 3
 
 
-def test_a_stream_that_is_opened_again_is_counted_in_a_triggerer(sent, server):
+def test_a_stream_that_is_opened_again_is_counted_in_a_triggerer(sent, cut_stream):
     received = sent(TRIGGERER)
     assert received == ["airflow.kernel.reconnects,app=shop,action=price:1|c"]
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred, XCom
+from airflow.providers.common.compat.sdk import AirflowFailException, XCom
 from airflow.triggers.base import BaseTrigger
-from tenacity import wait_none
 
 from airflow_provider_kernel.api import waiting
 from airflow_provider_kernel.api.errors import (
@@ -25,22 +24,18 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationFailed,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
-    KernelTransportError,
 )
 from airflow_provider_kernel.api.logs import REPLAY
 from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.triggers import kernel as kernel_trigger
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
-from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
-from tests.integration.task import Task, first_event, tell_states
-
-both_waits = pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+from tests.integration.scripted import Reply, Stream, error, invocation, state
+from tests.integration.task import Task, both_waits, first_event, started, tell_states
 
 
 @pytest.fixture(autouse=True)
-def connection(emulator_env, monkeypatch):
-    monkeypatch.setattr(transport, "_backoff", wait_none())
-    return emulator_env
+def connection(emulator_env, no_backoff):
+    """Reach the emulator, unless a test has a server of its own."""
 
 
 @both_waits
@@ -49,31 +44,6 @@ def test_a_large_output_arrives_whole_and_stays_out_of_the_event(deferrable):
     assert len(task.run()) == 3_000_000
     if deferrable:
         assert task.event == {"invocation_id": task.invocation_id, "status": "succeeded"}
-
-
-@both_waits
-def test_payload_and_output_are_in_no_log(deferrable, told):
-    assert Task("echo", {"who": "canary-person"}, deferrable=deferrable).run() == {"who": "canary-person"}
-    said = told()
-    assert "succeeded" in said
-    assert "canary-person" not in said
-
-
-@pytest.mark.parametrize("missing", [{"app_name": "nope"}, {"action_name": "nope"}, {"version": "9.9"}])
-def test_what_is_not_deployed_fails_without_a_retry(missing):
-    with pytest.raises(
-        AirflowFailException, match=r"answered 404 .*not retried, for Kernel would refuse again"
-    ):
-        Task(**missing).run()
-
-
-def test_a_wrong_token_fails_without_a_retry_and_is_not_told(start_emulator, monkeypatch):
-    pinned = start_emulator(api_key="sk_the_right_one")
-    wrong = {"conn_type": "kernel", "host": pinned.base_url, "password": "sk_canary_wrong"}
-    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(wrong))
-    with pytest.raises(AirflowFailException, match="answered 401") as refused:
-        Task().run()
-    assert "canary" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +60,9 @@ def test_a_wrong_token_fails_without_a_retry_and_is_not_told(start_emulator, mon
 )
 @both_waits
 def test_a_connection_that_cannot_be_used_says_what_to_write_and_nothing_else(
-    monkeypatch, fields, says, deferrable
+    connect, fields, says, deferrable
 ):
-    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "kernel", **fields}))
+    connect("shop", **fields)
     with pytest.raises(AirflowFailException, match=re.escape(says)) as unusable:
         Task(kernel_conn_id="shop", deferrable=deferrable).run()
     assert "may be running" not in str(unusable.value)
@@ -104,15 +74,6 @@ def test_the_log_says_what_kernel_has_accepted(told):
     task.run()
     said = f"Kernel accepted invocation {task.invocation_id} of tests/echo, version latest."
     assert re.search(rf"{re.escape(said)}\s", told())
-
-
-def test_kernel_out_of_reach_may_be_retried(monkeypatch, told):
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_KERNEL_DEFAULT", '{"host": "http://127.0.0.1:1", "password": "sk_x_y_z"}'
-    )
-    with pytest.raises(KernelTransportError, match="Connection refused"):
-        Task().run()
-    assert "No invocation was started. A retry of the task submits it again." in told()
 
 
 @pytest.mark.parametrize(
@@ -167,23 +128,12 @@ class TestAgainstAKernelThatMisbehaves:
     """What the emulator, being well-behaved, never says."""
 
     @pytest.fixture(autouse=True)
-    def server(self, monkeypatch):
-        with serving() as server:
-            connection = {"conn_type": "kernel", "host": server.url, "password": "sk_test_token"}
-            monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
-            server.on("POST /invocations", Reply(202, {"id": "inv1", "action_name": "a", "status": "queued"}))
-            server.on("GET /invocations/inv1/events", Stream(state("running"), end="silent"))
-            server.on("GET /invocations/inv1", invocation("running"))
-            server.on("PATCH /invocations/inv1", invocation("failed"))
-            server.on("DELETE /invocations/inv1/browsers", Reply(204))
-            yield server
-
-    @pytest.mark.parametrize("trouble", [error(500), html(502), Reply(drop=True)])
-    def test_a_lost_reply_fails_without_a_retry(self, server, trouble):
-        server.on("POST /invocations", trouble)
-        with pytest.raises(AirflowFailException, match=r"may be running.*not retried.*a second time"):
-            Task().run()
-        assert len(server.seen("POST /invocations")) == 1
+    def running_for_ever(self, server):
+        server.on("POST /invocations", Reply(202, {"id": "inv1", "action_name": "a", "status": "queued"}))
+        server.on("GET /invocations/inv1/events", Stream(state("running"), end="silent"))
+        server.on("GET /invocations/inv1", invocation("running"))
+        server.on("PATCH /invocations/inv1", invocation("failed"))
+        server.on("DELETE /invocations/inv1/browsers", Reply(204))
 
     def test_an_invocation_that_ended_with_the_reply_does_not_defer(self, server):
         reply = {"id": "inv1", "action_name": "a", "status": "succeeded", "output": "[1]"}
@@ -289,47 +239,25 @@ class TestKill:
     )
     def test_a_deferral_that_airflow_ended_cancels_the_invocation(self, error, kind):
         task = Task("sleep", {"seconds": 60})
-        with pytest.raises(TaskDeferred):
-            task.operator.execute(task.context)
+        task.defer()
         with pytest.raises(kind, match=rf"Airflow ended the wait .*{error}.*It was cancelled\. A retry"):
             task.operator.resume_execution("__fail__", {"error": error}, task.context)
         assert task.found.status == "failed"
 
     def test_a_deferral_that_airflow_ended_does_not_lose_a_result(self, until):
         task = Task("echo", {"a": 1})
-        with pytest.raises(TaskDeferred):
-            task.operator.execute(task.context)
+        task.defer()
         until(lambda: task.found.is_ended)
         event = {"error": "Trigger timeout"}
         assert task.operator.resume_execution("__fail__", event, task.context) == {"a": 1}
 
 
-async def running_task(trigger):
-    """Run the trigger in a task; return that once the app's first line has come."""
-    logged = asyncio.Event()
-    trigger._write = lambda record: logged.set()
-    run = asyncio.create_task(first_event(trigger))
-    await asyncio.wait_for(logged.wait(), 10)
-    return run
-
-
 class TestTrigger:
-    @pytest.fixture
-    def running(self, submit, status, until):
-        invocation_id = submit("sleep", {"seconds": 60})
-        until(lambda: status(invocation_id) == "running")
-        return invocation_id
-
-    @pytest.fixture
-    def status(self, client):
-        return lambda invocation_id: client.invocations.retrieve(invocation_id).status
-
     def test_its_arguments_are_identifiers_and_numbers(self, emulator):
         task = Task("echo", {"secret": "canary"}, timeout=100, poll_interval=5, follow_logs=False)
         before = time.time()
-        with pytest.raises(TaskDeferred) as deferral:
-            task.operator.execute(task.context)
-        path, arguments = deferral.value.trigger.serialize()
+        deferral = task.defer()
+        path, arguments = deferral.trigger.serialize()
         assert path == "airflow_provider_kernel.triggers.kernel.KernelInvocationTrigger"
         assert before + 99 < arguments.pop("deadline") < time.time() + 101
         assert before < arguments.pop("handed_over_at") < time.time()
@@ -342,19 +270,24 @@ class TestTrigger:
             "durable": True,
             "cancel_at_deadline": True,
         }
-        assert 100 < deferral.value.timeout.total_seconds() < 1_000
+        assert 100 < deferral.timeout.total_seconds() < 1_000
 
-    def test_the_invocations_id_is_argument_enough(self, submit):
-        event = asyncio.run(first_event(KernelInvocationTrigger(submit("echo", 1))))
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {},
+            {"kernel_conn_id": "kernel_default", "deadline": 9e9, "poll_interval": 5.0, "follow_logs": True},
+        ],
+        ids=["only the id", "what an older version stored"],
+    )
+    def test_can_be_made_of_few_arguments(self, submit, arguments):
+        event = asyncio.run(first_event(KernelInvocationTrigger(submit("echo", 1), **arguments)))
         assert event["status"] == "succeeded"
 
     @pytest.mark.usefixtures("no_line_is_late")
     @pytest.mark.parametrize(("ago", "is_marked"), [(60.0, True), (1.0, False)])
-    def test_the_log_that_is_shown_again_after_a_restart_says_so(
-        self, submit, until, status, told, ago, is_marked
-    ):
-        invocation_id = submit("logs", {"n": 2})
-        until(lambda: status(invocation_id) == "succeeded")
+    def test_the_log_that_is_shown_again_after_a_restart_says_so(self, submit, told, ago, is_marked):
+        invocation_id = submit("logs", {"n": 2}, wait_for="succeeded")
         asyncio.run(first_event(KernelInvocationTrigger(invocation_id, handed_over_at=time.time() - ago)))
         said = told()
         assert said.count("[app] line 1") == 1
@@ -363,7 +296,7 @@ class TestTrigger:
     def test_a_stopping_triggerer_cancels_nothing(self, running, status):
         async def start_and_stop():
             trigger = KernelInvocationTrigger(running)
-            run = await running_task(trigger)
+            run = await started(trigger)
             run.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await run
@@ -397,7 +330,7 @@ class TestTrigger:
             for ti in (first, second):
                 trigger = KernelInvocationTrigger(running)
                 trigger.task_instance = ti
-                run = await running_task(trigger)
+                run = await started(trigger)
                 await asyncio.wait(kernel_trigger._warming_up)
                 assert not run.done()
                 run.cancel()
@@ -448,25 +381,10 @@ class TestTrigger:
         on_kill(KernelInvocationTrigger(running), {"r": {"t": "deferred"}}, "another")
         assert status(running) == "failed"
 
-    def test_a_kill_can_be_told_to_leave_the_invocation_alone(self, running, status, on_kill):
-        on_kill(KernelInvocationTrigger(running, cancel_on_kill=False), {"r": {"t": "failed"}}, running)
-        assert status(running) == "running"
-
     @pytest.mark.parametrize("states", [RuntimeError("away"), {}])
     def test_where_airflow_does_not_tell_a_kill_cancels(self, running, status, on_kill, states):
         on_kill(KernelInvocationTrigger(running), states, running)
         assert status(running) == "failed"
-
-    def test_what_an_older_version_stored_can_be_loaded(self, submit):
-        arguments = {
-            "invocation_id": submit("echo", 1),
-            "kernel_conn_id": "kernel_default",
-            "deadline": time.time() + 100,
-            "poll_interval": 5.0,
-            "follow_logs": True,
-        }
-        event = asyncio.run(first_event(KernelInvocationTrigger(**arguments)))
-        assert event["status"] == "succeeded"
 
     @pytest.mark.parametrize("outcome", ["waits on", "killed", "unknown"])
     def test_before_airflow_3_3_a_cancellation_may_be_a_users_kill(
@@ -480,7 +398,7 @@ class TestTrigger:
         async def start_and_cancel():
             trigger = KernelInvocationTrigger(running)
             trigger.task_instance = SimpleNamespace(id="ti-1", task_id="t")
-            run = await running_task(trigger)
+            run = await started(trigger)
             run.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await run
@@ -491,7 +409,7 @@ class TestTrigger:
     def test_a_users_kill_cancels_though_the_triggerer_ends_in_that_moment(self, running, status):
         async def kill_and_stop():
             trigger = KernelInvocationTrigger(running)
-            run = await running_task(trigger)
+            run = await started(trigger)
             run.cancel()
             await asyncio.wait([run])
             trigger.killed_by = asyncio.create_task(trigger.on_kill())
@@ -500,9 +418,8 @@ class TestTrigger:
         asyncio.run(kill_and_stop())
         assert status(running) == "failed"
 
-    def test_a_users_kill_of_what_has_ended_changes_nothing(self, submit, status, until):
-        invocation_id = submit("echo", 1)
-        until(lambda: status(invocation_id) == "succeeded")
+    def test_a_users_kill_of_what_has_ended_changes_nothing(self, submit, status):
+        invocation_id = submit("echo", 1, wait_for="succeeded")
         asyncio.run(KernelInvocationTrigger(invocation_id).on_kill())
         assert status(invocation_id) == "succeeded"
 

@@ -11,7 +11,6 @@ import asyncio
 import inspect
 import json
 import re
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from tests import faults
 from tests.faulty import Fault, FaultyProxy
-from tests.integration.task import Task, again, first_event, tell_states
+from tests.integration.task import Task, again, both_waits, started, tell_states
 
 POST = "POST /invocations"
 LOOK = "GET /invocations/{id}"
@@ -45,37 +44,17 @@ LATE = rf"Kernel invocation ID had not ended by its deadline\. It was cancelled\
 
 def killed(task: Task) -> None:
     """Run the task until a user kills it, as soon as its invocation is known."""
-    if not task.operator.deferrable:
-        _killed_on_the_worker(task)
-    else:
+    if task.operator.deferrable:
         asyncio.run(_killed_in_the_triggerer(task))
-
-
-def _killed_on_the_worker(task: Task) -> None:
-    def handler(*_: Any) -> None:
-        if "invocation_id" in task.xcom:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            task.state = "failed"
-            task.operator.on_kill()
-
-    # Airflow calls on_kill in a signal handler, in the midst of the wait.
-    previous = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-    try:
-        with suppress(KernelError):
+    else:
+        with task.killed("failed"), suppress(KernelError):
             task.run()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 async def _killed_in_the_triggerer(task: Task) -> None:
     trigger = again(task.defer().trigger, task.ti)
     task.deferred = True
-    logged = asyncio.Event()
-    trigger._write = lambda record: logged.set()
-    running = asyncio.create_task(first_event(trigger))
-    await asyncio.wait_for(logged.wait(), 10)
+    running = await started(trigger)
     task.state = "failed"
     running.cancel()
     await asyncio.wait([running])
@@ -249,7 +228,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+@both_waits
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_an_option_does_the_same_in_both_waits(row, deferrable, proxy, told, mocker):
     task = Task(row.action, row.payload, deferrable=deferrable, **row.arguments)

@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import Asset, AssetAlias
 from airflow_provider_kernel.operators import result
 from tests import faults
 from tests.faulty import Fault
-from tests.integration.task import Died, Task
+from tests.integration.task import Task, both_waits
 
 try:
     from airflow.sdk.execution_time.context import OutletEventAccessors
@@ -51,9 +51,9 @@ def test_the_asset_event_names_the_invocation_and_the_version_that_ran(wait):
     assert task.events[ASSET].extra == {"invocation_id": task.invocation_id, "app_version": "emulator"}
 
 
-@pytest.mark.parametrize("wait", [{}, {"deferrable": False}], ids=["deferred", "on the worker"])
-def test_the_version_that_latest_came_to_is_in_xcom_and_in_the_log(wait, told):
-    task = Task("echo", 1, **wait)
+@both_waits
+def test_the_version_that_latest_came_to_is_in_xcom_and_in_the_log(deferrable, told):
+    task = Task("echo", 1, deferrable=deferrable)
     task.run()
     assert task.xcom["app_version"] == "emulator"
     assert f"invocation {task.invocation_id} ran version emulator of the app." in told()
@@ -97,9 +97,7 @@ def test_one_call_without_outlets_is_one_request(proxy):
 
 def test_a_retry_that_finds_the_result_marks_the_assets():
     task = Outlets("echo", 1, outlets=[ASSET], retries=1)
-    task.die_at("before:ended")
-    with pytest.raises(Died):
-        task.run()
+    task.run_until_it_dies_at("before:ended")
     first = task.invocation_id
     task.retry().run()
     assert task.events[ASSET].extra["invocation_id"] == first
@@ -109,9 +107,7 @@ def test_a_retry_that_finds_the_result_marks_the_assets():
 def test_what_is_left_to_itself_marks_the_assets_with_its_id(dies):
     task = Outlets("echo", 1, outlets=[ASSET], wait_for_completion=False, retries=1)
     if dies:
-        task.die_at("after:ended")
-        with pytest.raises(Died):
-            task.run()
+        task.run_until_it_dies_at("after:ended")
         task.retry()
     assert task.run() == task.events[ASSET].extra["invocation_id"]
 

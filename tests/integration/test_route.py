@@ -6,8 +6,6 @@ A row says what the connection and the environment hold, and what comes of it.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import os
 import shutil
@@ -20,43 +18,27 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from tenacity import wait_none
 
 from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, KernelTransportError
-from airflow_provider_kernel.hooks import route, transport
+from airflow_provider_kernel.hooks import route
 from airflow_provider_kernel.hooks.kernel import KernelHook
-from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+from tests.integration.conftest import TOKEN
 from tests.integration.proxying import PasswordProxy, proxying
 from tests.integration.scripted import ScriptedServer, invocation, serving
 from tests.integration.tls import Tls
 
-TOKEN = "sk_canary_0123456789"
 PASSWORD = "pa:s@s/wo#r%d é+"
 GET = "GET /invocations/inv1"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(monkeypatch: pytest.MonkeyPatch, no_backoff: None) -> None:
     """Nothing of the machine's own way to the world, nothing of an earlier test, and no waiting."""
-    monkeypatch.setattr(transport, "_backoff", wait_none())
     for name in PROXIES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     route._warn_of_no_verification.cache_clear()
-
-
-def by_requests() -> str:
-    with KernelHook("way") as hook:
-        return hook.get_invocation("inv1").status
-
-
-def by_aiohttp() -> str:
-    async def ask() -> str:
-        async with KernelAsyncHook("way") as hook:
-            return (await hook.get_invocation("inv1")).status
-
-    return asyncio.run(ask())
 
 
 @dataclass
@@ -152,11 +134,25 @@ ROWS = [
         says="'/no/such/file' cannot be read: No such file",
     ),
     Row("a CA file of garbage", {"verify": "GARBAGE"}, error=KernelConfigurationError, says="cannot be read"),
+    Row(
+        "no such CA file of the environment",
+        env={"REQUESTS_CA_BUNDLE": "/no/such/file"},
+        error=KernelConfigurationError,
+        says="/no/such/file",
+    ),
     Row("verify says nothing of plain http", {"verify": "/no/such/file"}, host="PLAIN"),
     Row("the connection's proxy", {**CA, "proxy": "PROXY"}, passed=1),
     Row("a proxy by TLS", {**CA, "proxy": "TLS_PROXY"}, passed=1),
     Row("a proxy by TLS is verified too", {"proxy": "TLS_PROXY"}, **UNTRUSTED),
     Row("the environment's proxy", CA, env={"https_proxy": "PROXY"}, passed=1),
+    Row(
+        "the environment's proxy without a scheme",
+        CA,
+        env={"https_proxy": "BARE_PROXY"},
+        error=KernelTransportError,
+        says="Tunnel connection failed: 407",
+        refused=True,
+    ),
     Row("the connection's proxy wins", {**CA, "proxy": "PROXY"}, env={"https_proxy": "NOBODY"}, passed=1),
     Row("and over no_proxy", {**CA, "proxy": "PROXY"}, env={"no_proxy": "127.0.0.1,localhost"}, passed=1),
     Row("no_proxy", CA, env={"https_proxy": "PROXY", "no_proxy": "127.0.0.1"}),
@@ -180,7 +176,11 @@ ROWS = [
         error=KernelTransportError,
         says="through the proxy http://127.0.0.1:PORT (Connection refused)",
     ),
-    Row("no environment's proxy for this machine", host="PLAIN", env={"http_proxy": "PROXY"}),
+    Row(
+        "no environment's proxy for this machine",
+        host="PLAIN",
+        env={"http_proxy": "PROXY", "all_proxy": "PROXY"},
+    ),
     Row("nor with allow_http", {"allow_http": True}, host="PLAIN", env={"http_proxy": "PROXY"}),
     Row("this machine by a proxy, if told", {"proxy": "PROXY"}, host="PLAIN", passed=1),
     Row(
@@ -214,23 +214,16 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("ask", [by_requests, by_aiohttp])
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_the_way_is_the_same_for_both_hooks(row, ask, world, monkeypatch, told):
+def test_the_way_is_the_same_for_both_hooks(row, ask, world, connect, monkeypatch, told):
     extra = {name: world.fill(value) for name, value in row.extra.items()}
-    connection = {
-        "conn_type": "kernel",
-        "host": world.fill(row.host),
-        "password": TOKEN,
-        "extra": extra,
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_WAY", json.dumps(connection))
+    connect(host=world.fill(row.host), password=TOKEN, extra=extra)
     for name, value in row.env.items():
         monkeypatch.setenv(name, world.fill(value))
 
     seen = ""
     if row.error is None:
-        assert ask() == "running"
+        assert ask("get_invocation", "inv1").status == "running"
         server = world.plain if row.host == "PLAIN" else world.secure
         headers = server.seen(GET)[0].headers
         assert headers["Authorization"] == f"Bearer {TOKEN}"
@@ -238,9 +231,10 @@ def test_the_way_is_the_same_for_both_hooks(row, ask, world, monkeypatch, told):
             assert "Proxy-Authorization" not in headers
     else:
         with pytest.raises(row.error) as caught:
-            ask()
+            ask("get_invocation", "inv1")
         for part in row.says.split("PORT"):
             assert part in str(caught.value)
+        assert getattr(caught.value, "sent", False) is False
         seen = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
 
     proxies = (world.proxy, world.tls_proxy)
@@ -251,62 +245,41 @@ def test_the_way_is_the_same_for_both_hooks(row, ask, world, monkeypatch, told):
         assert secret not in seen
 
 
-@pytest.mark.parametrize("ask", [by_requests, by_aiohttp])
-def test_certificates_that_are_renewed_under_the_same_name_are_read_again(ask, world, monkeypatch, tmp_path):
+def test_certificates_that_are_renewed_under_the_same_name_are_read_again(ask, world, connect, tmp_path):
     (tmp_path / "others").mkdir()
     certificates = tmp_path / "ca.pem"
-    connection = {
-        "conn_type": "kernel",
-        "host": world.secure.url,
-        "password": TOKEN,
-        "extra": {"verify": str(certificates)},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_WAY", json.dumps(connection))
+    connect(host=world.secure.url, password=TOKEN, extra={"verify": str(certificates)})
     shutil.copy(Tls(tmp_path / "others").ca, certificates)
     os.utime(certificates, (0, 0))
     with pytest.raises(KernelTransportError, match="certificate verify failed"):
-        ask()
+        ask("get_invocation", "inv1")
     shutil.copy(world.tls.ca, certificates)
-    assert ask() == "running"
+    assert ask("get_invocation", "inv1").status == "running"
 
 
-@pytest.mark.parametrize("ask", [by_requests, by_aiohttp])
-def test_without_verification_there_is_one_warning(ask, world, monkeypatch, caplog):
+def test_without_verification_there_is_one_warning(ask, world, connect, caplog):
     caplog.set_level(logging.DEBUG)
-    connection = {
-        "conn_type": "kernel",
-        "host": world.secure.url,
-        "password": TOKEN,
-        "extra": {"verify": False},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_WAY", json.dumps(connection))
+    connect(host=world.secure.url, password=TOKEN, extra={"verify": False})
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         for _ in range(3):
-            ask()
+            ask("get_invocation", "inv1")
     assert [str(warning.message) for warning in warned if "nverified" in str(warning.message)] == []
     told = [record.getMessage() for record in caplog.records if "is not checked" in record.getMessage()]
     assert len(told) == 1
     assert world.secure.url in told[0]
 
 
-@pytest.mark.parametrize("ask", [by_requests, by_aiohttp])
-def test_airflow_is_told_to_mask_the_proxys_password(ask, world, monkeypatch, mocker):
-    connection = {
-        "conn_type": "kernel",
-        "host": world.secure.url,
-        "password": TOKEN,
-        "extra": {"verify": world.tls.ca, "proxy": world.fill("PROXY")},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_WAY", json.dumps(connection))
+def test_airflow_is_told_to_mask_the_proxys_password(ask, world, connect, mocker):
+    extra = {"verify": world.tls.ca, "proxy": world.fill("PROXY")}
+    connect(host=world.secure.url, password=TOKEN, extra=extra)
     mask = mocker.patch("airflow_provider_kernel.hooks.connection._mask")
-    assert ask() == "running"
+    assert ask("get_invocation", "inv1").status == "running"
     assert {call.args[0] for call in mask.call_args_list} == {PASSWORD, quote(PASSWORD, safe="")}
 
 
-def test_the_proxys_password_is_in_no_representation(world, monkeypatch):
-    connection = {"conn_type": "kernel", "password": TOKEN, "extra": {"proxy": world.fill("PROXY")}}
-    monkeypatch.setenv("AIRFLOW_CONN_WAY", json.dumps(connection))
-    with KernelHook("way") as hook:
+def test_the_proxys_password_is_in_no_representation(world, connect):
+    connect(password=TOKEN, extra={"proxy": world.fill("PROXY")})
+    with KernelHook() as hook:
         assert hook.get_conn().proxies["https"].startswith("http://user:")
         assert quote(PASSWORD, safe="") not in repr(hook) + repr(vars(hook)) + repr(hook.settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import kernel
@@ -10,33 +9,25 @@ import pytest
 
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
-from tests.integration.scripted import Reply, Stream, invocation, serving, state
+from tests.integration.conftest import TOKEN
+from tests.integration.scripted import Reply, Stream, invocation, state
 
-TOKEN = "sk_same_for_both"
 PAYLOAD = {"sku": "čaj", "n": [1, 2.5, None]}
 SHOP = {"app_name": "shop", "action_name": "price"}
 
 
-@pytest.fixture
-def server(monkeypatch):
-    with serving() as server:
-        connection = {
-            "conn_type": "kernel",
-            "host": server.url,
-            "password": TOKEN,
-            "extra": {"project": "p1"},
-        }
-        monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
-        server.on("POST /invocations", Reply(202, {"id": "inv1", "action_name": "price", "status": "queued"}))
-        server.on("GET /invocations", Reply(200, [invocation("running").body], {"X-Has-More": "false"}))
-        server.on("GET /invocations/inv1", invocation("running"))
-        server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
-        server.on("PATCH /invocations/inv1", invocation("failed"))
-        server.on("DELETE /invocations/inv1/browsers", Reply(204))
-        server.on("GET /apps", Reply(200, []))
-        server.on("GET /auth/context", Reply(200, {}))
-        server.on("GET /org/entitlements", Reply(200, {}))
-        yield server
+@pytest.fixture(autouse=True)
+def kernel_as_scripted(server, connect):
+    connect(host=server.url, password=TOKEN, extra={"project": "p1"})
+    server.on("POST /invocations", Reply(202, {"id": "inv1", "action_name": "price", "status": "queued"}))
+    server.on("GET /invocations", Reply(200, [invocation("running").body], {"X-Has-More": "false"}))
+    server.on("GET /invocations/inv1", invocation("running"))
+    server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
+    server.on("PATCH /invocations/inv1", invocation("failed"))
+    server.on("DELETE /invocations/inv1/browsers", Reply(204))
+    server.on("GET /apps", Reply(200, []))
+    server.on("GET /auth/context", Reply(200, {}))
+    server.on("GET /org/entitlements", Reply(200, {}))
 
 
 def fields(request):
@@ -48,7 +39,7 @@ def fields(request):
         "connection",
         "accept-encoding",
         "content-length",
-        "idempotency-key",
+        "idempotency",
     )
     headers = {name.lower(): value for name, value in request.headers.items()}
     return {
@@ -109,44 +100,44 @@ CALLS = {
 }
 
 
-def compare(ours, theirs):
-    def canonical(request):
-        sent = fields(request)
-        path, _, query = sent["path"].partition("?")
-        if sent["method"] == "DELETE":
-            # It has no body, and its reply has none, so of what kind they are does not matter.
-            sent["headers"] = {
-                k: v for k, v in sent["headers"].items() if k not in ("accept", "content-type")
-            }
-        return {**sent, "path": path, "query": sorted(query.split("&"))}
+def canonical(request):
+    sent = fields(request)
+    path, _, query = sent["path"].partition("?")
+    if sent["method"] == "DELETE":
+        # It has no body, and its reply has none, so of what kind they are does not matter.
+        sent["headers"] = {k: v for k, v in sent["headers"].items() if k not in ("accept", "content-type")}
+    return {**sent, "path": path, "query": sorted(query.split("&"))}
 
-    assert [canonical(request) for request in ours] == [canonical(request) for request in theirs]
-    assert ours
+
+@pytest.fixture
+def sent_by_sdk(server):
+    """Have the SDK make a call; return its requests, and forget them."""
+
+    def sent_by_sdk(call):
+        with kernel.Kernel(api_key=TOKEN, base_url=server.url, project="p1", max_retries=0) as sdk:
+            CALLS[call][0](sdk)
+        sent = list(map(canonical, server.requests))
+        assert sent
+        server.requests.clear()
+        return sent
+
+    return sent_by_sdk
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_the_synchronous_hook_sends_what_the_sdk_sends(server, call):
-    with_sdk, with_hook = CALLS[call]
-    with kernel.Kernel(api_key=TOKEN, base_url=server.url, project="p1", max_retries=0) as sdk:
-        with_sdk(sdk)
-    theirs = list(server.requests)
+def test_the_synchronous_hook_sends_what_the_sdk_sends(server, sent_by_sdk, call):
+    expected = sent_by_sdk(call)
     with KernelHook() as hook:
-        with_hook(hook)
-    compare(server.requests[len(theirs) :], theirs)
+        CALLS[call][1](hook)
+    assert list(map(canonical, server.requests)) == expected
 
 
 @pytest.mark.parametrize("call", ["get", "cancel", "follow"])
-def test_the_asynchronous_hook_sends_what_the_sdk_sends(server, call):
-    with_sdk, with_hook = CALLS[call]
-    with kernel.Kernel(api_key=TOKEN, base_url=server.url, project="p1", max_retries=0) as sdk:
-        with_sdk(sdk)
-    theirs = list(server.requests)
-
-    async def ask():
-        async with KernelAsyncHook() as hook:
-            if call == "follow":
-                return [event async for event in hook.follow_invocation("inv1", since="5m")]
-            return await with_hook(hook)
-
-    asyncio.run(ask())
-    compare(server.requests[len(theirs) :], theirs)
+async def test_the_asynchronous_hook_sends_what_the_sdk_sends(server, sent_by_sdk, call):
+    expected = sent_by_sdk(call)
+    async with KernelAsyncHook() as hook:
+        if call == "follow":
+            assert [event async for event in hook.follow_invocation("inv1", since="5m")]
+        else:
+            await CALLS[call][1](hook)
+    assert list(map(canonical, server.requests)) == expected

@@ -1,23 +1,18 @@
 """The official SDK, unmodified, against the emulator: what it may be used for works, with its own error classes."""
 
-import asyncio
 import json
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 import kernel
 import pytest
 
 from airflow_provider_kernel.testing import KernelEmulator
+from tests.integration.conftest import APP, client_of
 
 pytestmark = pytest.mark.no_airflow
 
 LATEST = {"app_name": "tests", "version": "latest"}
-
-
-def async_client(emulator, **options):
-    return kernel.AsyncKernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0, **options)
 
 
 def test_a_synchronous_invocation_returns_the_output(client):
@@ -50,24 +45,16 @@ def test_a_failed_invocation_has_a_reason_and_the_error_as_its_output(client):
     assert client.invocations.retrieve(reply.id).status_reason == reply.status_reason
 
 
-def test_following_yields_state_logs_and_the_end(client, submit):
+def test_following_yields_the_log_and_the_end_and_so_it_does_after_the_end(client, submit):
     invocation_id = submit("logs", {"n": 3})
 
-    events = list(client.invocations.follow(invocation_id))
+    for _ in range(2):
+        *events, last = client.invocations.follow(invocation_id)
 
-    assert [event.message for event in events if event.event == "log"] == ["line 0", "line 1", "line 2"]
-    assert events[-1].event == "invocation_state"
-    assert (events[-1].invocation.status, events[-1].invocation.output) == ("succeeded", "3")
-
-
-def test_following_an_ended_invocation_replays_it(client, submit):
-    invocation_id = submit("logs", {"n": 2})
-    first = list(client.invocations.follow(invocation_id))
-
-    again = list(client.invocations.follow(invocation_id))
-
-    assert [event.event for event in again] == ["log", "log", "invocation_state"]
-    assert again[:2] == [event for event in first if event.event == "log"]
+        assert [event.message for event in events if event.event == "log"] == ["line 0", "line 1", "line 2"]
+        assert last.event == "invocation_state"
+        assert (last.invocation.status, last.invocation.output) == ("succeeded", "3")
+    assert {event.event for event in events} == {"log"}  # nothing else is to be told after the end
 
 
 def test_following_since_the_time_of_a_line_begins_with_that_line(client, submit):
@@ -155,28 +142,25 @@ def test_an_action_finds_the_emulator_through_the_sdk(client, emulator):
     assert json.loads(output) == {**emulator.env(), "status": "running"}
 
 
-def test_the_asynchronous_client_does_all_of_it(emulator):
-    async def use():
-        async with async_client(emulator) as client:
-            invocations = client.invocations
-            reply = await invocations.create(**LATEST, action_name="echo", payload="7")
-            assert reply.output == "7"
-            queued = await invocations.create(**LATEST, action_name="logs", payload='{"n": 2}', async_=True)
-            assert queued.status == "queued"
-            events = [event async for event in await invocations.follow(queued.id)]
-            assert [event.message for event in events if event.event == "log"] == ["line 0", "line 1"]
-            assert (await invocations.retrieve(queued.id)).status == "succeeded"
-            listed = [invocation.id async for invocation in invocations.list(limit=1, action_name="logs")]
-            assert listed[0] == queued.id
-            assert len(listed) == len(set(listed))
-            active = await invocations.create(
-                **LATEST, action_name="sleep", payload='{"seconds": 600}', async_=True
-            )
-            assert (await invocations.update(active.id, status="failed")).status == "failed"
-            with pytest.raises(kernel.NotFoundError):
-                await invocations.retrieve("unknown")
-
-    asyncio.run(use())
+async def test_the_asynchronous_client_does_all_of_it(emulator):
+    async with kernel.AsyncKernel(base_url=emulator.base_url, api_key="any", max_retries=0) as client:
+        invocations = client.invocations
+        reply = await invocations.create(**LATEST, action_name="echo", payload="7")
+        assert reply.output == "7"
+        queued = await invocations.create(**LATEST, action_name="logs", payload='{"n": 2}', async_=True)
+        assert queued.status == "queued"
+        events = [event async for event in await invocations.follow(queued.id)]
+        assert [event.message for event in events if event.event == "log"] == ["line 0", "line 1"]
+        assert (await invocations.retrieve(queued.id)).status == "succeeded"
+        listed = [invocation.id async for invocation in invocations.list(limit=1, action_name="logs")]
+        assert listed[0] == queued.id
+        assert len(listed) == len(set(listed))
+        active = await invocations.create(
+            **LATEST, action_name="sleep", payload='{"seconds": 600}', async_=True
+        )
+        assert (await invocations.update(active.id, status="failed")).status == "failed"
+        with pytest.raises(kernel.NotFoundError):
+            await invocations.retrieve("unknown")
 
 
 def test_a_wrong_request_is_a_bad_request_error(client):
@@ -188,10 +172,8 @@ def test_a_wrong_request_is_a_bad_request_error(client):
 @pytest.fixture(scope="module")
 def strict():
     """A client of an emulator that takes one key, and two invocations at a time."""
-    with KernelEmulator(
-        [Path(__file__).parent / "apps" / "app.py"], api_key="sk_right", max_concurrency=2
-    ) as emulator:
-        yield kernel.Kernel(base_url=emulator.base_url, api_key="sk_right", max_retries=0)
+    with KernelEmulator([APP], api_key="sk_right", max_concurrency=2) as emulator:
+        yield client_of(emulator)
 
 
 def test_a_wrong_key_is_an_authentication_error(strict):

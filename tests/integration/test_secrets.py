@@ -12,15 +12,15 @@ from uuid import uuid4
 import pytest
 
 from tests import faults
-from tests.integration.task import Task
+from tests.integration.task import Task, both_waits
 
 TOKEN = "sk_canary_token"
 POST, GET, EVENTS = "POST /invocations", "GET /invocations/{id}", "GET /invocations/{id}/events"
 
 
 @pytest.fixture(autouse=True)
-def canary(proxy, monkeypatch):
-    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json(TOKEN))
+def canary(proxy, connect):
+    connect(host=proxy.base_url, password=TOKEN)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ TROUBLES = [
 ]
 
 
-@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+@both_waits
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
 def test_token_payload_and_output_are_in_no_log_error_trigger_event_or_record(
     proxy, witness, trouble, deferrable
@@ -128,7 +128,7 @@ def test_token_payload_and_output_are_in_no_log_error_trigger_event_or_record(
         assert canary not in said
 
 
-@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+@both_waits
 def test_of_a_failure_the_output_is_shown_and_nothing_else(witness, deferrable):
     said = witness(
         Task("fail", {"message": "out of stock", "secret": "canary_payload"}, deferrable=deferrable)
@@ -138,7 +138,7 @@ def test_of_a_failure_the_output_is_shown_and_nothing_else(witness, deferrable):
     assert "canary_payload" not in said
 
 
-@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+@both_waits
 def test_a_deadline_and_a_cancellation_tell_nothing(witness, deferrable):
     payload = {"seconds": 60, "secret": "canary_payload"}
     said = witness(Task("sleep", payload, deferrable=deferrable, timeout=0.5))

@@ -7,7 +7,6 @@ What Airflow does around it is played (see ``Task``); the real Airflow is in the
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -21,16 +20,14 @@ from airflow.providers.common.compat.sdk import (
     AirflowTaskTimeout,
     TaskDeferred,
 )
-from tenacity import wait_none
 
 from airflow_provider_kernel.api import waiting
 from airflow_provider_kernel.api.errors import KernelInvocationFailed, KernelInvocationUnsettled
 from airflow_provider_kernel.api.logs import REPLAY
-from airflow_provider_kernel.hooks import transport
 from airflow_provider_kernel.operators import result
 from airflow_provider_kernel.sensors import kernel as kernel_sensor
 from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
-from tests.integration.scripted import Stream, error, invocation, serving, state
+from tests.integration.scripted import Stream, error, invocation, state
 from tests.integration.task import Task, first_event
 
 try:
@@ -48,9 +45,8 @@ every_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 
 
 @pytest.fixture(autouse=True)
-def connection(emulator_env, monkeypatch):
-    monkeypatch.setattr(transport, "_backoff", wait_none())
-    return emulator_env
+def connection(emulator_env, no_backoff):
+    """Reach the emulator, unless a test has a server of its own."""
 
 
 class Sensor(Task):
@@ -74,11 +70,6 @@ class Sensor(Task):
                 self.pokes += 1
 
 
-@pytest.fixture
-def status(client):
-    return lambda invocation_id: client.invocations.retrieve(invocation_id).status
-
-
 @pytest.fixture(autouse=True)
 def first_start(monkeypatch):
     """Airflow 2 reads from its database when a rescheduled task first started."""
@@ -99,9 +90,8 @@ def test_the_output_of_a_running_invocation_is_returned(wait, submit):
 
 
 @every_wait
-def test_what_had_ended_before_is_returned_at_once(wait, submit, until, status):
-    invocation_id = submit("echo", {"a": [1, None]})
-    until(lambda: status(invocation_id) == "succeeded")
+def test_what_had_ended_before_is_returned_at_once(wait, submit):
+    invocation_id = submit("echo", {"a": [1, None]}, wait_for="succeeded")
     sensor = Sensor(invocation_id, **wait)
     assert sensor.run() == {"a": [1, None]}
     assert not sensor.deferred
@@ -131,10 +121,8 @@ def test_an_output_that_airflow_cannot_carry_fails_for_good(wait, submit):
 
 @every_wait
 @pytest.mark.parametrize("is_over", [True, False])
-def test_a_failure_is_skipped_with_soft_fail(wait, is_over, submit, until, status):
-    invocation_id = submit("fail", {"message": "no"})
-    if is_over:
-        until(lambda: status(invocation_id) == "failed")
+def test_a_failure_is_skipped_with_soft_fail(wait, is_over, submit):
+    invocation_id = submit("fail", {"message": "no"}, wait_for="failed" if is_over else None)
     with pytest.raises(AirflowSkipException):
         Sensor(invocation_id, soft_fail=True, **wait).run()
 
@@ -143,14 +131,12 @@ def test_a_failure_is_skipped_with_soft_fail(wait, is_over, submit, until, statu
 @pytest.mark.parametrize(
     ("soft_fail", "raised"), [(False, AirflowSensorTimeout), (True, AirflowSkipException)]
 )
-def test_a_timeout_leaves_the_invocation_running(wait, submit, status, until, soft_fail, raised):
-    invocation_id = submit("sleep", {"seconds": 60})
-    until(lambda: status(invocation_id) == "running")
+def test_a_timeout_leaves_the_invocation_running(wait, running, status, soft_fail, raised):
     began = time.monotonic()
     with pytest.raises(raised):
-        Sensor(invocation_id, timeout=0.5, soft_fail=soft_fail, **wait).run()
+        Sensor(running, timeout=0.5, soft_fail=soft_fail, **wait).run()
     assert time.monotonic() - began < 10
-    assert status(invocation_id) == "running"
+    assert status(running) == "running"
 
 
 def test_the_timeout_of_a_deferred_sensor_counts_from_the_start_of_its_try(submit):
@@ -168,23 +154,19 @@ def test_the_execution_timeout_bounds_the_deferral_from_the_start_of_the_try(sub
 
 
 @pytest.mark.parametrize(("soft_fail", "raised"), [(False, AirflowTaskTimeout), (True, AirflowSkipException)])
-def test_an_execution_timeout_while_deferred_is_told_as_on_a_worker(submit, status, until, soft_fail, raised):
-    invocation_id = submit("sleep", {"seconds": 60})
-    until(lambda: status(invocation_id) == "running")
-    sensor = Sensor(invocation_id, timeout=60, execution_timeout=timedelta(seconds=0.5), soft_fail=soft_fail)
+def test_an_execution_timeout_while_deferred_is_told_as_on_a_worker(running, status, soft_fail, raised):
+    sensor = Sensor(running, timeout=60, execution_timeout=timedelta(seconds=0.5), soft_fail=soft_fail)
     with pytest.raises(raised, match="not cancelled"):
         sensor.run()
-    assert status(invocation_id) == "running"
+    assert status(running) == "running"
 
 
 @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
 @pytest.mark.parametrize("wait", [WAITS["poke"], {}], ids=["poke", "deferred"])
 def test_an_execution_timeout_that_airflow_raises_on_the_worker_skips_the_task(
-    submit, status, until, option, wait, monkeypatch
+    running, option, wait, monkeypatch
 ):
-    invocation_id = submit("sleep", {"seconds": 60})
-    until(lambda: status(invocation_id) == "running")
-    sensor = Sensor(invocation_id, poke_interval=30, **{option: True}, **wait)
+    sensor = Sensor(running, poke_interval=30, **{option: True}, **wait)
     # In the pause between two pokes, or while the sensor asks before its deferral.
     where = (time, "sleep") if wait else (sensor.operator, "_ended")
     monkeypatch.setattr(*where, Mock(side_effect=AirflowTaskTimeout("Timeout")))
@@ -209,17 +191,15 @@ def test_version_and_size_of_the_output_are_told_as_the_operator_does(submit, wa
     assert "The output is" in told()
 
 
-def test_an_end_just_after_the_timeout_counts(submit, until, status):
-    invocation_id = submit("echo", 7)
-    until(lambda: status(invocation_id) == "succeeded")
+def test_an_end_just_after_the_timeout_counts(submit):
+    invocation_id = submit("echo", 7, wait_for="succeeded")
     event = {"invocation_id": invocation_id, "status": "timeout", "message": "Too late.", "may_run": True}
     sensor = Sensor(invocation_id)
     assert sensor.operator.execute_complete(sensor.context, event) == 7
 
 
-def test_an_end_counts_though_airflow_ended_the_deferral(submit, until, status):
-    invocation_id = submit("echo", 7)
-    until(lambda: status(invocation_id) == "succeeded")
+def test_an_end_counts_though_airflow_ended_the_deferral(submit):
+    invocation_id = submit("echo", 7, wait_for="succeeded")
     sensor = Sensor(invocation_id)
     arguments = {"error": "Trigger timeout"}
     assert sensor.operator.resume_execution("__fail__", arguments, sensor.context) == 7
@@ -237,26 +217,20 @@ def test_an_end_counts_though_airflow_ended_the_deferral(submit, until, status):
         ({"execution_timeout": timedelta(hours=1), "soft_fail": True}, AirflowSkipException),
     ],
 )
-def test_a_deferral_that_airflow_ended_for_its_time_is_a_timeout(
-    submit, status, until, reason, arguments, raised
-):
-    invocation_id = submit("sleep", {"seconds": 60})
-    until(lambda: status(invocation_id) == "running")
-    sensor = Sensor(invocation_id, **arguments)
+def test_a_deferral_that_airflow_ended_for_its_time_is_a_timeout(running, status, reason, arguments, raised):
+    sensor = Sensor(running, **arguments)
     with pytest.raises(raised, match=reason):
         sensor.operator.resume_execution("__fail__", {"error": reason}, sensor.context)
-    assert status(invocation_id) == "running"
+    assert status(running) == "running"
 
 
 @pytest.mark.parametrize("soft_fail", [False, True])
-def test_a_trigger_that_failed_is_no_end_and_is_not_skipped(submit, status, until, soft_fail, told):
-    invocation_id = submit("sleep", {"seconds": 60})
-    until(lambda: status(invocation_id) == "running")
-    sensor = Sensor(invocation_id, soft_fail=soft_fail)
+def test_a_trigger_that_failed_is_no_end_and_is_not_skipped(running, status, soft_fail, told):
+    sensor = Sensor(running, soft_fail=soft_fail)
     arguments = {"error": "Trigger failure", "traceback": ["a line of the trigger"]}
-    with pytest.raises(KernelInvocationUnsettled, match=f"wait for .*{invocation_id}.*Trigger failure"):
+    with pytest.raises(KernelInvocationUnsettled, match=f"wait for .*{running}.*Trigger failure"):
         sensor.operator.resume_execution("__fail__", arguments, sensor.context)
-    assert status(invocation_id) == "running"
+    assert status(running) == "running"
     assert "a line of the trigger" in told()
 
 
@@ -266,10 +240,8 @@ def test_an_unknown_end_is_skipped_with_never_fail(submit):
         sensor.operator.resume_execution("__fail__", {"error": "Trigger failure"}, sensor.context)
 
 
-def test_a_kill_cancels_nothing(submit, status, until):
-    invocation_id = submit("sleep", {"seconds": 60})
-    until(lambda: status(invocation_id) == "running")
-    trigger = Sensor(invocation_id).defer().trigger
+def test_a_kill_cancels_nothing(running, status):
+    trigger = Sensor(running).defer().trigger
 
     async def kill():
         run = asyncio.create_task(first_event(trigger))
@@ -279,7 +251,7 @@ def test_a_kill_cancels_nothing(submit, status, until):
         await trigger.on_kill()
 
     asyncio.run(kill())
-    assert status(invocation_id) == "running"
+    assert status(running) == "running"
 
 
 @pytest.mark.usefixtures("no_line_is_late")
@@ -304,17 +276,13 @@ def test_lines_that_a_restarted_triggerer_shows_again_are_marked(submit, until, 
 
 
 @every_wait
-def test_the_link_is_there_while_the_sensor_waits(wait, submit, monkeypatch, connection):
-    fields = {
-        **json.loads(connection.connection_json),
-        "extra": {"dashboard_url": "https://d/{invocation_id}"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(fields))
-    invocation_id = submit("sleep", {"seconds": 60})
-    sensor = Sensor(invocation_id, timeout=0, **wait)
+def test_the_link_is_there_while_the_sensor_waits(wait, running, emulator, connect):
+    extra = {"dashboard_url": "https://d/{invocation_id}"}
+    connect(host=emulator.base_url, password=emulator.api_key, extra=extra)
+    sensor = Sensor(running, timeout=0, **wait)
     with pytest.raises((TaskDeferred, AirflowSensorTimeout)):
         sensor.operator.execute(sensor.context)
-    assert sensor.xcom == {LINK: f"https://d/{invocation_id}"}
+    assert sensor.xcom == {LINK: f"https://d/{running}"}
 
 
 def test_an_output_that_is_no_id_fails_without_a_retry_and_is_not_told():
@@ -367,14 +335,10 @@ def test_a_new_try_does_not_take_the_timeout_of_the_old_one_for_its_own(submit):
 
 class TestAgainstAKernelThatMisbehaves:
     @pytest.fixture(autouse=True)
-    def server(self, monkeypatch):
+    def all_streams_are_cut(self, server, monkeypatch):
         monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.01)
-        monkeypatch.setattr(waiting, "TAIL_PATIENCE", 0.2)  # all streams are cut, so the log has no end
-        with serving() as server:
-            connection = {"conn_type": "kernel", "host": server.url, "password": "sk_test_token"}
-            monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(connection))
-            server.on("GET /invocations/inv1/events", Stream(state("running"), end="cut"))
-            yield server
+        monkeypatch.setattr(waiting, "TAIL_PATIENCE", 0.2)  # so the log has no end
+        server.on("GET /invocations/inv1/events", Stream(state("running"), end="cut"))
 
     @every_wait
     @pytest.mark.parametrize("trouble", [error(503), error(404, "not_found"), invocation("paused")])

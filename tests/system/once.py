@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-import requests
 import sqlalchemy
 
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.airflow_api import DagRun, TaskInstance
 from dev.airflow_stack import AirflowStack
+from dev.processes import is_alive
 from dev.wait import wait_until
 from tests import faults
 from tests.faulty import FaultyProxy, Rule
+from tests.listed import invocations_of
 
 #: What happens to one run, and how it comes out: it returns, or raises.
 Story = Callable[["World"], None]
@@ -94,18 +94,7 @@ class World:
 
     def invocations(self, since: str) -> list[dict[str, Any]]:
         """Return everything that the Kernel was asked to run since then."""
-        found: list[dict[str, Any]] = []
-        while True:
-            reply = requests.get(
-                f"{self.emulator.base_url}/invocations",
-                params={"since": since, "limit": "100", "offset": str(len(found))},
-                headers={"Authorization": f"Bearer {self.emulator.api_key}"},
-                timeout=30,
-            )
-            reply.raise_for_status()
-            found += reply.json()
-            if reply.headers["X-Has-More"] == "false":
-                return found
+        return invocations_of(self.emulator, since=since)
 
 
 @dataclass(frozen=True)
@@ -117,7 +106,7 @@ class Worker:
 
     def wait_until_gone(self) -> None:
         """Wait for the end of the task's process."""
-        wait_until(lambda: not _is_alive(self.pid), TIMEOUT, f"the end of process {self.pid}")
+        wait_until(lambda: not is_alive(self.pid), TIMEOUT, f"the end of process {self.pid}")
 
     def freeze(self) -> None:
         """Stop both where they are, as when their machine is suspended."""
@@ -331,10 +320,3 @@ def seconds(invocation: Mapping[str, Any]) -> float:
 
 def _is_active(invocation: Mapping[str, Any]) -> bool:
     return invocation["status"] in ("queued", "running")
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

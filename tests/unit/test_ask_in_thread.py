@@ -17,7 +17,7 @@ pytestmark = pytest.mark.no_airflow
 PACKAGE = Path(airflow_provider_kernel.__file__).parent
 
 
-def test_what_is_sent_synchronously_is_sent_in_the_event_loop_that_waits_for_it():
+async def test_what_is_sent_synchronously_is_sent_in_the_event_loop_that_waits_for_it():
     async def send() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
@@ -25,13 +25,10 @@ def test_what_is_sent_synchronously_is_sent_in_the_event_loop_that_waits_for_it(
         # As Airflow's TriggerCommsDecoder.send does.
         return message, threading.get_ident(), async_to_sync(send)()
 
-    async def main() -> None:
-        message, thread, loop = await ask_in_thread(ask, "hello")
-        assert message == "hello"
-        assert thread != threading.get_ident()
-        assert loop is asyncio.get_running_loop()
-
-    asyncio.run(main())
+    message, thread, loop = await ask_in_thread(ask, "hello")
+    assert message == "hello"
+    assert thread != threading.get_ident()
+    assert loop is asyncio.get_running_loop()
 
 
 @pytest.mark.parametrize("folder", ["hooks", "triggers"])

@@ -351,21 +351,14 @@ def test_a_result_from_before_the_clear_is_a_false_one():
 
 
 def test_a_failure_although_the_invocation_succeeded_is_a_lost_result():
-    steps = [*succeeded_by_itself().changes[:-1], *failure(12)]
+    changes = [*succeeded_by_itself().changes[:-1], *failure(12)]
 
-    assert kinds(succeeded_by_itself(state="failed", xcom=None, changes=steps)) == [("lost result", False)]
-    assert (
-        kinds(
-            succeeded_by_itself(
-                state="failed", xcom=None, changes=steps, deeds=[by_user("mark failed", 11.9)]
-            )
-        )
-        == []
-    )
-    assert (
-        kinds(succeeded_by_itself(state="failed", xcom=None, changes=steps, runs=[cancelled("a", 1, 10)]))
-        == []
-    )
+    def failed(**fields: Any) -> list[tuple[str, bool]]:
+        return kinds(succeeded_by_itself(state="failed", xcom=None, changes=changes, **fields))
+
+    assert failed() == [("lost result", False)]
+    assert failed(deeds=[by_user("mark failed", 11.9)]) == []
+    assert failed(runs=[cancelled("a", 1, 10)]) == []
 
 
 def test_a_lost_result_is_seen_though_a_clear_has_mended_it():

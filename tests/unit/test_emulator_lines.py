@@ -28,18 +28,6 @@ def test_every_line_comes_out_as_it_went_in(lines):
     assert cut("".join(line + "\n" for line in lines).encode()) == lines
 
 
-def test_a_line_is_cut_at_64_kib_and_the_next_one_is_whole():
-    assert cut(b"x" * (MAX_LINE + 5), b"more\nnext\n") == ["x" * MAX_LINE, "next"]
-
-
-def test_the_last_line_needs_no_end_and_an_empty_one_counts():
-    assert cut(b"one\n\ntwo") == ["one", "", "two"]
-
-
-def test_what_is_no_utf8_is_replaced():
-    assert cut(b"caf\xe9\n") == ["caf\ufffd"]
-
-
 def test_what_is_kept_of_an_endless_line_is_bounded():
     cutter = LineCutter()
     for _ in range(100):

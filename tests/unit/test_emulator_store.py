@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_kernel.api.invocation import InvocationStatus
 from airflow_provider_kernel.emulator import store as module
-from airflow_provider_kernel.emulator.store import Filter, Outcome, Record, Store, failed
+from airflow_provider_kernel.emulator.store import Filter, Outcome, Record, Store
 
 pytestmark = pytest.mark.no_airflow
 
@@ -54,16 +54,6 @@ def test_followers_are_told_of_every_change():
     assert told == [("running", 0), ("running", 1), ("succeeded", 1)]
 
 
-def test_a_reason_is_there_only_when_it_failed_and_only_if_asked_for():
-    kept = record()
-    assert not kept.is_ended
-    kept.end(failed("because"), 1)
-
-    assert kept.is_ended
-    assert kept.as_json()["status_reason"] == "because"
-    assert "status_reason" not in kept.as_json(with_reason=False)
-
-
 @pytest.mark.parametrize(
     ("wanted", "takes"),
     [
@@ -82,14 +72,6 @@ def test_a_reason_is_there_only_when_it_failed_and_only_if_asked_for():
 )
 def test_a_filter_takes_what_it_names(wanted, takes):
     assert wanted.takes(record(started=5)) is takes
-
-
-def test_the_list_is_newest_first():
-    store = Store()
-    for name in "abc":
-        store.add(record(name))
-
-    assert [kept.id for kept in store.list(Filter())] == ["c", "b", "a"]
 
 
 def test_the_oldest_ended_invocations_are_forgotten_and_no_active_one(monkeypatch):

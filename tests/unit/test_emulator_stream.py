@@ -29,36 +29,23 @@ def decode(data):
     return found
 
 
-async def read_all(kept, since=None):
-    return [event async for data in follow(kept, since, heartbeat=60) for event in decode(data)]
+async def read_all(stream):
+    return [event async for data in stream for event in decode(data)]
 
 
-def test_an_ended_invocation_is_its_log_and_then_its_end():
+async def test_the_state_comes_first_then_what_happens_and_a_heartbeat_in_silence():
     kept = record()
+    stream = follow(kept, None, heartbeat=0.01)
+    seen = decode(await anext(stream)) + decode(await anext(stream))
+    kept.run()
     kept.log("one", 1)
+    seen += decode(await anext(stream))
     kept.log("two", 2)
-    kept.end(SUCCEEDED, 3)
+    kept.end(failed("why"), 3)
+    seen += await read_all(stream)
 
-    assert asyncio.run(read_all(kept)) == [("log", "one"), ("log", "two"), ("invocation_state", "succeeded")]
-    assert asyncio.run(read_all(kept, since=2)) == [("log", "two"), ("invocation_state", "succeeded")]
-    assert asyncio.run(read_all(kept, since=9)) == [("invocation_state", "succeeded")]
-
-
-def test_the_state_comes_first_then_what_happens_and_a_heartbeat_in_silence():
-    async def watch():
-        kept = record()
-        stream = follow(kept, None, heartbeat=0.01)
-        seen = decode(await anext(stream)) + decode(await anext(stream))
-        kept.run()
-        kept.log("one", 1)
-        seen += decode(await anext(stream))
-        kept.log("two", 2)
-        kept.end(failed("why"), 3)
-        seen += [event async for data in stream for event in decode(data)]
-        assert kept.followers == set()
-        return seen
-
-    assert asyncio.run(watch()) == [
+    assert kept.followers == set()
+    assert seen == [
         ("invocation_state", "queued"),
         ("sse_heartbeat", None),
         ("invocation_state", "running"),
@@ -68,66 +55,59 @@ def test_the_state_comes_first_then_what_happens_and_a_heartbeat_in_silence():
     ]
 
 
-def test_a_consumer_that_leaves_is_forgotten():
-    async def leave():
-        kept = record()
-        stream = follow(kept, None, heartbeat=60)
-        await anext(stream)
-        assert len(kept.followers) == 1
-        await stream.aclose()
-        return kept.followers
+async def test_a_consumer_that_leaves_is_forgotten():
+    kept = record()
+    stream = follow(kept, None, heartbeat=60)
+    await anext(stream)
+    assert len(kept.followers) == 1
+    await stream.aclose()
 
-    assert asyncio.run(leave()) == set()
+    assert kept.followers == set()
 
 
-def test_a_long_log_comes_whole_and_the_end_comes_once():
+async def test_a_long_log_comes_whole_and_the_end_comes_once():
     for count in (255, 256, 257, 512, 1000):
         kept = record()
         for number in range(count):
             kept.log(str(number), number)
         kept.end(SUCCEEDED, count)
 
-        *lines, end = asyncio.run(read_all(kept))
+        *lines, end = await read_all(follow(kept, None, heartbeat=60))
 
         assert lines == [("log", str(number)) for number in range(count)]
         assert end == ("invocation_state", "succeeded")
 
 
-def test_a_consumer_that_is_too_slow_is_told_how_much_it_missed(monkeypatch):
+async def test_a_consumer_that_is_too_slow_is_told_how_much_it_missed(monkeypatch):
     monkeypatch.setattr(store, "MAX_LOG", 1000)
+    kept = record()
+    stream = follow(kept, None, heartbeat=60)
+    await anext(stream)
+    for number in range(100):
+        kept.log(str(number), number)
+    kept.end(SUCCEEDED, 100)
 
-    async def watch():
-        kept = record()
-        stream = follow(kept, None, heartbeat=60)
-        await anext(stream)
-        for number in range(100):
-            kept.log(str(number), number)
-        kept.end(SUCCEEDED, 100)
-        return kept.dropped, [event async for data in stream for event in decode(data)]
+    first, *lines, _ = await read_all(stream)
 
-    dropped, seen = asyncio.run(watch())
-    assert seen[0] == ("log", f"[{dropped} older lines of this log were dropped]")
-    assert seen[1:-1] == [("log", str(number)) for number in range(dropped, 100)]
+    assert first == ("log", f"[{kept.dropped} older lines of this log were dropped]")
+    assert lines == [("log", str(number)) for number in range(kept.dropped, 100)]
 
 
-def test_a_long_log_lets_other_requests_through():
-    async def watch():
-        kept = record()
-        for number in range(10_000):
-            kept.log(str(number), number)
-        kept.end(SUCCEEDED, 10_000)
-        turns = 0
+async def test_a_long_log_lets_other_requests_through():
+    kept = record()
+    for number in range(10_000):
+        kept.log(str(number), number)
+    kept.end(SUCCEEDED, 10_000)
+    turns = 0
 
-        async def other():
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
+    async def other():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
 
-        task = asyncio.create_task(other())
-        pieces = [data async for data in follow(kept, None, heartbeat=60)]
-        task.cancel()
-        return turns, len(pieces)
+    task = asyncio.create_task(other())
+    pieces = [data async for data in follow(kept, None, heartbeat=60)]
+    task.cancel()
 
-    turns, pieces = asyncio.run(watch())
-    assert turns >= pieces - 1 > 10
+    assert turns >= len(pieces) - 1 > 10

@@ -234,15 +234,6 @@ def looked(cursor: Cursor, *ones: One, now: float, since: int | None = None) -> 
     return [one.id for one in cursor.take(sweep, SHOP, now)]
 
 
-def test_a_watcher_begins_with_its_first_look():
-    cursor = Cursor()
-    over, runs = One("over", T0 - 50, T0 - 10), One("runs", T0 - 60, T0 + 10)
-
-    assert looked(cursor, over, runs, now=T0) == []
-    assert looked(cursor, over, runs, now=T0 + 60) == ["runs"]
-    assert looked(cursor, over, runs, now=T0 + 120) == []
-
-
 def test_the_first_look_goes_back_over_the_longest_run_and_its_time_in_the_queue():
     assert Cursor().look_from(T0) == (T0 - 3600 - 1800) * SECOND
 
@@ -370,13 +361,6 @@ def test_an_invocation_without_times_is_reported_once_too():
         found = cursor.take(Sweep(cursor.look_from(now), (bare,)), SHOP, now)
         assert [one.id for one in found] == expected
         cursor = Cursor.from_state(json.loads(json.dumps(cursor.state())))
-
-
-def test_ends_are_reported_in_their_order():
-    cursor = Cursor()
-    looked(cursor, now=T0)
-    ones = [One("c", T0 + 1, T0 + 30), One("a", T0 + 2, T0 + 10), One("b", T0 + 3, T0 + 20)]
-    assert looked(cursor, *ones, now=T0 + 60) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

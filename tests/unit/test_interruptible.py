@@ -52,27 +52,6 @@ def test_a_signal_handler_ends_the_wait_at_once_and_the_function_goes_on():
     assert went_on.wait(10)
 
 
-def test_an_exception_in_a_signal_handler_ends_the_wait_too():
-    class Timeout(BaseException):
-        pass
-
-    def handler(*_):
-        raise Timeout
-
-    def function():
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        over.wait(10)
-
-    over = threading.Event()
-    previous = signal.signal(signal.SIGALRM, handler)
-    try:
-        with pytest.raises(Timeout):
-            Interruptible().run(function)
-    finally:
-        signal.signal(signal.SIGALRM, previous)
-        over.set()
-
-
 def test_once_interrupted_nothing_is_begun():
     interruptible, begun = Interruptible(), []
     interruptible.check()

@@ -105,12 +105,6 @@ def test_a_clock_that_is_a_little_behind_does_no_harm():
     assert search([listed("mine", after=-3)])[0].found.id == "mine"
 
 
-def test_two_that_match_are_a_doubt():
-    settled, _, _ = search([listed("one"), listed("two")])
-    assert settled.found is None
-    assert set(settled.doubtful) == {"one", "two"}
-
-
 def test_one_that_is_listed_without_payload_is_a_doubt_even_beside_a_match():
     assert search([listed("bare", None)])[0].doubtful == ("bare",)
     assert set(search([listed("bare", None), listed("one")])[0].doubtful) == {"bare", "one"}
@@ -150,10 +144,6 @@ class TestWithAKey:
 
     def search(self, *pages, **options):
         return search(*pages, intent=replace(INTENT, key_field="airflow", key="k1"), **options)
-
-    def test_the_one_is_found_among_identical_twins(self):
-        twins = [self.keyed(f"twin{n}", f"other{n}") for n in range(5)]
-        assert self.search([*twins, self.keyed("mine", "k1")])[0].found.id == "mine"
 
     def test_no_more_pages_are_read_then(self):
         _, asked, _ = self.search(Page([self.keyed("mine", "k1")], 10), Page([], None))

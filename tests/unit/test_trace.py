@@ -13,15 +13,6 @@ pytestmark = pytest.mark.no_airflow
 trace = pytest.importorskip("opentelemetry.sdk.trace")
 
 
-def test_in_a_recorded_span_it_is_that_spans_w3c_context():
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    with trace.TracerProvider().get_tracer("t").start_as_current_span("worker.t"):
-        expected = {}
-        TraceContextTextMapPropagator().inject(expected)
-        assert trace_context() == {"traceparent": expected["traceparent"]}
-
-
 def test_without_a_span_there_is_nothing():
     assert trace_context() == {}
 

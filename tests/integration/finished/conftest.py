@@ -11,7 +11,7 @@ from airflow_provider_kernel.api import finished as decisions
 from airflow_provider_kernel.testing import KernelEmulator
 from airflow_provider_kernel.triggers import cursors
 from airflow_provider_kernel.triggers import finished as triggers
-from tests.integration.conftest import APP
+from tests.integration.conftest import APP, client_of
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def emulator() -> Iterator[KernelEmulator]:
 @pytest.fixture(scope="module")
 def client(emulator: KernelEmulator) -> Iterator[kernel.Kernel]:
     """The official SDK's client of it."""
-    with kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0) as client:
+    with client_of(emulator) as client:
         yield client
 
 

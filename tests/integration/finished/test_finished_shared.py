@@ -28,238 +28,201 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_all_watchers_of_a_connection_share_one_look(proxy, submit):
-    async def main() -> None:
-        triggerer = Triggerer()
-        actions = ("echo", "sleep", None)
-        watchers = [triggerer.start(trigger(action, poll_interval=0.4), Store()) for action in actions]
-        await looked(proxy, 2)
-        before = len(proxy.seen(LIST))
-        echo, sleep = submit("echo", 1), submit("sleep", {"seconds": 0})
-        for events, expected in zip(watchers, ({echo}, {sleep}, {echo, sleep}), strict=True):
-            await events.are(*expected)
-        await looked(proxy, 2)
-        for events, expected in zip(watchers, ({echo}, {sleep}, {echo, sleep}), strict=True):
-            assert events.count == dict.fromkeys(expected, 1)
-        seen = [e for e in proxy.seen(LIST)[before:] if "offset=0" in e.path]  # the first pages
-        assert all("app_name=tests" in e.path and "action_name" not in e.path for e in seen)
-        assert all(b.at - a.at > 0.3 for a, b in pairwise(seen))
-        await triggerer.stop()
-        nothing_is_left()
-
-    asyncio.run(main())
+async def test_all_watchers_of_a_connection_share_one_look(proxy, submit):
+    triggerer = Triggerer()
+    actions = ("echo", "sleep", None)
+    watchers = [triggerer.start(trigger(action, poll_interval=0.4), Store()) for action in actions]
+    await looked(proxy, 2)
+    before = len(proxy.seen(LIST))
+    echo, sleep = submit("echo", 1), submit("sleep", {"seconds": 0})
+    for events, expected in zip(watchers, ({echo}, {sleep}, {echo, sleep}), strict=True):
+        await events.are(*expected)
+    await looked(proxy, 2)
+    for events, expected in zip(watchers, ({echo}, {sleep}, {echo, sleep}), strict=True):
+        assert events.count == dict.fromkeys(expected, 1)
+    seen = [e for e in proxy.seen(LIST)[before:] if "offset=0" in e.path]  # the first pages
+    assert all("app_name=tests" in e.path and "action_name" not in e.path for e in seen)
+    assert all(b.at - a.at > 0.3 for a, b in pairwise(seen))
+    await triggerer.stop()
+    nothing_is_left()
 
 
-def test_one_who_joins_later_begins_at_once_and_disturbs_nobody(proxy, submit):
-    async def main() -> None:
-        triggerer = Triggerer()
-        early = triggerer.start(trigger(poll_interval=1), Store())
-        await looked(proxy)
-        runs = submit("sleep", {"seconds": 1})
-        late = triggerer.start(trigger("sleep", poll_interval=1), store := Store())
-        await until_(lambda: store.values)
-        one = submit("echo", 1)
-        await asyncio.gather(early.are(one), late.are(runs))
-        assert early.count == {one: 1}
-        assert late.count == {runs: 1}
-        await triggerer.stop()
-
-    asyncio.run(main())
+async def test_one_who_joins_later_begins_at_once_and_disturbs_nobody(proxy, submit):
+    triggerer = Triggerer()
+    early = triggerer.start(trigger(poll_interval=1), Store())
+    await looked(proxy)
+    runs = submit("sleep", {"seconds": 1})
+    late = triggerer.start(trigger("sleep", poll_interval=1), store := Store())
+    await until_(lambda: store.values)
+    one = submit("echo", 1)
+    await asyncio.gather(early.are(one), late.are(runs))
+    assert early.count == {one: 1}
+    assert late.count == {runs: 1}
+    await triggerer.stop()
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_many_ends_are_several_events_of_one_look_and_a_restart_between_them_loses_none(
+async def test_many_ends_are_several_events_of_one_look_and_a_restart_between_them_loses_none(
     proxy, submit, client, until, monkeypatch, dies
 ):
     monkeypatch.setattr(decisions, "MAX_ENDS", 2)
+    store, slow = Store(), {"poll_interval": 3600}
+    triggerer = Triggerer()
+    await triggerer.watch(store, **slow)
+    await triggerer.stop()
+    ones = [submit("echo", n) for n in range(7)]
+    until(lambda: all(client.invocations.retrieve(one).status == "succeeded" for one in ones))
 
-    async def main() -> None:
-        store, slow = Store(), {"poll_interval": 3600}
+    triggerer = Triggerer()
+    beside = triggerer.start(trigger("sleep", **slow), Store())
+    first = ends = triggerer.start(trigger(**slow), store)
+    before = store.values.copy()
+    if dies:
+        await until_(lambda: store.values != before)
+        await triggerer.stop()
         triggerer = Triggerer()
-        triggerer.start(trigger(**slow), store)
-        await until_(lambda: store.values)
-        await triggerer.stop()
-        ones = [submit("echo", n) for n in range(7)]
-        until(lambda: all(client.invocations.retrieve(one).status == "succeeded" for one in ones))
-
-        triggerer = Triggerer()
-        beside = triggerer.start(trigger("sleep", **slow), Store())
-        first = ends = triggerer.start(trigger(**slow), store)
-        before = store.values.copy()
-        if dies:
-            await until_(lambda: store.values != before)
-            await triggerer.stop()
-            triggerer = Triggerer()
-            ends = triggerer.start(trigger(**slow), store)
-        await until_(lambda: set(ones) <= set(first.count + ends.count))
-        assert not beside.ends
-        assert all(len(event) <= 2 for event in first.events + ends.events)
-        if not dies:
-            assert [len(event) for event in ends.events] == [2, 2, 2, 1]
-            assert len(proxy.seen(LIST)) <= 3
-        await triggerer.stop()
-
-    asyncio.run(main())
+        ends = triggerer.start(trigger(**slow), store)
+    await until_(lambda: set(ones) <= set(first.count + ends.count))
+    assert not beside.ends
+    assert all(len(event) <= 2 for event in first.events + ends.events)
+    if not dies:
+        assert [len(event) for event in ends.events] == [2, 2, 2, 1]
+        assert len(proxy.seen(LIST)) <= 3
+    await triggerer.stop()
 
 
-def test_the_cursor_is_kept_only_once_the_events_are_stored(proxy, submit):
-    async def main() -> None:
-        triggerer, store = Triggerer(), Store()
-        ends = triggerer.start(trigger(), store)
-        await until_(lambda: store.values)
-        triggerer.confirms = False
-        one = submit("echo", 1)
-        await ends.are(one)
-        await looked(proxy, 4)
-        assert one not in kept(store)
-        triggerer.confirms = True
-        triggerer.confirm()
-        await until_(lambda: one in kept(store))
-        await triggerer.stop()
-
-    asyncio.run(main())
+async def test_the_cursor_is_kept_only_once_the_events_are_stored(proxy, submit):
+    triggerer, store = Triggerer(), Store()
+    ends = await triggerer.watch(store)
+    triggerer.confirms = False
+    one = submit("echo", 1)
+    await ends.are(one)
+    await looked(proxy, 4)
+    assert one not in kept(store)
+    triggerer.confirms = True
+    triggerer.confirm()
+    await until_(lambda: one in kept(store))
+    await triggerer.stop()
 
 
 @pytest.mark.parametrize("was_stored", [True, False])
-def test_after_a_restart_what_was_not_stored_is_fired_again_and_what_was_is_not(proxy, submit, was_stored):
-    async def main() -> None:
-        store = Store()
-        triggerer = Triggerer()
-        ends = triggerer.start(trigger(), store)
-        await until_(lambda: store.values)
-        triggerer.confirms = was_stored
-        one, runs = submit("echo", 1), submit("sleep", {"seconds": 1})
-        await ends.are(one)
-        if was_stored:
-            await until_(lambda: one in kept(store))
-        await triggerer.stop()
-        meanwhile = submit("echo", 2)
-
-        again = Triggerer()
-        ends = again.start(trigger(), store)
-        await ends.are(meanwhile, *([] if was_stored else [one]))
-        last = submit("echo", 3)
-        await ends.are(last)
-        assert ends.count == dict.fromkeys([meanwhile, last, *([] if was_stored else [one])], 1)
-        assert runs not in ends.count
-        await again.stop()
-
-    asyncio.run(main())
-
-
-def test_what_airflow_never_confirms_ends_the_stream_so_that_it_is_fired_again(proxy, submit, monkeypatch):
-    async def main() -> None:
-        triggerer, store = Triggerer(ack_timeout=0.5), Store()
-        ends = triggerer.start(trigger(), store)
-        await until_(lambda: store.values)
-        triggerer.confirms = False
-        one = submit("echo", 1)
-        await ends.are(one)
-        await until_(ends.task.done)
-        assert one not in kept(store)
-
-        triggerer.unconfirmed.clear()
-        triggerer.confirms = True
-        again = triggerer.start(trigger(), store)
-        await again.are(one)
+async def test_after_a_restart_what_was_not_stored_is_fired_again_and_what_was_is_not(
+    proxy, submit, was_stored
+):
+    store = Store()
+    triggerer = Triggerer()
+    ends = await triggerer.watch(store)
+    triggerer.confirms = was_stored
+    one, runs = submit("echo", 1), submit("sleep", {"seconds": 1})
+    await ends.are(one)
+    if was_stored:
         await until_(lambda: one in kept(store))
-        await triggerer.stop()
+    await triggerer.stop()
+    meanwhile = submit("echo", 2)
 
-    asyncio.run(main())
+    again = Triggerer()
+    ends = again.start(trigger(), store)
+    await ends.are(meanwhile, *([] if was_stored else [one]))
+    last = submit("echo", 3)
+    await ends.are(last)
+    assert ends.count == dict.fromkeys([meanwhile, last, *([] if was_stored else [one])], 1)
+    assert runs not in ends.count
+    await again.stop()
 
 
-def test_a_store_that_fails_is_asked_again_and_misses_nothing(proxy, submit, told):
-    async def main() -> None:
-        triggerer, store = Triggerer(), Store()
-        store.fails = 3
-        ends = triggerer.start(trigger(), store)
-        await until_(lambda: store.values)
-        one = submit("echo", 1)
-        store.fails = 2
-        await ends.are(one)
-        await looked(proxy, 1)
-        later = submit("echo", 2)
-        await ends.are(later)
-        await until_(lambda: {one, later} <= kept(store))
-        assert ends.count == {one: 1, later: 1}
-        await triggerer.stop()
+async def test_what_airflow_never_confirms_ends_the_stream_so_that_it_is_fired_again(
+    proxy, submit, monkeypatch
+):
+    triggerer, store = Triggerer(ack_timeout=0.5), Store()
+    ends = await triggerer.watch(store)
+    triggerer.confirms = False
+    one = submit("echo", 1)
+    await ends.are(one)
+    await until_(ends.task.done)
+    assert one not in kept(store)
 
-    asyncio.run(main())
+    triggerer.unconfirmed.clear()
+    triggerer.confirms = True
+    again = triggerer.start(trigger(), store)
+    await again.are(one)
+    await until_(lambda: one in kept(store))
+    await triggerer.stop()
+
+
+async def test_a_store_that_fails_is_asked_again_and_misses_nothing(proxy, submit, told):
+    triggerer, store = Triggerer(), Store()
+    store.fails = 3
+    ends = await triggerer.watch(store)
+    one = submit("echo", 1)
+    store.fails = 2
+    await ends.are(one)
+    await looked(proxy, 1)
+    later = submit("echo", 2)
+    await ends.are(later)
+    await until_(lambda: {one, later} <= kept(store))
+    assert ends.count == {one: 1, later: 1}
+    await triggerer.stop()
     assert "Airflow could not be asked where a watcher has stopped: OSError" in told()
 
 
-def test_what_another_triggerer_has_reported_meanwhile_is_not_reported_again(proxy, submit, client):
-    async def main() -> None:
-        triggerer, store = Triggerer(), Store()
-        ends = triggerer.start(trigger(), store)
-        await until_(lambda: store.values)
-        rule = proxy.on(LIST, faults.hold(forward=False))
-        await until_(lambda: rule.held)
-        one = submit("echo", 1)
-        await until_(lambda: client.invocations.retrieve(one).status == "succeeded")
-        ((key, value),) = store.values.items()
-        state = json.loads(value)
-        state["seen"][one] = parse_timestamp(client.invocations.retrieve(one).started_at.isoformat())
-        await store.aset(key, state)
-        rule.left = 0
-        rule.release()
-        other = submit("echo", 2)
-        await ends.are(other)
-        await looked(proxy, 2)
-        assert ends.count == {other: 1}
-        await triggerer.stop()
-
-    asyncio.run(main())
+async def test_what_another_triggerer_has_reported_meanwhile_is_not_reported_again(proxy, submit, client):
+    triggerer, store = Triggerer(), Store()
+    ends = await triggerer.watch(store)
+    rule = proxy.on(LIST, faults.hold(forward=False))
+    await until_(lambda: rule.held)
+    one = submit("echo", 1)
+    await until_(lambda: client.invocations.retrieve(one).status == "succeeded")
+    ((key, value),) = store.values.items()
+    state = json.loads(value)
+    state["seen"][one] = parse_timestamp(client.invocations.retrieve(one).started_at.isoformat())
+    await store.aset(key, state)
+    rule.left = 0
+    rule.release()
+    other = submit("echo", 2)
+    await ends.are(other)
+    await looked(proxy, 2)
+    assert ends.count == {other: 1}
+    await triggerer.stop()
 
 
-def test_the_cursor_is_with_every_asset_so_that_one_may_be_taken_away(proxy, submit):
-    async def main() -> None:
-        triggerer, stores = Triggerer(), (Store(), Store())
-        ends = triggerer.start(trigger(), *stores)
-        await until_(lambda: all(store.values for store in stores))
-        one = submit("echo", 1)
-        await ends.are(one)
-        await until_(lambda: all(one in kept(store) for store in stores))
-        await triggerer.stop()
+async def test_the_cursor_is_with_every_asset_so_that_one_may_be_taken_away(proxy, submit):
+    triggerer, stores = Triggerer(), (Store(), Store())
+    ends = triggerer.start(trigger(), *stores)
+    await until_(lambda: all(store.values for store in stores))
+    one = submit("echo", 1)
+    await ends.are(one)
+    await until_(lambda: all(one in kept(store) for store in stores))
+    await triggerer.stop()
 
-        for store in stores:
-            triggerer = Triggerer()
-            ends = triggerer.start(trigger(), store)
-            await looked(proxy, 2)
-            assert not ends.ends
-            await triggerer.stop()
-
-    asyncio.run(main())
-
-
-def test_two_watchers_of_one_asset_keep_their_cursors_apart(proxy, submit):
-    async def main() -> None:
-        triggerer, store = Triggerer(), Store()
-        triggerer.start(trigger(status="failed"), store)
-        triggerer.start(trigger(status="any"), store)
-        triggerer.start(trigger(status="any", poll_interval=7.0), store)
-        await until_(lambda: len(store.values) == 2)
-        await looked(proxy, 2)
-        assert len(store.values) == 2
-        await triggerer.stop()
-
-    asyncio.run(main())
-
-
-def test_a_cursor_that_cannot_be_read_is_left_out_with_a_warning(proxy, submit, told):
-    async def main() -> None:
-        triggerer, store = Triggerer(), Store()
-        triggerer.start(trigger(), store)
-        await until_(lambda: store.values)
-        await triggerer.stop()
-        (key,) = store.values
-        store.values[key] = '{"format": 99}'
-
+    for store in stores:
         triggerer = Triggerer()
         ends = triggerer.start(trigger(), store)
-        await until_(lambda: '"format": 1' in store.values[key])
-        await ends.are(submit("echo", 1))
+        await looked(proxy, 2)
+        assert not ends.ends
         await triggerer.stop()
 
-    asyncio.run(main())
+
+async def test_two_watchers_of_one_asset_keep_their_cursors_apart(proxy, submit):
+    triggerer, store = Triggerer(), Store()
+    triggerer.start(trigger(status="failed"), store)
+    triggerer.start(trigger(status="any"), store)
+    triggerer.start(trigger(status="any", poll_interval=7.0), store)
+    await until_(lambda: len(store.values) == 2)
+    await looked(proxy, 2)
+    assert len(store.values) == 2
+    await triggerer.stop()
+
+
+async def test_a_cursor_that_cannot_be_read_is_left_out_with_a_warning(proxy, submit, told):
+    triggerer, store = Triggerer(), Store()
+    await triggerer.watch(store)
+    await triggerer.stop()
+    (key,) = store.values
+    store.values[key] = '{"format": 99}'
+
+    triggerer = Triggerer()
+    ends = triggerer.start(trigger(), store)
+    await until_(lambda: '"format": 1' in store.values[key])
+    await ends.are(submit("echo", 1))
+    await triggerer.stop()
     assert "cannot be read" in told()

@@ -125,6 +125,12 @@ class Triggerer:
         self.tasks.append(events.task)
         return events
 
+    async def watch(self, store: Store, **arguments: Any) -> Events:
+        """Start a trigger whose asset has this store; return once its first look is over."""
+        events = self.start(trigger(**arguments), store)
+        await until_(lambda: store.values)
+        return events
+
     async def _run(self, trigger_id: int, trigger: Any) -> AsyncIterator[base.TriggerEvent]:
         key = trigger.shared_stream_key()
         stream = self.manager.subscribe(trigger_id=trigger_id, trigger=trigger, key=key)
