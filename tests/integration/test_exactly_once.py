@@ -958,12 +958,14 @@ class TestAFullAccount:
         with pytest.raises(KernelCapacityTimeout, match="no invocation was started"):
             task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
 
-    def test_a_user_kill_ends_the_wait_on_the_worker(self, proxy, kill_when, monkeypatch):
+    def test_a_user_kill_ends_the_wait_on_the_worker(self, proxy, monkeypatch):
         monkeypatch.setattr(capacity, "MAX_WORKER_PAUSE", 60)
         proxy.on(POST, faults.answer(429, headers={"Retry-After": "60"}))
         task, _ = echo(deferrable=False)
-        kill_when(task, lambda: [each for each in proxy.seen(POST) if each.answered_status], "failed")
-        with pytest.raises(KernelError, match=r"The task was killed. No invocation of it was started"):
+        with (
+            task.killed("failed", when=lambda: [each for each in proxy.seen(POST) if each.answered_status]),
+            pytest.raises(KernelError, match=r"The task was killed. No invocation of it was started"),
+        ):
             task.run()
 
     def test_an_intent_that_could_not_be_taken_back_does_not_outlive_the_wait_for_capacity(
