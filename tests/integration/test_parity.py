@@ -124,7 +124,7 @@ NO_STREAM = ((STREAM, faults.answer(503), None),)
 KEY = {"key": ANY, "dag_id": "shop", "run_id": "manual__2026-11-24", "task_id": "t", "map_index": -1}
 REFUSED = ((POST, faults.answer(429), None),)
 LOST = ((POST, faults.drop_request(), 1),)
-OUTPUTS = [{}, [], "null", 0, 1.5, True, {"a": [1, {"b": None}]}, {"text": "čaj ☕ \u0000"}, "[1, 2]"]
+OUTPUTS = [{}, [], "null", 0, 1.5, True, {"a": [1, {"b": None}]}, {"text": "čaj ☕ \u0001"}, "[1, 2]"]
 
 ROWS = [
     *(

@@ -202,7 +202,7 @@ def test_but_not_where_airflow_could_not_look_for_it(monkeypatch, supervised, re
         read("kernel_default")
 
 
-@pytest.mark.parametrize("conn_id", ["team", "kernel_default", "team/kernel prod", None, ""])
+@pytest.mark.parametrize("conn_id", ["team", "kernel_default", "team/kernel prod"])
 def test_the_task_is_not_retried(monkeypatch, conn_id):
     monkeypatch.setattr(connection, "_secrets_backends", list)
     operator = KernelInvokeOperator(task_id="t", app_name="a", action_name="b", kernel_conn_id="x", retries=3)
