@@ -68,7 +68,7 @@ def test_what_is_filled_in_is_saved_and_tested(
     page.picture("good token")
     assert GOOD in notice
     assert "project reports." in notice
-    assert len(proxy.passed) == passed + 1
+    assert len(proxy.passed) > passed
     stored = airflow.api.call("GET", f"connections/{form}")
     assert (stored["conn_type"], stored["password"]) == ("kernel", "***")
     extra = {"project": "reports", "timeout": 45, "proxy": "***", "verify": None, "allow_http": None}
@@ -92,7 +92,7 @@ def test_the_token_and_the_proxy_are_masked_and_survive_an_edit(
     assert shown == {"password": "***", "proxy": "***", "project": "reports", "timeout": "45"}
     assert GOOD in notice
     assert "project invoices." in notice
-    assert len(proxy.passed) == passed + 1
+    assert len(proxy.passed) > passed
 
 
 def test_a_bad_token_is_told_with_where_to_make_one(form: str, page: ConnectionsPage) -> None:
@@ -109,7 +109,7 @@ def test_a_bad_token_is_told_with_where_to_make_one(form: str, page: Connections
 
 def test_an_unreachable_host_is_told_within_seconds(form: str, page: ConnectionsPage) -> None:
     page.edit(form)
-    page.fill(host="https://kernel.invalid", proxy="")
+    page.fill(host="https://kernel.invalid", port="443", proxy="")
     page.save()
     pressed = time.monotonic()
 
