@@ -9,6 +9,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
+from airflow.models.connection import Connection as StoredConnection
 from airflow.providers.common.compat.sdk import Connection
 from airflow.secrets.local_filesystem import LocalFilesystemBackend
 
@@ -186,7 +187,7 @@ def test_so_is_one_of_a_uri(set_connection, uri, says, read):
 def test_what_airflow_makes_a_uri_of_leads_to_the_same_address(fields):
     extra = json.dumps({"project": "reports", "timeout": 5, "verify": False})
     stored = Connection(conn_id="c", conn_type="kernel", password=TOKEN, extra=extra, **fields)
-    from_uri = getattr(Connection, "from_uri", Connection)  # Airflow 2 has no such method
+    from_uri = getattr(Connection, "from_uri", StoredConnection)  # from Airflow 3.1 on
     again = from_uri(conn_id="c", uri=stored.get_uri())
     assert settings_of(again) == settings_of(stored)
     assert settings_of(again).base_url.endswith(
