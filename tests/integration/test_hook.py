@@ -15,7 +15,7 @@ from airflow_provider_kernel.api.errors import (
     KernelLostReplyError,
     KernelTransportError,
 )
-from airflow_provider_kernel.hooks import kernel_async, transport
+from airflow_provider_kernel.hooks import connection, kernel_async, transport
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 from tests.integration.conftest import TOKEN
@@ -217,6 +217,13 @@ def test_an_invocation_that_the_connection_kept_from_being_sent_is_not_a_lost_on
         hook.invoke("shop", "price")
 
 
+@pytest.fixture
+def nowhere(monkeypatch):
+    """There is no connection in any backend; Airflow 2 would look into its database, which there is none of here."""
+    monkeypatch.setattr(connection, "_secrets_backends", list)
+
+
+@pytest.mark.usefixtures("nowhere")
 def test_the_environment_serves_where_the_default_connection_does_not_exist(server, ask, monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_KERNEL_DEFAULT")
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
@@ -226,6 +233,7 @@ def test_the_environment_serves_where_the_default_connection_does_not_exist(serv
     assert server.seen(GET)[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
+@pytest.mark.usefixtures("nowhere")
 def test_the_environment_does_not_serve_in_place_of_a_named_connection(monkeypatch):
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
     with pytest.raises(

@@ -325,6 +325,7 @@ class TestTrigger:
         asked = mocker.patch.object(kernel_trigger, "_state_of", side_effect=ConnectionError)
 
         first, second = (SimpleNamespace(id=id, task_id="t") for id in ("ti-1", "ti-2"))
+        runs = []
 
         async def start_two():
             for ti in (first, second):
@@ -332,11 +333,13 @@ class TestTrigger:
                 trigger.task_instance = ti
                 run = await started(trigger)
                 await asyncio.wait(kernel_trigger._warming_up)
-                assert not run.done()
+                runs.append(run)
+            assert asked.call_args_list == [mocker.call(first)]
+            assert not any(run.done() for run in runs)
+            for run in runs:
                 run.cancel()
 
         asyncio.run(start_two())
-        assert asked.call_args_list == [mocker.call(first)]
 
     @pytest.fixture
     def on_kill(self, mocker):

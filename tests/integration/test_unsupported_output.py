@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from tests.integration.task import Task
 
 pytestmark = pytest.mark.usefixtures("emulator_env")
@@ -84,7 +85,9 @@ class TestMapping:
             task = decoding(text, retries=2, **arguments)
             with DAG("shop", schedule=None):
                 task.operator = task.make()
-                BaseOperator.partial(task_id="each").expand(doc=task.operator.output)
+                KernelInvokeOperator.partial(task_id="each", app_name="tests", action_name="echo").expand(
+                    payload=task.operator.output
+                )
             return task
 
         return mapped_over
