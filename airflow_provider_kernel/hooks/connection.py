@@ -178,7 +178,7 @@ def _api_does_not_know(conn_id: str) -> bool:
 
 
 def is_dag_test() -> bool:
-    """Return whether this is ``dag.test()`` of Airflow 3, in whose process all of Airflow runs."""
+    """Return whether this is ``dag.test()`` of Airflow 3 (in a trigger: 3.1), in whose process all of Airflow runs."""
     return type(_supervisor()).__name__ == "InProcessSupervisorComms"
 
 
