@@ -35,16 +35,16 @@ unit: .venv/ready ## Tests without I/O
 integration: .venv/ready chromium ## Tests over HTTP, against the emulator
 	@$(CHECKS) integration
 
-system: .venv/ready chromium ## Tests with a real scheduler and triggerer: half an hour
+system: .venv/ready chromium ## Tests with a real scheduler and triggerer: 17 minutes
 	@$(CHECKS) system
 
-test: .venv/ready chromium ## Unit and integration tests, then what matters most on a real Airflow: under 8 minutes
+test: .venv/ready chromium ## Unit and integration tests, then what matters most on a real Airflow: 4 minutes
 	@$(CHECKS) fast main-path
 
 versions: .venv/ready chromium ## What touches Airflow, on the other ones; or on one: AIRFLOW=3.0.6, TESTS=tests/unit
 	@.venv/bin/python -m dev.versions $(if $(JOBS),--jobs=$(JOBS)) $(if $(AIRFLOW),--airflow=$(AIRFLOW)) $(TESTS)
 
-test-all: .venv/ready chromium ## All that there is: test, system and versions, nothing twice; 40 minutes
+test-all: .venv/ready chromium ## All that there is: test, system and versions, nothing twice; half an hour
 	@$(CHECKS) fast main-path rest versions
 
 chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and count what went wrong

@@ -45,12 +45,12 @@ PARTS = {
     "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
     # Two at a time: tests/system/conftest.py says which.
     "rest": Part(
-        "all else on a real Airflow", 20, (*PYTEST, "-v", "-n2", "tests/system", f"--ignore={MAIN_PATH}")
+        "all else on a real Airflow", 16, (*PYTEST, "-v", "-n2", "tests/system", f"--ignore={MAIN_PATH}")
     ),
-    "system": Part("all tests on a real Airflow", 22, (*PYTEST, "-v", "-n2", "tests/system")),
+    "system": Part("all tests on a real Airflow", 17, (*PYTEST, "-v", "-n2", "tests/system")),
     "versions": Part(
         "what touches Airflow on the other ones",
-        15,
+        11,
         (sys.executable, "-u", "-m", "dev.versions", "--jobs={jobs}", "--reports={report}"),
     ),
 }
