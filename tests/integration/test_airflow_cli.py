@@ -171,13 +171,17 @@ import kernel
 from airflow.__main__ import main
 
 
+def is_said(words):
+    return any(words in pathlib.Path(name).read_text() for name in ("stdout", "stderr"))
+
+
 def is_waited_for():
     running = [one.status for one in kernel.Kernel().invocations.list()] == ["running"]
-    return running and ("async_" in os.environ["ARGUMENTS"] or "it waits" in pathlib.Path("stdout").read_text())
+    return running and ("async_" in os.environ["ARGUMENTS"] or is_said("it waits"))
 
 
 def interrupt():
-    for is_time in (is_waited_for, lambda: "No tasks to run" in pathlib.Path("stdout").read_text()):
+    for is_time in (is_waited_for, lambda: is_said("No tasks to run")):
         while not is_time():
             time.sleep(0.1)
         os.kill(os.getpid(), signal.SIGINT)
