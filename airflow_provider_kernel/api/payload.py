@@ -58,25 +58,24 @@ def parse_json(text: str) -> Any:
     :raises JSONLimitError: ``text`` is nested too deeply, or has an integer of thousands of digits.
     :raises ValueError: ``text`` is not JSON.
     """
+    return parse_storable(text)[0]
+
+
+def parse_storable(text: str) -> tuple[Any, bool]:
+    """Return what :func:`parse_json` does, and whether it replaced characters."""
     try:
         value = json.loads(text, parse_constant=_refuse_nan)
-        if _MAYBE_UNSTORABLE.search(text):
-            storable = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
-            value = json.loads(
-                _ESCAPE.sub(lambda escape: "?" if escape[1] == "u0000" else escape[0], storable)
-            )
+        if not _MAYBE_UNSTORABLE.search(text):
+            return value, False
+        text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+        storable = json.loads(_ESCAPE.sub(lambda escape: "?" if escape[1] == "u0000" else escape[0], text))
+        return storable, storable != value
     except RecursionError:
         raise JSONLimitError("the JSON is nested too deeply") from None
     except (json.JSONDecodeError, _NaNError):
         raise
     except ValueError:
         raise JSONLimitError("the JSON has an integer of thousands of digits") from None
-    return value
-
-
-def has_replacements(text: str) -> bool:
-    """Return whether :func:`parse_json` replaces characters of ``text``, which is JSON."""
-    return bool(_MAYBE_UNSTORABLE.search(text)) and bool(json.loads(text) != parse_json(text))
 
 
 def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda value: False) -> str | None:

@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from airflow_provider_kernel.api.errors import shorten
-from airflow_provider_kernel.api.payload import JSONLimitError, has_replacements, parse_json
+from airflow_provider_kernel.api.payload import JSONLimitError, parse_storable
 
 #: A worker and its supervisor exchange integers of 64 bits. PostgreSQL returns a larger float as an integer.
 MIN_NUMBER, MAX_NUMBER = -(2**63), 2**64 - 1
@@ -45,7 +45,7 @@ def read_output(text: str | None) -> tuple[Any, bool]:
     if text is None:
         return None, False
     try:
-        return parse_json(text), has_replacements(text)
+        return parse_storable(text)
     except JSONLimitError as error:
         raise UnsupportedOutputError(
             f"{error}. Have the action return less depth, and long numbers as strings"
