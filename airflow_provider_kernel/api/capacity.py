@@ -13,7 +13,7 @@ and then which invocations are active, and is told whom to let go, to submit aga
   some are let go beyond it, to probe: 1, then 2, 4 … while none is refused, which raises it too. That time doubles
   when one is refused.
 - Where looking alone is not allowed, one is let go at a time, with growing pauses. While Kernel is down nobody is,
-  at first: to submit would come to nothing, or to doubt. What would be refused to a submission, too, ends the wait.
+  at first: to submit would come to nothing, or to doubt. A refusal that would hit a submission, too, ends the wait.
 
 Two triggerers have two queues, which know nothing of each other, and may both let somebody go for the same place.
 One of the two is refused then, and waits again.
@@ -87,10 +87,10 @@ def worker_pause(
 
 def is_worth_waiting(error: KernelError) -> bool:
     """
-    Tell whether the wait may go on after a look that failed with ``error``.
+    Return whether to keep waiting after listing the active invocations failed with ``error``.
 
-    Not if a submission would be refused, too: for the token, the project or the spending cap, and who knows what. But a
-    scope may allow to submit and not to look.
+    False where Kernel would refuse a submission for the same reason, such as the token, the project or the spending cap.
+    A scope may allow submitting without listing, so its refusal does not end the wait.
     """
     if isinstance(error, KernelConfigurationError):
         return False

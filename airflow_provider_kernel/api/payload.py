@@ -121,7 +121,7 @@ def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda valu
 
 
 def is_nothing(rendered: Any) -> bool:
-    """Tell whether what Airflow rendered is None, by itself or as templates and JSON write it, or an empty text."""
+    """Return whether a rendered payload is None, the text ``None`` or ``null``, or an empty text."""
     return rendered is None or (isinstance(rendered, str) and rendered.strip() in ("", "None", "null"))
 
 

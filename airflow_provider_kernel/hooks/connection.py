@@ -134,9 +134,9 @@ def _ask(conn_id: str, get_connection: Callable[[str], Connection]) -> KernelSet
 
 def _is_missing(conn_id: str) -> bool | None:
     """
-    Tell whether a connection that Airflow does not find does not exist; False if Airflow could not look.
+    Return whether the connection certainly does not exist; False if Airflow could not look, None if nobody can tell.
 
-    None where that cannot be told. Airflow asks one backend after the other, and takes one that fails for one that
+    Airflow asks one backend after the other, and takes one that fails for one that
     knows nothing.
     """
     is_missing: bool | None = True

@@ -119,7 +119,7 @@ def require_name(name: str, rendered: Any, meaning: str) -> None:
 
 def is_unrendered(value: Any, *, is_whole: bool = True) -> bool:
     """
-    Tell whether ``value`` is only known at run time.
+    Return whether the value of an argument is only known at run time.
 
     That is what Airflow renders: a template, a reference such as an XComArg or ``literal()``, and a callable. And it is
     Airflow's NOTSET or SET_DURING_EXECUTION, in whose place an operator puts something when it runs.
