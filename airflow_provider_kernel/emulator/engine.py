@@ -93,7 +93,7 @@ class Engine:
         if self.max_concurrency is not None and len(self._runs) >= self.max_concurrency:
             raise ApiError(
                 429,
-                "too_many_requests",
+                "rate_limit_exceeded",
                 f"Limit of {self.max_concurrency} concurrent invocations reached",
                 headers={"Retry-After": "1"},
             )

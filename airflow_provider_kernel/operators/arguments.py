@@ -31,6 +31,14 @@ except ImportError:  # Airflow 2
 
 #: Stands for an argument that is set when the task runs; Airflow's own NOTSET or SET_DURING_EXECUTION will do, too.
 LATER = ArgNotSet()
+#: Jinja's options by which a Dag marks its templates otherwise.
+_JINJA_MARKS = (
+    "variable_start_string",
+    "block_start_string",
+    "comment_start_string",
+    "line_statement_prefix",
+    "line_comment_prefix",
+)
 
 
 def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) -> None:
@@ -39,6 +47,7 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
 
     What still holds one is checked when it is rendered, by ``InvocationRequest``.
 
+    :param given: by their names; ``dag`` among them, where it is known.
     :param template_ext: how the name of a payload file ends.
     :raises ValueError: an argument cannot be right; the sentence says what to write instead.
     """
@@ -55,7 +64,7 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
         with suppress(RecursionError):  # check_payload says so
             check_storable(name, given.get(name))
     if "payload" in given and not is_file(given["payload"], template_ext):
-        check_payload(given["payload"], given.get("payload_key_field"))
+        check_payload(given["payload"], given.get("payload_key_field"), given.get("dag"))
     check_async(given.get("async_", True), given.get("async_timeout_seconds"))
     if given.get("on_lost_reply", "fail") not in ("fail", "resubmit"):
         raise ValueError(f"on_lost_reply must be 'fail' or 'resubmit', not {given['on_lost_reply']!r}.")
@@ -92,13 +101,14 @@ def check_names(given: Mapping[str, Any], **meanings: str) -> None:
             check_name(name, given[name], meanings[name])
 
 
-def check_payload(payload: Any, key_field: Any) -> None:
+def check_payload(payload: Any, key_field: Any, dag: Any) -> None:
     """
     Check a payload, and whether it can take a key.
 
+    :param dag: whose task it is of; None if it is not known.
     :raises ValueError: it is no JSON, or cannot.
     """
-    if is_unrendered(payload):
+    if is_unrendered(payload, dag):
         return
     text = encode_payload(payload, partial(is_unrendered, is_whole=False))
     if key_field is not None:
@@ -117,7 +127,7 @@ def require_name(name: str, rendered: Any, meaning: str) -> None:
         raise AirflowFailException(str(error)) from error
 
 
-def is_unrendered(value: Any, *, is_whole: bool = True) -> bool:
+def is_unrendered(value: Any, dag: Any = None, *, is_whole: bool = True) -> bool:
     """
     Return whether the value of an argument is only known at run time.
 
@@ -125,15 +135,22 @@ def is_unrendered(value: Any, *, is_whole: bool = True) -> bool:
     Airflow's NOTSET or SET_DURING_EXECUTION, in whose place an operator puts something when it runs.
 
     :param value: an argument, or what is within a payload.
+    :param dag: whose task it is of, for a text: the Dag's templates may be marked in a way of its own.
     :param is_whole: whether it is the whole of a template field; Airflow calls no callable within one.
     """
     if is_whole and callable(value):
         return not hasattr(value, "expand")  # a @task that was not called
     if isinstance(value, str):
-        return is_template(value)
+        return is_template(value) or any(mark in value for mark in _own_marks(dag))
     if isinstance(value, ArgNotSet):
         return True
     return callable(getattr(value, "resolve", None)) and not isinstance(value, PathLike)
+
+
+def _own_marks(dag: Any) -> list[str]:
+    """Return the marks at which a template begins, by the Dag's ``jinja_environment_kwargs``."""
+    options: Mapping[str, Any] = getattr(dag, "jinja_environment_kwargs", None) or {}
+    return [mark for name in _JINJA_MARKS if (mark := options.get(name))]
 
 
 def is_file(payload: Any, template_ext: Sequence[str]) -> bool:

@@ -136,8 +136,10 @@ class KernelInvokeOperator(BaseOperator):
         self.capacity_timeout = capacity_timeout
         self._interruptible = Interruptible()
         #: Whether the payload is what a template, reference or callable gives; None is then not the user's word.
-        self._is_payload_rendered = "payload" in self.template_fields and is_unrendered(payload)
-        self.check_arguments(vars(self))
+        self._is_payload_rendered = "payload" in self.template_fields and is_unrendered(
+            payload, self.get_dag()
+        )
+        self.check_arguments({**vars(self), "dag": self.get_dag()})
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
@@ -147,8 +149,9 @@ class KernelInvokeOperator(BaseOperator):
         :return: what ``expand`` is called on.
         :raises ValueError: an argument cannot be right.
         """
-        cls.check_arguments(kwargs)
-        return checked(super().partial(**kwargs))
+        mappable = super().partial(**kwargs)
+        cls.check_arguments(mappable.kwargs)  # with the Dag
+        return checked(mappable)
 
     @classmethod
     def check_arguments(cls, given: Mapping[str, Any]) -> None:
@@ -171,7 +174,7 @@ class KernelInvokeOperator(BaseOperator):
         name = self.payload
         self.payload = self._text_of_file(name)
         check_storable(f"The payload file {name!r}", self.payload)
-        check_payload(self.payload, self.payload_key_field)
+        check_payload(self.payload, self.payload_key_field, self.get_dag())
 
     def _text_of_file(self, name: str) -> str:
         env = self.get_template_env()
@@ -185,7 +188,7 @@ class KernelInvokeOperator(BaseOperator):
                 f"There is no payload file {name!r}. Write its path as seen from the folder of the Dag file or from one "
                 "in the Dag's template_searchpath, without '..'."
             ) from None
-        self._is_payload_rendered = is_unrendered(text)
+        self._is_payload_rendered = is_unrendered(text, self.get_dag())
         return text
 
     def render_template(
@@ -209,7 +212,9 @@ class KernelInvokeOperator(BaseOperator):
             return render(content)
         is_name = is_file(content, self.template_ext)
         if content is not self.payload:
-            return render(f"{content}{{##}}" if is_name else content)  # Jinja's empty comment
+            env = jinja_env or self.get_template_env()
+            comment = f"{env.comment_start_string}{env.comment_end_string}" if is_name else ""
+            return render(f"{content}{comment}")
         dag = self.get_dag()
         own = getattr(self, "render_template_as_native_obj", None)  # of newer Airflows
         is_native = own if own is not None else dag is not None and dag.render_template_as_native_obj

@@ -3,10 +3,12 @@ How often Airflow fails a task whose deferral is short (apache/airflow#66374), b
 
 Run by hand; ``--hold=0`` has the trigger fire its event at once::
 
-    python -m tests.benchmarks.bench_short_deferrals --seconds 0 1 2 3 4 5 6 8 --tasks=30 --hold=0
-    python -m tests.benchmarks.bench_short_deferrals --seconds 0 2 4 --tasks=100
+    python -m tests.benchmarks.bench_short_deferrals --seconds 0 1 2 3 4 5 6 8 10 12 --hold=0
+    python -m tests.benchmarks.bench_short_deferrals --seconds 0 2 4
+    python -m tests.benchmarks.bench_short_deferrals --broker=redis://127.0.0.1:6379/0
 
-Airflow has its default settings: LocalExecutor, 16 tasks of a Dag at a time. It fails if a task does.
+Airflow has its default settings, with LocalExecutor; with a broker it is CeleryExecutor, which needs the provider
+``celery`` with its extra ``redis`` installed. It fails if a task does.
 """
 
 from __future__ import annotations
@@ -18,11 +20,18 @@ from collections import Counter
 from pathlib import Path
 
 from airflow_provider_kernel.testing import KernelEmulator
-from dev.airflow_stack import AirflowStack
+from dev.airflow_stack import AirflowStack, Component
 from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
 
+#: What the tests' Airflow has otherwise, as it is by default.
+DEFAULT_SETTINGS = {
+    "AIRFLOW__CORE__PARALLELISM": "32",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "5",
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "5",
+}
 #: Sets for how long a deferral lasts at least; Python runs it at the triggerer's start.
 HOLD = "import airflow_provider_kernel.triggers.hold as hold\n\nhold.SHORTEST_DEFERRAL = {}\n"
 
@@ -33,7 +42,8 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[0, 2, 4], help="lengths of the invocations"
     )
-    parser.add_argument("--tasks", type=int, default=100, help="how many of each length")
+    parser.add_argument("--tasks", type=int, default=99, help="how many of each length; 99 at most")
+    parser.add_argument("--broker", help="address of Celery's; default: LocalExecutor")
     parser.add_argument("--hold", type=float, help="shortest deferral in seconds; default: the provider's")
     options = parser.parse_args()
     failed = 0
@@ -44,10 +54,18 @@ def main() -> int:
         AirflowStack(
             folder.path / "airflow",
             [Path(__file__).parent / "dags"],
-            env={"AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json},
+            env={
+                "AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json,
+                **DEFAULT_SETTINGS,
+                **(celery_settings(options.broker, postgres) if options.broker else {}),
+            },
             database_url=postgres.url,
         ) as stack,
     ):
+        if options.broker:
+            worker = Component("worker", ["celery", "worker"], stack.home, stack.env)
+            stack.components[worker.name] = worker
+            worker.start()
         wait_until(lambda: "short_deferrals" in stack.api.dag_ids(), 60, "the Dag is read")
         if options.hold is not None:
             customization = folder.path / "hold" / "sitecustomize.py"
@@ -65,6 +83,16 @@ def main() -> int:
             failed += states["failed"]
             print(f"{seconds:4.1f} s: {dict(states)}, in {time.monotonic() - began:.0f} s", flush=True)
     return failed > 0
+
+
+def celery_settings(broker: str, postgres: Postgres) -> dict[str, str]:
+    """Return what Airflow is told of Celery."""
+    return {
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "AIRFLOW__CELERY__BROKER_URL": broker,
+        "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{postgres.url}",
+        "C_FORCE_ROOT": "1",
+    }
 
 
 if __name__ == "__main__":

@@ -203,7 +203,8 @@ def test_over_the_limit_is_a_rate_limit_error_until_one_has_ended(strict):
         strict.invocations.create(**sleeping)
 
     assert caught.value.response.headers["Retry-After"].isdigit()
-    assert set(caught.value.body) == {"code", "message"}
+    assert caught.value.body.keys() == {"code", "message"}
+    assert caught.value.body["code"] == "rate_limit_exceeded"
     strict.invocations.update(first.id, status="failed")
     assert strict.invocations.create(**LATEST, action_name="echo", payload="1").status == "succeeded"
 

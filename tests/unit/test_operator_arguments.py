@@ -138,6 +138,38 @@ def test_a_callable_is_left_for_airflow_to_call(make):
     assert json.loads(request.payload) == {"day": "2026-11-24"}
 
 
+def test_a_dag_may_mark_its_templates_in_a_way_of_its_own(tmp_path):
+    (tmp_path / "price.json").write_text("[[ params.price | tojson ]]")
+    marks = {
+        "variable_start_string": "[[",
+        "variable_end_string": "]]",
+        "comment_start_string": "[#",
+        "comment_end_string": "#]",
+    }
+    params = {"price": {"sku": "A"}}
+    with DAG(
+        "d",
+        schedule=None,
+        params=params,
+        jinja_environment_kwargs=marks,
+        template_searchpath=[str(tmp_path)],
+    ):
+        for number, payload in enumerate(["[[ params.price | tojson ]]", "price.json"]):
+            plain = operator(task_id=f"t{number}", app_name="[[ params.price.sku ]].json", payload=payload)
+            plain.resolve_template_files()
+            plain.render_template_fields({"params": params})
+            request = plain.request({})
+            assert (request.app_name, json.loads(request.payload)) == ("A.json", {"sku": "A"})
+        KernelInvokeOperator.partial(
+            task_id="m", app_name="shop", action_name="price", payload="[[ params.price ]]"
+        ).expand(version=["1", "2"])
+        KernelInvokeOperator.partial(task_id="n", app_name="shop", action_name="price").expand(
+            payload=["[[ params.price ]]", "{}"]
+        )
+    with DAG("other", schedule=None), pytest.raises(ValueError, match="not JSON text"):
+        operator(payload="[[ params.price ]]")
+
+
 def test_what_airflow_resolves_is_left_for_then_wherever_it_is_in_the_payload():
     with DAG("d", schedule=None, params={"sku": "A"}) as dag:
         output = task(nothing)().map(lambda found: found)
