@@ -265,8 +265,6 @@ class AirflowStack:
                 "worker_log_server_port": free_port(),
             },
             "scheduler": {"scheduler_idle_sleep_time": 0.2, "scheduler_heartbeat_sec": 1},
-            # Without it, Airflow 3.3 fails some tasks whose deferral lasts a few seconds only.
-            "workers": {"min_heartbeat_interval": 1},
             "usage_data_collection": {"enabled": False},
         }
         for section, options in settings.items():

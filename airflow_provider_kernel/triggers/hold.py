@@ -6,8 +6,10 @@ import asyncio
 import time
 from typing import Any
 
-#: Length in seconds of the shortest deferral. See :func:`hold`.
-SHORTEST_DEFERRAL = 7.0
+from airflow.providers.common.compat.sdk import conf
+
+#: Seconds within which the scheduler has heard of a process that has ended.
+MARGIN = 2.0
 
 
 async def hold(ti: Any, deferred_at: float | None) -> None:
@@ -22,4 +24,14 @@ async def hold(ti: Any, deferred_at: float | None) -> None:
     :param deferred_at: when the task was deferred, in seconds since 1970; None if it is not known.
     """
     if ti is not None and deferred_at is not None:
-        await asyncio.sleep(max(0.0, min(deferred_at + SHORTEST_DEFERRAL - time.time(), SHORTEST_DEFERRAL)))
+        shortest = shortest_deferral()
+        await asyncio.sleep(max(0.0, min(deferred_at + shortest - time.time(), shortest)))
+
+
+def shortest_deferral() -> float:
+    """Return how long a deferral lasts at least, in seconds, with the executors that are configured."""
+    executors = conf.get("core", "executor", fallback="").split(",")
+    # It alone was measured to queue no task whose process it still has.
+    if all(name.strip().endswith("CeleryExecutor") for name in executors):
+        return 0.0
+    return conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0) + MARGIN

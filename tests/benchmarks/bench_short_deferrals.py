@@ -33,7 +33,7 @@ DEFAULT_SETTINGS = {
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "5",
 }
 #: Sets for how long a deferral lasts at least; Python runs it at the triggerer's start.
-HOLD = "import airflow_provider_kernel.triggers.hold as hold\n\nhold.SHORTEST_DEFERRAL = {}\n"
+HOLD = "import airflow_provider_kernel.triggers.hold as hold\n\nhold.shortest_deferral = lambda: {}\n"
 
 
 def main() -> int:

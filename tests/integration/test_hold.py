@@ -15,11 +15,12 @@ from tests.integration.task import first_event
 
 pytestmark = pytest.mark.usefixtures("emulator_env")
 TI = SimpleNamespace(id="ti-1", task_id="t")
+as_configured = hold.shortest_deferral
 
 
 @pytest.fixture(autouse=True)
 def shortest(monkeypatch):
-    monkeypatch.setattr(hold, "SHORTEST_DEFERRAL", 1.5)
+    monkeypatch.setattr(hold, "shortest_deferral", lambda: 1.5)
 
 
 def fire(trigger, ti=TI):
@@ -51,7 +52,7 @@ def test_room_that_is_found_at_once_waits_too():
     ids=["deferred long enough", "in dag.test()", "not known"],
 )
 def test_nothing_else_waits(submit, until, client, monkeypatch, deferred_before, ti):
-    monkeypatch.setattr(hold, "SHORTEST_DEFERRAL", 60)
+    monkeypatch.setattr(hold, "shortest_deferral", lambda: 60.0)
     deferred_at = None if deferred_before is None else time.time() - deferred_before
     assert fire(KernelInvocationTrigger(ended(submit, until, client), handed_over_at=deferred_at), ti) < 60
 
@@ -59,3 +60,22 @@ def test_nothing_else_waits(submit, until, client, monkeypatch, deferred_before,
 def test_a_clock_that_is_wrong_does_not_hold_it_for_ever(submit, until, client):
     in_a_year = time.time() + 365 * 24 * 3600
     assert 1.4 <= fire(KernelInvocationTrigger(ended(submit, until, client), handed_over_at=in_a_year)) < 300
+
+
+@pytest.mark.parametrize(
+    ("executor", "interval", "seconds"),
+    [
+        ("LocalExecutor", "5", 7),
+        ("LocalExecutor", "1", 3),
+        ("CeleryExecutor", "5", 0),
+        ("airflow.providers.celery.executors.celery_executor.CeleryExecutor", "5", 0),
+        ("CeleryExecutor, LocalExecutor", "5", 7),
+        ("airflow.providers.celery.executors.celery_kubernetes_executor.CeleryKubernetesExecutor", "5", 7),
+    ],
+)
+def test_how_long_goes_by_the_executors_and_by_how_late_they_see_an_end(
+    monkeypatch, executor, interval, seconds
+):
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", interval)
+    assert as_configured() == seconds
