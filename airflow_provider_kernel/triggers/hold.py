@@ -6,8 +6,6 @@ import asyncio
 import time
 from typing import Any
 
-from airflow.providers.common.compat.sdk import conf
-
 #: Seconds within which the scheduler has heard of a process that has ended.
 MARGIN = 2.0
 
@@ -30,8 +28,11 @@ async def hold(ti: Any, deferred_at: float | None) -> None:
 
 def shortest_deferral() -> float:
     """Return how long a deferral lasts at least, in seconds, with the executors that are configured."""
+    from airflow.providers.common.compat.sdk import conf
+
     executors = conf.get("core", "executor", fallback="").split(",")
     # It alone was measured to queue no task whose process it still has.
     if all(name.strip().endswith("CeleryExecutor") for name in executors):
         return 0.0
-    return conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0) + MARGIN
+    interval: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=5.0)
+    return interval + MARGIN
