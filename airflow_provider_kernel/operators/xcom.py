@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from airflow_provider_kernel.api.errors import shorten
 from airflow_provider_kernel.api.payload import JSONLimitError, parse_storable
@@ -24,7 +25,7 @@ RESERVED_KEYS = ("__classname__", "__id__")
 OLD_RESERVED_KEYS = frozenset({"__type", "__var"})
 #: Length in characters of the column of XCom's keys.
 MAX_KEY_LENGTH = 512
-#: Airflow puts the key into an address without quoting it.
+#: Airflow puts the key into an address without quoting it; "a%20b" would be stored as "a b".
 _UNUSABLE_IN_KEY = re.compile(r"[\x00-\x1f\x7f?#]")
 #: Length in characters at which a key is cut in a path.
 _SHOWN_KEY_LENGTH = 40
@@ -97,10 +98,11 @@ def check_key(key: str) -> None:
     :param key: the entry's key.
     :raises UnsupportedOutputError: Airflow takes no such key, or finds its XCom under another.
     """
-    if not 0 < len(key) <= MAX_KEY_LENGTH or key in (".", "..") or _UNUSABLE_IN_KEY.search(key):
+    is_usable = key not in (".", "..") and not _UNUSABLE_IN_KEY.search(key) and unquote(key) == key
+    if not (0 < len(key) <= MAX_KEY_LENGTH and is_usable):
         raise UnsupportedOutputError(
             f"with multiple_outputs each key becomes the key of an XCom, and {_shown((key, None))} cannot: it must have "
-            f"1 to {MAX_KEY_LENGTH} characters, without control characters, ? and #. Have the action return other keys, or leave "
+            f"1 to {MAX_KEY_LENGTH} characters, without control characters, ?, # and percent-encoding. Have the action return other keys, or leave "
             "out multiple_outputs"
         )
 

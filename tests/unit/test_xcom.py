@@ -81,12 +81,14 @@ def test_no_output_is_none():
     assert read_output(None) == (None, False)
 
 
-@pytest.mark.parametrize("key", ["a", "a/b", "日本 😀", "k" * 512, "a%2Fb", "a..b"])
+@pytest.mark.parametrize("key", ["a", "a/b", "日本 😀", "k" * 512, "a..b", "50%", "%zz"])
 def test_an_entry_can_be_an_xcom_of_its_own(key):
     check_key(key)
 
 
-@pytest.mark.parametrize("key", ["", "k" * 513, "a?b", "a#b", "a\nb", "\x7f", ".", ".."])
+@pytest.mark.parametrize(
+    "key", ["", "k" * 513, "a?b", "a#b", "a\nb", "\x7f", ".", "..", "a%2Fb", "%20", "%ff"]
+)
 def test_an_entry_that_airflow_would_lose_cannot(key):
     with pytest.raises(
         UnsupportedOutputError, match=r"output\['.*'\] cannot: it must have 1 to 512 characters"

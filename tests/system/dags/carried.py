@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from urllib.parse import unquote
 
 from airflow.providers.common.compat.sdk import DAG, task
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -71,6 +72,14 @@ def arrives(ti, key, value):
         return False
 
 
+def arrives_as_named(ti, key):
+    """Whether a value is found by its key, and not by what that is decoded."""
+    decoded = unquote(key)
+    return arrives(ti, key, ascii(key)) and (
+        decoded == key or ti.xcom_pull(task_ids=ti.task_id, key=decoded) != ascii(key)
+    )
+
+
 def judge(seed_of_run, texts, examples, check, has_arrived):
     """Return the counts, and those of the JSON texts on which Airflow and the provider disagree."""
     told = {"carried": 0, "refused": 0, "lost": [], "needlessly_refused": []}
@@ -113,8 +122,10 @@ with DAG("carried", schedule=None):
     @task
     def keys(seed_of_run, ti=None):
         """The same of the keys that entries of an output have as XComs."""
-        texts = (CHARACTERS | st.sampled_from([".", "..", "k" * 512, "k" * 513])).map(json.dumps)
-        return judge(seed_of_run, texts, 150, check_key, lambda key: arrives(ti, key, ascii(key)))
+        texts = (CHARACTERS | st.sampled_from([".", "..", "a%20b", "%2e", "k" * 512, "k" * 513])).map(
+            json.dumps
+        )
+        return judge(seed_of_run, texts, 150, check_key, lambda key: arrives_as_named(ti, key))
 
     values("{{ dag_run.conf['seed'] }}")
     keys("{{ dag_run.conf['seed'] }}")
