@@ -6,6 +6,7 @@ import asyncio
 import time
 from types import SimpleNamespace
 
+import airflow
 import pytest
 
 from airflow_provider_kernel.triggers import hold
@@ -63,19 +64,21 @@ def test_a_clock_that_is_wrong_does_not_hold_it_for_ever(submit, until, client):
 
 
 @pytest.mark.parametrize(
-    ("executor", "interval", "seconds"),
+    ("version", "executor", "interval", "seconds"),
     [
-        ("LocalExecutor", "5", 7),
-        ("LocalExecutor", "1", 3),
-        ("CeleryExecutor", "5", 0),
-        ("airflow.providers.celery.executors.celery_executor.CeleryExecutor", "5", 0),
-        ("CeleryExecutor, LocalExecutor", "5", 7),
-        ("airflow.providers.celery.executors.celery_kubernetes_executor.CeleryKubernetesExecutor", "5", 7),
+        ("3.3.2", "LocalExecutor", "5", 7),
+        ("3.0.6", "LocalExecutor", "1", 3),
+        ("3.4.0b2", "LocalExecutor", "5", 0),
+        ("3.3.2", "CeleryExecutor", "5", 0),
+        ("3.3.2", "airflow.providers.celery.executors.celery_executor.CeleryExecutor", "5", 0),
+        ("3.3.2", "CeleryExecutor, LocalExecutor", "5", 7),
+        ("3.3.2", "airflow.providers.celery…CeleryKubernetesExecutor", "5", 7),
     ],
 )
-def test_how_long_goes_by_the_executors_and_by_how_late_they_see_an_end(
-    monkeypatch, executor, interval, seconds
+def test_how_long_goes_by_airflow_its_executors_and_how_late_they_see_an_end(
+    monkeypatch, version, executor, interval, seconds
 ):
+    monkeypatch.setattr(airflow, "__version__", version)
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", interval)
     assert as_configured() == seconds
