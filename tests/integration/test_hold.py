@@ -66,13 +66,13 @@ def test_a_clock_that_is_wrong_does_not_hold_it_for_ever(submit, until, client):
 @pytest.mark.parametrize(
     ("version", "executor", "interval", "seconds"),
     [
-        ("3.3.2", "LocalExecutor", "5", 7),
-        ("3.0.6", "LocalExecutor", "1", 3),
+        ("3.3.2", "LocalExecutor", "5", 8),
+        ("3.0.6", "LocalExecutor", "1", 4),
         ("3.4.0b2", "LocalExecutor", "5", 0),
         ("3.3.2", "CeleryExecutor", "5", 0),
         ("3.3.2", "airflow.providers.celery.executors.celery_executor.CeleryExecutor", "5", 0),
-        ("3.3.2", "CeleryExecutor, LocalExecutor", "5", 7),
-        ("3.3.2", "airflow.providers.celery…CeleryKubernetesExecutor", "5", 7),
+        ("3.3.2", "CeleryExecutor, LocalExecutor", "5", 8),
+        ("3.3.2", "airflow.providers.celery…CeleryKubernetesExecutor", "5", 8),
     ],
 )
 def test_how_long_goes_by_airflow_its_executors_and_how_late_they_see_an_end(
