@@ -24,6 +24,8 @@ VERSION_MEANING = "the version's label as it was deployed to Kernel, or 'latest'
 CONNECTION_MEANING = "the id of an Airflow connection of type 'kernel'"
 #: Longest time that an argument may be, in seconds: Airflow's and Python's moments end in the year 9999.
 MAX_SECONDS = 365 * 24 * 3600
+#: The integers that fit into 64 bits, with which Airflow's processes talk to each other.
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 #: Characters that JSON has and PostgreSQL's ``jsonb`` has not; Airflow keeps its Dags in that.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -51,15 +53,22 @@ def check_name(name: str, value: Any, meaning: str = NAME_MEANING) -> None:
 
 def check_storable(name: str, value: Any) -> None:
     """
-    Check that Airflow can store what a Dag holds: one character that PostgreSQL refuses stops the Dag processor.
+    Check that Airflow can store what a Dag holds: one value that it cannot carry stops the Dag processor.
 
     :param name: the argument's name.
     :param value: its value; the texts in dicts, lists, tuples and sets are looked at, too.
-    :raises ValueError: a text holds a NUL or half a surrogate pair; the sentence says where.
+    :raises ValueError: a text holds a NUL or half a surrogate pair, or an integer is beyond 64 bits; the sentence says
+        where.
     """
     if isinstance(value, str):
         if fault := _unstorable(value):
             raise ValueError(f"{name} holds {fault}")
+    elif isinstance(value, int):
+        if not MIN_INTEGER <= value <= MAX_INTEGER:
+            raise ValueError(
+                f"{name} is a number beyond 64 bits, which Airflow cannot carry. Write it as a string, or the whole "
+                "payload as JSON text."
+            )
     elif isinstance(value, Mapping):
         for key, item in value.items():
             if isinstance(key, str) and (fault := _unstorable(key)):

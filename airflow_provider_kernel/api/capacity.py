@@ -89,13 +89,17 @@ def is_worth_waiting(error: KernelError) -> bool:
     """
     Return whether to keep waiting after listing the active invocations failed with ``error``.
 
-    False where Kernel would refuse a submission for the same reason, such as the token, the project or the spending cap.
-    A scope may allow submitting without listing, so its refusal does not end the wait.
+    False where Kernel would certainly refuse a submission for the same reason: the token, the project or the spending
+    cap. Whatever else refuses the look, a proxy or a scope that allows submitting only, leaves the answer to a submission.
     """
     if isinstance(error, KernelConfigurationError):
         return False
     return not (
-        is_kernels_refusal(error) and error.status_code in (401, 403, 404) and error.refusal != "scope"
+        is_kernels_refusal(error)
+        and (
+            error.status_code == 401
+            or error.refusal in ("spending cap", "plan", "other project", "no project")
+        )
     )
 
 

@@ -112,9 +112,13 @@ class KernelApiError(KernelError):
 # Kernel does not document its codes. These two are known; else the words must tell.
 _CODES = {"insufficient_scope": "scope", "insufficient_plan": "plan"}
 _WORDS = {
-    "spending cap": re.compile(r"spend|\bcap\b|budget|billing", re.IGNORECASE),
-    "other project": re.compile(r"project", re.IGNORECASE),
+    "spending cap": re.compile(r"\bspend(ing)?\b|\bbudget\b|\bbilling (cap|limit)\b", re.IGNORECASE),
     "scope": re.compile(r"\bscopes?\b", re.IGNORECASE),
+    "other project": re.compile(
+        r"\b(an)?other project\b|\b(different|wrong|foreign) project\b|\bnot (of|in|for) (this|the) project\b|"
+        r"\bbelongs? to (a |the )?project\b|\bproject mismatch\b|\bnot belong\b.*\bproject\b|\bproject\b.*\bnot belong\b",
+        re.IGNORECASE,
+    ),
 }
 _MEANINGS = {
     "spending cap": "The spending cap of the organization or of the project is reached: new invocations are refused "

@@ -178,7 +178,7 @@ _RFC3339 = re.compile(
 
 
 def parse_timestamp(text: str | None) -> int | None:
-    """Return an RFC 3339 time, of any precision, as nanoseconds since 1970; None for anything else."""
+    """Return an RFC 3339 time, of any precision, as nanoseconds since 1970; None for anything else, or before that."""
     match = _RFC3339.match(text or "")
     if not match:
         return None
@@ -187,6 +187,8 @@ def parse_timestamp(text: str | None) -> int | None:
         moment = datetime.fromisoformat(f"{date}T{time}{'+00:00' if zone in 'Zz' else zone}")
     except ValueError:
         return None
+    if not 1970 <= moment.year < 9999:
+        return None  # such as Go's zero time; Python does not get far from there
     return int(moment.timestamp()) * 1_000_000_000 + int(f"{fraction or '0':0<9.9}")
 
 

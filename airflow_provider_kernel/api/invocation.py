@@ -17,7 +17,7 @@ from airflow_provider_kernel.api.errors import (
     sentence,
     shorten,
 )
-from airflow_provider_kernel.api.payload import check_key_field, encode_payload, parse_json
+from airflow_provider_kernel.api.payload import check_key_field, encode_payload, parse_exactly, parse_json
 
 
 class InvocationStatus(StrEnum):
@@ -195,9 +195,12 @@ class InvocationRequest:
         :return: the request.
         :raises ValueError: the payload is no JSON object, or has that name already.
         """
-        payload = parse_json(self.payload or "null")
+        text = self.payload or "null"
+        payload = parse_exactly(text)
         check_key_field(key_field, payload)
-        return replace(self, payload={**payload, key_field: dict(mark)})
+        marked = {**payload, key_field: dict(mark)}
+        # What is escaped stays so: it may be half a surrogate pair.
+        return replace(self, payload=json.dumps(marked, ensure_ascii="\\u" in text, separators=(",", ":")))
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body, with the field names of Kernel's API."""

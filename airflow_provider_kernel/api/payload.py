@@ -63,13 +63,18 @@ def parse_json(text: str) -> Any:
 
 def parse_storable(text: str) -> tuple[Any, bool]:
     """Return what :func:`parse_json` does, and whether it replaced characters."""
+    value = parse_exactly(text)
+    if not _MAYBE_UNSTORABLE.search(text):
+        return value, False
+    text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    storable = json.loads(_ESCAPE.sub(lambda escape: "?" if escape[1] == "u0000" else escape[0], text))
+    return storable, storable != value
+
+
+def parse_exactly(text: str) -> Any:
+    """As :func:`parse_json`, but replace nothing."""
     try:
-        value = json.loads(text, parse_constant=_refuse_nan)
-        if not _MAYBE_UNSTORABLE.search(text):
-            return value, False
-        text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
-        storable = json.loads(_ESCAPE.sub(lambda escape: "?" if escape[1] == "u0000" else escape[0], text))
-        return storable, storable != value
+        return json.loads(text, parse_constant=_refuse_nan)
     except RecursionError:
         raise JSONLimitError("the JSON is nested too deeply") from None
     except (json.JSONDecodeError, _NaNError):

@@ -70,6 +70,9 @@ class KernelSettings:
         """
         where = f"The Airflow connection {conn_id!r}"
         extra = extra or {}
+        for name, value in {"password": password, "host": host, "login": login, "schema": schema}.items():
+            if not isinstance(value, str | None):
+                raise KernelConfigurationError(f"{where} has a {name} that is no text. Put it into quotes.")
         if login:
             raise KernelConfigurationError(
                 f"{where} has a login, which Kernel has none of: the API key is the password. "
@@ -144,7 +147,12 @@ def _base_url(
     host: str | None, schema: str | None, port: int | None, where: str, allow_http: bool = False
 ) -> str:
     """Put together what Airflow takes apart: it reads the path of a URI as the schema, and its port as the port."""
-    text, schema, port = (host or "").strip(), (schema or "").strip(), int(port or 0)
+    text, schema = (host or "").strip(), (schema or "").strip()
+    if not f"{text}{schema}".isprintable():  # urlsplit drops tabs and line breaks
+        raise KernelConfigurationError(f"{where} has a host with a control character. {_HOST_FORM}")
+    port = int(port or 0)  # 0 is what an empty form saves
+    if not 0 <= port <= 65_535:
+        raise KernelConfigurationError(f"{where} has the port {port}; there are 1 to 65535.")
     scheme, path = (schema.lower(), "") if schema.lower() in ("http", "https") else ("", schema.strip("/"))
     if not text and (scheme or path):
         meaning = f"the schema {scheme!r}" if scheme else "a schema, which is a path here,"
@@ -168,6 +176,8 @@ def _base_url(
     if (
         url.scheme not in ("http", "https")
         or not _HOST.fullmatch(url.hostname or "")
+        or told_port == 0
+        or authority.endswith(":")  # "https:/api…"
         or not all(_PATH.fullmatch(part) for part in (told_path, path))
     ):
         raise KernelConfigurationError(f"{where} has a host that is no http(s) address. {_HOST_FORM}")
@@ -179,8 +189,6 @@ def _base_url(
         raise KernelConfigurationError(
             f"{where} has a path in its host and another in its schema. Write one of them."
         )
-    if not 0 <= port <= 65_535:
-        raise KernelConfigurationError(f"{where} has the port {port}; there are 1 to 65535.")
     if port and told_port not in (None, port):
         raise KernelConfigurationError(
             f"{where} has the port {told_port} in its host and {port} as its port. Write the same, or only one."
@@ -219,7 +227,7 @@ def _without_effect(name: str) -> str:
 
 def shown(name: str) -> str:
     """Return the name of a field as a message may show it: a token may have slipped into its place."""
-    return "a name that looks like a token" if name.startswith("sk_") else repr(shorten(name, 40))
+    return "a name that looks like a token" if "sk_" in name else repr(shorten(name, 40))
 
 
 def _project(value: Any, where: str) -> str | None:
@@ -301,6 +309,7 @@ def proxy_address(text: str) -> str | None:
     if (
         url.scheme not in ("http", "https")
         or not _HOST.fullmatch(url.hostname or "")
+        or port == 0
         or not text.isascii()
         or not text.isprintable()
         or " " in text

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from os import PathLike
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -24,8 +23,10 @@ from airflow_provider_kernel.api.arguments import (
 from airflow_provider_kernel.api.payload import KEY_FIELD_MEANING, check_key_field, encode_payload, parse_json
 
 try:
+    from airflow.sdk.definitions._internal.mixins import ResolveMixin
     from airflow.sdk.definitions._internal.types import ArgNotSet
 except ImportError:  # Airflow 2
+    from airflow.utils.mixins import ResolveMixin  # type: ignore[no-redef]
     from airflow.utils.types import ArgNotSet  # type: ignore[attr-defined,no-redef]
 
 
@@ -142,9 +143,7 @@ def is_unrendered(value: Any, dag: Any = None, *, is_whole: bool = True) -> bool
         return not hasattr(value, "expand")  # a @task that was not called
     if isinstance(value, str):
         return is_template(value) or any(mark in value for mark in _own_marks(dag))
-    if isinstance(value, ArgNotSet):
-        return True
-    return callable(getattr(value, "resolve", None)) and not isinstance(value, PathLike)
+    return isinstance(value, (ArgNotSet, ResolveMixin))
 
 
 def _own_marks(dag: Any) -> list[str]:

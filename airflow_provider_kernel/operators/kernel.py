@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_storable
 from airflow_provider_kernel.api.invocation import InvocationRequest
-from airflow_provider_kernel.api.payload import is_nothing, parse_json
+from airflow_provider_kernel.api.payload import is_nothing, parse_storable
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.arguments import (
@@ -26,6 +26,7 @@ from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.leg import Leg
 from airflow_provider_kernel.operators.mapped import checked
 from airflow_provider_kernel.operators.submission import OnLostReply
+from airflow_provider_kernel.operators.xcom import UnsupportedOutputError, check_output
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -207,6 +208,10 @@ class KernelInvokeOperator(BaseOperator):
         :return: the same, rendered.
         :raises ValueError: there is no file of the payload's name.
         """
+        if content is self.payload and "payload" in self.template_fields:
+            self._is_payload_rendered = is_unrendered(
+                content, self.get_dag()
+            )  # it may have been set meanwhile
         render = partial(super().render_template, context=context, jinja_env=jinja_env, seen_oids=seen_oids)
         if not isinstance(content, str) or id(content) in (seen_oids or ()):
             return render(content)
@@ -225,11 +230,15 @@ class KernelInvokeOperator(BaseOperator):
             rendered = dag.get_template_env(force_sandboxed=True).from_string(text).render(context)
         else:
             rendered = render(text)
-        with suppress(ValueError, TypeError):  # request() says what is wrong with it
-            decoded = parse_json(rendered)
-            # A dict or list, for map_index_template, which takes a name out of it.
-            return decoded if isinstance(decoded, (dict, list)) else rendered
-        return render(text) if is_native else rendered
+        try:
+            decoded, is_altered = parse_storable(rendered)
+            check_output(decoded)
+        except UnsupportedOutputError:
+            return rendered  # Airflow, which keeps what is rendered, can carry it as text only
+        except (ValueError, TypeError):  # request() says what is wrong with it
+            return render(text) if is_native else rendered
+        # A dict or list, for map_index_template, which takes a name out of it.
+        return decoded if isinstance(decoded, (dict, list)) and not is_altered else rendered
 
     @cached_property
     def hook(self) -> KernelHook:

@@ -359,6 +359,11 @@ class Leg:
                 self._submission.invocation_id,
                 self.task.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS,
             )
+        elif self._submission.pending:
+            self.log.warning(
+                "%s ended this try while Kernel was asked for an invocation, which may run on (cancel_on_kill=False).",
+                cause,
+            )
 
     def _end_killed(self) -> NoReturn:
         """

@@ -30,16 +30,24 @@ def _checked(kind: Any) -> Any:
         __slots__ = ()
 
         def expand(self, **mapped: Any) -> Any:
+            _check_function(self)
             for name, values in mapped.items():
                 _check(self, ({name: value} for value in _literals(values)))
             return super().expand(**mapped)
 
         def expand_kwargs(self, kwargs: Any, **options: Any) -> Any:
+            _check_function(self)
             _check(self, (item for item in _literals(kwargs) if isinstance(item, Mapping)))
             return super().expand_kwargs(kwargs, **options)
 
     Checked.__name__ = kind.__name__
     return Checked
+
+
+def _check_function(mappable: Any) -> None:
+    """Check what ``override`` and ``partial`` of a decorated function were given."""
+    if hasattr(mappable, "function"):
+        mappable.operator_class.check_arguments(mappable.kwargs)
 
 
 def _check(mappable: Any, items: Iterable[Mapping[str, Any]]) -> None:
@@ -55,4 +63,6 @@ def _check(mappable: Any, items: Iterable[Mapping[str, Any]]) -> None:
 
 
 def _literals(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return list(values.items())  # what Airflow maps over
     return values if isinstance(values, (list, tuple)) else ()

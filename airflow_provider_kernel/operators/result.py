@@ -35,8 +35,10 @@ log = logging.getLogger(__name__)
 #: Bytes of output above which Airflow's database is no good place for it: every read of an XCom, and each page
 #: that shows it, carries it through the API server as a whole.
 LARGE_OUTPUT_BYTES = 1_000_000
-#: Keys of the XComs that a task pushes beside its output.
-OWN_KEYS = frozenset({"invocation_id", "app_version", KernelInvocationLink.key})
+#: Keys of the XComs that a task pushes beside the entries of its output; the last is Airflow 2's, which skips by it.
+OWN_KEYS = frozenset(
+    {"invocation_id", "app_version", KernelInvocationLink.key, "return_value", "skipmixin_key"}
+)
 
 
 def announce_end(task: Task, context: Context, invocation: Invocation) -> None:

@@ -11,11 +11,12 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
+from airflow_provider_kernel.api.arguments import MAX_INTEGER, MIN_INTEGER
 from airflow_provider_kernel.api.errors import shorten
 from airflow_provider_kernel.api.payload import JSONLimitError, parse_storable
 
-#: A worker and its supervisor exchange integers of 64 bits. PostgreSQL returns a larger float as an integer.
-MIN_NUMBER, MAX_NUMBER = -(2**63), 2**64 - 1
+#: A larger float, too: PostgreSQL returns it as an integer.
+MIN_NUMBER, MAX_NUMBER = MIN_INTEGER, MAX_INTEGER
 #: Airflow's API reads 200 levels of nested lists and dicts; its own messages, and what a user wraps around an
 #: output, take some of them.
 MAX_DEPTH = 150
@@ -25,8 +26,9 @@ RESERVED_KEYS = ("__classname__", "__id__")
 OLD_RESERVED_KEYS = frozenset({"__type", "__var"})
 #: Length in characters of the column of XCom's keys.
 MAX_KEY_LENGTH = 512
-#: Airflow puts the key into an address without quoting it; "a%20b" would be stored as "a b".
-_UNUSABLE_IN_KEY = re.compile(r"[\x00-\x1f\x7f?#]")
+#: Airflow puts the key into an address without quoting it; "a%20b" would be stored as "a b", "../b/c" as
+#: XCom of the task b, and "a/slice" be looked for elsewhere.
+_UNUSABLE_IN_KEY = re.compile(r"[\x00-\x1f\x7f?#]|(^|/)\.\.?(/|$)|/slice$|/item/[^/]*$")
 #: Length in characters at which a key is cut in a path.
 _SHOWN_KEY_LENGTH = 40
 
@@ -98,11 +100,11 @@ def check_key(key: str) -> None:
     :param key: the entry's key.
     :raises UnsupportedOutputError: Airflow takes no such key, or finds its XCom under another.
     """
-    is_usable = key not in (".", "..") and not _UNUSABLE_IN_KEY.search(key) and unquote(key) == key
+    is_usable = not _UNUSABLE_IN_KEY.search(key) and unquote(key) == key
     if not (0 < len(key) <= MAX_KEY_LENGTH and is_usable):
         raise UnsupportedOutputError(
             f"with multiple_outputs each key becomes the key of an XCom, and {_shown((key, None))} cannot: it must have "
-            f"1 to {MAX_KEY_LENGTH} characters, without control characters, ?, # and percent-encoding. Have the action return other keys, or leave "
+            f"1 to {MAX_KEY_LENGTH} characters, and none that has a meaning in an address. Have the action return other keys, or leave "
             "out multiple_outputs"
         )
 

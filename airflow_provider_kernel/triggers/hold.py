@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import Any
 
@@ -32,7 +33,7 @@ def shortest_deferral() -> float:
     from airflow.providers.common.compat.sdk import conf
     from packaging.version import Version
 
-    executors = conf.get("core", "executor", fallback="").split(",")
+    executors = re.split("[;,]", conf.get("core", "executor", fallback=""))
     # Measured, as all of this is, by tests/benchmarks/bench_short_deferrals.py.
     is_safe = all(name.strip().endswith("CeleryExecutor") for name in executors)
     if is_safe or Version(airflow.__version__).release >= (3, 4):

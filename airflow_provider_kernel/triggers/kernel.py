@@ -131,6 +131,11 @@ class KernelInvocationTrigger(BaseTrigger):
             # Before Airflow 3.3 a user's kill looks like a restart.
             if is_ctrl_c or not hasattr(BaseTrigger, "on_kill"):
                 await self._to_the_end(self._end_killed(if_unknown=is_ctrl_c))
+            if is_ctrl_c and not self.cancel_on_kill:
+                self.log.warning(
+                    "Kernel invocation %s runs on (cancel_on_kill=False), until it ends or its async_timeout_seconds pass.",
+                    self.invocation_id,
+                )
             raise
         yield TriggerEvent(outcome.to_event())
 

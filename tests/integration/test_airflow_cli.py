@@ -218,16 +218,18 @@ def wait(ctx):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "is_cancelled"),
+    ("arguments", "runs_on"),
     [
-        ({}, True),
-        ({"deferrable": False}, True),
-        ({"async_": False}, True),
-        ({"deferrable": False, "cancel_on_kill": False}, False),
+        ({}, None),
+        ({"deferrable": False}, None),
+        ({"async_": False}, None),
+        ({"deferrable": False, "cancel_on_kill": False}, "runs on (cancel_on_kill=False), for 900 s at most"),
+        ({"cancel_on_kill": False}, "runs on (cancel_on_kill=False), until it ends"),
+        ({"async_": False, "cancel_on_kill": False}, "which may run on (cancel_on_kill=False)"),
     ],
 )
 @pytest.mark.usefixtures("cli")
-def test_ctrl_c_cancels_the_invocation_or_says_that_it_runs_on(server, tmp_path, arguments, is_cancelled):
+def test_ctrl_c_cancels_the_invocation_or_says_that_it_runs_on(server, tmp_path, arguments, runs_on):
     (server.home / "dags" / "interrupted.py").write_text(DAG)
     (tmp_path / "waits.py").write_text(WAITS)
     with KernelEmulator([tmp_path / "waits.py"]) as emulator:
@@ -241,11 +243,13 @@ def test_ctrl_c_cancels_the_invocation_or_says_that_it_runs_on(server, tmp_path,
             [invocation] = client.invocations.list()
     said = done.stdout + done.stderr
     assert "KeyboardInterrupt" in said
-    if BEFORE_3_1 and not arguments:  # where a trigger cannot tell Ctrl-C from a triggerer that stops
-        assert f"so Kernel invocation {invocation.id} runs on" in said
-    elif is_cancelled:
+    if BEFORE_3_1 and "deferrable" not in arguments and "async_" not in arguments:
+        # A trigger cannot tell Ctrl-C from a triggerer that stops.
+        assert invocation.status == "running"
+        assert runs_on or f"so Kernel invocation {invocation.id} runs on" in said
+    elif runs_on:
+        assert invocation.status == "running"
+        assert runs_on in said
+    else:
         assert invocation.status == "failed", said
         assert f"Kernel invocation {invocation.id} was cancelled" in said
-    else:
-        assert invocation.status == "running"
-        assert f"invocation {invocation.id} runs on (cancel_on_kill=False), for 900 s at most" in said

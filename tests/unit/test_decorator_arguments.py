@@ -144,8 +144,16 @@ def test_an_argument_that_airflows_database_cannot_store_is_refused_when_the_dag
         def price(sku="", other="", day=None):
             return {}
 
+        @task
+        def days():
+            return ["a"]
+
         with pytest.raises(ValueError, match=r"op_kwargs\['sku'\] holds a NUL"):
             price.partial(sku="\0").expand(day=["a", "b"])
+        with pytest.raises(ValueError, match=r"^op_kwargs\['sku'\] holds a NUL"):
+            price.partial(sku="\0").expand(day=days())
+        with pytest.raises(ValueError, match=r"^app_name is empty"):
+            price.override(app_name="").expand(day=days())
         with pytest.raises(ValueError, match=r"op_args\[1\] holds a NUL"):
             price("a", "b\0")
         with pytest.raises(ValueError, match=r"op_kwargs\['day'\]\[0\] holds a NUL"):

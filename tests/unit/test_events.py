@@ -256,13 +256,13 @@ def second(moment: datetime) -> int:
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
 
 
-@given(st.integers(0, 253_402_300_799 * 10**9))
+@given(st.integers(0, 253_370_764_799 * 10**9))
 def test_a_time_that_is_written_is_read_as_itself(nanoseconds):
     assert parse_timestamp(format_timestamp(nanoseconds)) == nanoseconds
 
 
 @given(
-    st.datetimes(min_value=datetime(1, 1, 3), max_value=datetime(9999, 12, 29)),
+    st.datetimes(min_value=datetime(1970, 1, 3), max_value=datetime(9998, 12, 29)),
     st.text("0123456789", max_size=12),
     st.integers(-23 * 60 - 59, 23 * 60 + 59),
     st.sampled_from("Tt "),
@@ -275,6 +275,19 @@ def test_a_time_is_read_in_any_precision_and_zone(moment, fraction, offset, sepa
         f"{local:%Y-%m-%d}{separator}{local:%H:%M:%S}".zfill(19) + (f".{fraction}" if fraction else "") + zone
     )
     assert parse_timestamp(written) == second(moment) * 10**9 + int(f"{fraction:0<9.9}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0001-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+05:00",
+        "9999-12-31T23:59:59-05:00",
+        "1969-12-31T23:59:59Z",
+    ],
+)
+def test_a_time_with_which_python_cannot_reckon_is_none(text):
+    assert parse_timestamp(text) is None
 
 
 @pytest.mark.parametrize("zone", ["Z", "z", "+00:00", "-00:00"])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, Connection
+from pydantic import TypeAdapter
 
 from airflow_provider_kernel.api.errors import (
     KernelConfigurationError,
@@ -64,6 +65,20 @@ class Supervisor:
 
     async def asend(self, message: Any) -> Any:
         return self.send(message)
+
+
+class DagProcessor(Supervisor):
+    """As in the Dag processor: it knows no count, and leaves what it does not know without a reply."""
+
+    def __init__(self, *answers: Any) -> None:
+        from airflow.dag_processing.processor import ToDagProcessor
+
+        super().__init__(*answers)
+        self.body_decoder = TypeAdapter(ToDagProcessor)
+
+    def send(self, message: Any) -> Any:
+        assert type(message).__name__ != "GetDRCount", "this would be waited for without end"
+        return super().send(message)
 
 
 class InProcessSupervisorComms(Supervisor):
@@ -133,6 +148,22 @@ def test_what_is_found_the_second_time_serves(supervised, read, before):
     supervisor = supervised(Supervisor(*[none()] * before, one()))
     assert read().api_key == TOKEN
     assert len(supervisor.asked_at) == before + 1
+
+
+@with_supervisor
+@both_hooks
+def test_while_a_dag_is_parsed_nothing_is_asked_that_gets_no_reply(supervised, read):
+    supervisor = supervised(DagProcessor(none()))
+    with pytest.raises(KernelTransportError, match="There is no Airflow connection 'team'"):
+        read()
+    assert len(supervisor.asked_at) >= 2
+
+
+@with_supervisor
+def test_while_a_dag_is_parsed_the_environment_serves(supervised, monkeypatch):
+    supervised(DagProcessor(none()))
+    monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
+    assert KernelHook().settings.api_key == TOKEN
 
 
 @with_supervisor

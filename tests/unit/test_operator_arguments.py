@@ -320,6 +320,28 @@ def test_nothing_within_a_payload_is_null():
     assert plain.request({}).payload == '{"a":null}'
 
 
+def test_a_payload_that_was_set_later_and_came_to_nothing_fails_too():
+    plain = operator(dag=DAG("d", schedule=None))
+    plain.payload = "{{ found | tojson }}"
+    plain.render_template_fields({"found": None})
+    with pytest.raises(AirflowFailException, match="payload came to nothing"):
+        plain.request({})
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("value", [{"t": "a\0b\ud83d"}, {"wei": 2**70}, {"rate": 1e30}], ids=str)
+@pytest.mark.parametrize("key_field", [None, "key"])
+def test_what_airflow_cannot_carry_of_a_rendered_payload_is_sent_all_the_same(native, value, key_field):
+    dag = DAG("d", schedule=None, render_template_as_native_obj=native)
+    plain = operator(payload="{{ found }}", payload_key_field=key_field, dag=dag)
+    plain.render_template_fields({"found": json.dumps(value)})
+    assert isinstance(plain.payload, str)
+    request = plain.request({})
+    if key_field:
+        request = request.marked(key_field, {})
+    assert {name: item for name, item in json.loads(request.payload).items() if name != "key"} == value
+
+
 @pytest.mark.parametrize("name", ["app_name", "action_name", "version", "kernel_conn_id"])
 @pytest.mark.parametrize("value", [None, 7, "", NUL])
 def test_a_name_that_came_to_something_else_fails_without_a_retry(name, value):
@@ -340,6 +362,7 @@ def test_a_name_that_came_to_something_else_fails_without_a_retry(name, value):
     ("mapped", "says"),
     [
         ({"payload": [{}, {"a": NUL}]}, r"Item 1 of what is expanded: payload\['a'\] holds a NUL"),
+        ({"payload": [{"wei": 2**64}]}, r"Item 0 .*payload\['wei'\] is a number beyond 64 bits"),
         ({"payload": ({"a": {1}},)}, r"Item 0 .*payload\['a'\] is a set"),
         ({"payload": [{}, [1]]}, r"Item 1 .*payload_key_field adds a key"),
         ({"app_name": ["", "b"]}, "Item 0 .*app_name is empty"),
@@ -356,6 +379,17 @@ def test_what_expand_is_given_literally_is_checked_when_the_dag_is_parsed(mapped
         items = [{name: value} for name, values in mapped.items() for value in values]
         with pytest.raises(ValueError, match=says):
             KernelInvokeOperator.partial(**partial).expand_kwargs(items)
+
+
+@pytest.mark.filterwarnings("ignore:.*never mapped")
+def test_what_a_dict_maps_over_is_checked_too():
+    with (
+        DAG("d", schedule=None),
+        pytest.raises(ValueError, match=r"Item 1 of what is expanded: payload\[1\] is a set"),
+    ):
+        KernelInvokeOperator.partial(task_id="t", app_name="shop", action_name="price").expand(
+            payload={"a": 1, "b": {1}}
+        )
 
 
 def test_what_expand_is_given_by_others_is_left_for_when_it_is_known():

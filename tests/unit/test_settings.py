@@ -120,6 +120,11 @@ def test_a_user_or_parameters_in_the_host_are_refused_and_not_repeated(host):
         "https://kernel.example:70000",
         "file:///etc/passwd",
         "https://:443",
+        "https://kernel.example:0",
+        "https:/kernel.example",
+        "http:",
+        "http://localhost\t:8484",
+        "kernel\n.example",
     ],
 )
 def test_a_host_that_is_no_address_is_refused_with_an_example(host):
@@ -129,6 +134,11 @@ def test_a_host_that_is_no_address_is_refused_with_an_example(host):
 @pytest.mark.parametrize("schema", ["v\\1", "v1/../api", "http s"])
 def test_a_schema_that_is_neither_a_scheme_nor_a_path_is_refused(schema):
     assert "no http(s) address" in refusal(host="kernel.example", schema=schema)
+
+
+@pytest.mark.parametrize("field", ["password", "host", "login", "schema"])
+def test_a_field_of_the_json_form_that_is_no_text_is_refused_by_its_name(field):
+    assert f"has a {field} that is no text" in refusal(**{field: 7})
 
 
 @pytest.mark.parametrize("password", [None, "", " ", "\n"])

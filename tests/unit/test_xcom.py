@@ -81,13 +81,33 @@ def test_no_output_is_none():
     assert read_output(None) == (None, False)
 
 
-@pytest.mark.parametrize("key", ["a", "a/b", "日本 😀", "k" * 512, "a..b", "50%", "%zz"])
+@pytest.mark.parametrize(
+    "key", ["a", "a/b", "日本 😀", "k" * 512, "a..b", "50%", "%zz", "slice", "item/0/a", "a/.b"]
+)
 def test_an_entry_can_be_an_xcom_of_its_own(key):
     check_key(key)
 
 
 @pytest.mark.parametrize(
-    "key", ["", "k" * 513, "a?b", "a#b", "a\nb", "\x7f", ".", "..", "a%2Fb", "%20", "%ff"]
+    "key",
+    [
+        "",
+        "k" * 513,
+        "a?b",
+        "a#b",
+        "a\nb",
+        "\x7f",
+        ".",
+        "..",
+        "a%2Fb",
+        "%20",
+        "%ff",
+        "../b/return_value",
+        "a/./b",
+        "a/..",
+        "a/slice",
+        "item/item/0",
+    ],
 )
 def test_an_entry_that_airflow_would_lose_cannot(key):
     with pytest.raises(
