@@ -26,9 +26,9 @@ RESERVED_KEYS = ("__classname__", "__id__")
 OLD_RESERVED_KEYS = frozenset({"__type", "__var"})
 #: Length in characters of the column of XCom's keys.
 MAX_KEY_LENGTH = 512
-#: Airflow puts the key into an address without quoting it; "a%20b" would be stored as "a b", "../b/c" as
-#: XCom of the task b, and "a/slice" be looked for elsewhere.
-_UNUSABLE_IN_KEY = re.compile(r"[\x00-\x1f\x7f?#]|(^|/)\.\.?(/|$)|/slice$|/item/[^/]*$")
+#: Airflow puts the key into an address without quoting it; "a%20b" would be stored as "a b", and "../b/c"
+#: as XCom of the task b.
+_UNUSABLE_IN_KEY = re.compile(r"[\x00-\x1f\x7f?#]|(^|/)\.\.?(/|$)")
 #: Length in characters at which a key is cut in a path.
 _SHOWN_KEY_LENGTH = 40
 
