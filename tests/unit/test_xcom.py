@@ -82,7 +82,7 @@ def test_no_output_is_none():
 
 
 @pytest.mark.parametrize(
-    "key", ["a", "a/b", "日本 😀", "k" * 512, "a..b", "50%", "%zz", "slice", "item/0/a", "a/.b"]
+    "key", ["a", "a/b", "日本 😀", "k" * 512, "a..b", "50%", "%zz", "a/slice", "a/item/0", "a/.b"]
 )
 def test_an_entry_can_be_an_xcom_of_its_own(key):
     check_key(key)
@@ -105,8 +105,6 @@ def test_an_entry_can_be_an_xcom_of_its_own(key):
         "../b/return_value",
         "a/./b",
         "a/..",
-        "a/slice",
-        "item/item/0",
     ],
 )
 def test_an_entry_that_airflow_would_lose_cannot(key):
