@@ -67,8 +67,19 @@ def parse_storable(text: str) -> tuple[Any, bool]:
     if not _MAYBE_UNSTORABLE.search(text):
         return value, False
     text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
-    storable = json.loads(_ESCAPE.sub(lambda escape: "?" if escape[1] == "u0000" else escape[0], text))
+    text = _ESCAPE.sub(lambda escape: "?" if escape[1] == "u0000" else escape[0], text)
+    storable = json.loads(text, object_pairs_hook=_with_all)
     return storable, storable != value
+
+
+def _with_all(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object, with one more question mark where replacing has made two keys the same."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        while key in found:
+            key += "?"
+        found[key] = value
+    return found
 
 
 def parse_exactly(text: str) -> Any:
