@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -86,6 +86,21 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
             "multiple_outputs=True takes the output apart, and with wait_for_completion=False the task has none, but "
             "returns the invocation's id. Leave one of the two out."
         )
+
+
+@contextmanager
+def no_retry_if_mapped(task: Any) -> Iterator[None]:
+    """
+    Fail a task for good whose item, which another task returned, cannot be right: it is checked when the task runs.
+
+    :raises AirflowFailException: instead of a ValueError, where Airflow makes the operator of a mapped one.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if getattr(task, "_BaseOperator__from_mapped", False):
+            raise AirflowFailException(str(error)) from error
+        raise
 
 
 def check_names(given: Mapping[str, Any], **meanings: str) -> None:

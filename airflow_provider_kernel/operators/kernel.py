@@ -19,6 +19,7 @@ from airflow_provider_kernel.operators.arguments import (
     check_payload,
     is_file,
     is_unrendered,
+    no_retry_if_mapped,
     require_name,
 )
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT
@@ -140,7 +141,8 @@ class KernelInvokeOperator(BaseOperator):
         self._is_payload_rendered = "payload" in self.template_fields and is_unrendered(
             payload, self.get_dag()
         )
-        self.check_arguments({**vars(self), "dag": self.get_dag()})
+        with no_retry_if_mapped(self):
+            self.check_arguments({**vars(self), "dag": self.get_dag()})
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:

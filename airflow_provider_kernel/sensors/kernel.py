@@ -33,7 +33,7 @@ from airflow_provider_kernel.api.record import try_id
 from airflow_provider_kernel.api.waiting import PATIENCE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
-from airflow_provider_kernel.operators.arguments import check_names, require_name
+from airflow_provider_kernel.operators.arguments import check_names, no_retry_if_mapped, require_name
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
 from airflow_provider_kernel.operators.mapped import checked
 from airflow_provider_kernel.operators.result import announce_end, xcom_value
@@ -106,7 +106,8 @@ class KernelInvocationSensor(BaseSensorOperator):
         self.kernel_conn_id = kernel_conn_id
         self.deferrable = deferrable
         self.follow_logs = follow_logs
-        self.check_arguments(vars(self))
+        with no_retry_if_mapped(self):
+            self.check_arguments(vars(self))
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:

@@ -381,6 +381,17 @@ def test_what_expand_is_given_literally_is_checked_when_the_dag_is_parsed(mapped
             KernelInvokeOperator.partial(**partial).expand_kwargs(items)
 
 
+def test_an_item_that_another_task_returned_and_that_is_wrong_fails_without_a_retry():
+    with DAG("d", schedule=None):
+        output = task(nothing)()
+        mapped = KernelInvokeOperator.partial(task_id="t", app_name="shop", action_name="price").expand(
+            payload=output
+        )
+    assert mapped.unmap({"payload": {"sku": "A"}}).payload == {"sku": "A"}
+    with pytest.raises(AirflowFailException, match="not JSON text"):
+        mapped.unmap({"payload": "A-100"})
+
+
 @pytest.mark.filterwarnings("ignore:.*never mapped")
 def test_what_a_dict_maps_over_is_checked_too():
     with (
