@@ -137,12 +137,11 @@ class KernelInvokeOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.capacity_timeout = capacity_timeout
         self._interruptible = Interruptible()
+        dag = self.get_dag()
         #: Whether the payload is what a template, reference or callable gives; None is then not the user's word.
-        self._is_payload_rendered = "payload" in self.template_fields and is_unrendered(
-            payload, self.get_dag()
-        )
+        self._is_payload_rendered = "payload" in self.template_fields and is_unrendered(payload, dag)
         with no_retry_if_mapped(self):
-            self.check_arguments({**vars(self), "dag": self.get_dag()})
+            self.check_arguments({**vars(self), "dag": dag})
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
@@ -210,10 +209,9 @@ class KernelInvokeOperator(BaseOperator):
         :return: the same, rendered.
         :raises ValueError: there is no file of the payload's name.
         """
+        dag = self.get_dag()
         if content is self.payload and "payload" in self.template_fields:
-            self._is_payload_rendered = is_unrendered(
-                content, self.get_dag()
-            )  # it may have been set meanwhile
+            self._is_payload_rendered = is_unrendered(content, dag)  # it may have been set meanwhile
         render = partial(super().render_template, context=context, jinja_env=jinja_env, seen_oids=seen_oids)
         if not isinstance(content, str) or id(content) in (seen_oids or ()):
             return render(content)
@@ -222,7 +220,6 @@ class KernelInvokeOperator(BaseOperator):
             env = jinja_env or self.get_template_env()
             comment = f"{env.comment_start_string}{env.comment_end_string}" if is_name else ""
             return render(f"{content}{comment}")
-        dag = self.get_dag()
         own = getattr(self, "render_template_as_native_obj", None)  # of newer Airflows
         is_native = own if own is not None else dag is not None and dag.render_template_as_native_obj
         if not is_native and not is_name:
