@@ -31,8 +31,10 @@ from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators import capacity as operators_capacity
 from airflow_provider_kernel.operators import submission
 from airflow_provider_kernel.operators.this_try import KernelSupersededError
+from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
 from tests import faults
+from tests.integration.conftest import APP
 from tests.integration.task import Died, Task, both_waits, signalled
 
 pytestmark = pytest.mark.usefixtures("proxy")
@@ -46,6 +48,13 @@ LOST = [
     faults.html(502, after=True),
 ]
 losing = pytest.mark.parametrize("fault", LOST, ids=lambda fault: fault.name)
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    """One of this module's own: other tests' invocations without payload could be taken for one whose reply was lost."""
+    with KernelEmulator([APP], heartbeat=0.5) as emulator:
+        yield emulator
 
 
 @pytest.fixture
