@@ -34,7 +34,7 @@ from airflow_provider_kernel.operators.this_try import KernelSupersededError
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
 from tests import faults
-from tests.integration.conftest import APP
+from tests.integration.conftest import APP, client_of
 from tests.integration.task import Died, Task, both_waits, signalled
 
 pytestmark = pytest.mark.usefixtures("proxy")
@@ -55,6 +55,13 @@ def emulator():
     """One of this module's own: other tests' invocations without payload could be taken for one whose reply was lost."""
     with KernelEmulator([APP], heartbeat=0.5) as emulator:
         yield emulator
+
+
+@pytest.fixture(scope="module")
+def client(emulator):
+    """The official SDK's client of that emulator."""
+    with client_of(emulator) as client:
+        yield client
 
 
 @pytest.fixture
