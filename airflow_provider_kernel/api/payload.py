@@ -107,7 +107,7 @@ def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda valu
         return None
     if isinstance(payload, str):
         try:
-            parse_json(payload)
+            parse_exactly(payload)
         except ValueError as error:
             raise ValueError(
                 f"payload is a string that is not JSON text ({error}). Pass the value itself (a dict, a list, …) "

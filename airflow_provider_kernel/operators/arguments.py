@@ -20,7 +20,12 @@ from airflow_provider_kernel.api.arguments import (
     check_storable,
     is_template,
 )
-from airflow_provider_kernel.api.payload import KEY_FIELD_MEANING, check_key_field, encode_payload, parse_json
+from airflow_provider_kernel.api.payload import (
+    KEY_FIELD_MEANING,
+    check_key_field,
+    encode_payload,
+    parse_exactly,
+)
 
 try:
     from airflow.sdk.definitions._internal.mixins import ResolveMixin
@@ -128,7 +133,7 @@ def check_payload(payload: Any, key_field: Any, dag: Any) -> None:
         return
     text = encode_payload(payload, partial(is_unrendered, is_whole=False))
     if key_field is not None:
-        check_key_field(key_field, None if text is None else parse_json(text))
+        check_key_field(key_field, None if text is None else parse_exactly(text))
 
 
 def require_name(name: str, rendered: Any, meaning: str) -> None:

@@ -217,9 +217,10 @@ class KernelInvokeOperator(BaseOperator):
             return render(content)
         is_name = is_file(content, self.template_ext)
         if content is not self.payload:
+            if not is_name:
+                return render(content)
             env = jinja_env or self.get_template_env()
-            comment = f"{env.comment_start_string}{env.comment_end_string}" if is_name else ""
-            return render(f"{content}{comment}")
+            return render(f"{content}{env.comment_start_string}{env.comment_end_string}")
         own = getattr(self, "render_template_as_native_obj", None)  # of newer Airflows
         is_native = own if own is not None else dag is not None and dag.render_template_as_native_obj
         if not is_native and not is_name:

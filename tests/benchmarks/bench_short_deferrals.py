@@ -30,7 +30,6 @@ DEFAULT_SETTINGS = {
     "AIRFLOW__CORE__PARALLELISM": "32",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "5",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
-    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "5",
 }
 #: Sets for how long a deferral lasts at least; Python runs it at the triggerer's start.
 HOLD = "import airflow_provider_kernel.triggers.hold as hold\n\nhold.shortest_deferral = lambda: {}\n"
