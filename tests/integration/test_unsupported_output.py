@@ -54,7 +54,7 @@ def test_an_output_that_is_no_xcom_may_be_anything():
 
 class TestMultipleOutputs:
     def test_entries_named_as_our_own_are_left_out_with_a_warning(self, told):
-        names = ["invocation_id", "app_version", KernelInvocationLink.key]
+        names = ["invocation_id", "app_version", KernelInvocationLink.key, "return_value", "skipmixin_key"]
         task = decoding(
             json.dumps({"price": 1, **dict.fromkeys(names, "javascript:alert(1)")}), multiple_outputs=True
         )
