@@ -505,7 +505,7 @@ def superseded(task, meanwhile):
 
 
 def away():
-    raise ConnectionError("Airflow's API, with a secret")
+    raise ConnectionError("Airflow's API, with hunter2")
 
 
 class TestTheStore:
@@ -515,7 +515,7 @@ class TestTheStore:
         task.at("before:intent", away)
         with pytest.raises(KernelError, match="An invocation was not requested") as error:
             task.run()
-        assert "secret" not in str(error.value)
+        assert "hunter2" not in str(error.value)
         assert proxy.seen(POST) == []
 
     @both_waits

@@ -153,11 +153,11 @@ def test_an_airflow_that_takes_no_xcom_is_a_warning(told, mocker):
 
     def refuse(key, value):
         if key == LINK:
-            raise ConnectionError("https://api.example/secret")
+            raise ConnectionError("https://api.example/hunter2")
         push(key, value)
 
     mocker.patch.object(task.ti, "xcom_push", refuse)
     assert task.run() == 7
     log = told()
     assert "There is no link to the invocation: ConnectionError" in log
-    assert "secret" not in log
+    assert "hunter2" not in log

@@ -137,8 +137,8 @@ def test_a_stream_that_is_opened_again_is_counted_in_a_triggerer(sent, cut_strea
 
 def test_metrics_that_cannot_be_sent_are_a_warning(emulator_env, mocker, told):
     # Airflow itself fails with a backend that cannot be loaded; one that raises later is up to its maker.
-    mocker.patch.object(metrics, "_stats", side_effect=OSError("statsd.example: a secret"))
+    mocker.patch.object(metrics, "_stats", side_effect=OSError("statsd.example: hunter2"))
     assert Task("echo", 7, deferrable=False).run() == 7
     log = told()
     assert "The metric kernel.submitted could not be sent: OSError" in log
-    assert "secret" not in log
+    assert "hunter2" not in log
