@@ -12,19 +12,29 @@ from urllib.parse import quote, urlsplit
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
+    KernelConfigurationError,
     KernelError,
     KernelTransportError,
     is_certainly_not_accepted,
     is_worth_repeating,
-    sentence,
-    shorten,
 )
-from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest, InvocationStatus
+from airflow_provider_kernel.api.invocation import (
+    Invocation,
+    InvocationRequest,
+    InvocationStatus,
+    is_invocation_id,
+)
 from airflow_provider_kernel.api.payload import parse_json
+from airflow_provider_kernel.api.replies import is_encoded
+from airflow_provider_kernel.api.text import MAX_NAME, NO_SECRETS, Redactor, clean, sentence
 
 T = TypeVar("T")
 #: Longest Retry-After that is honoured, in seconds.
 MAX_RETRY_AFTER = 3600.0
+#: Longest part of an error's message that is shown, in characters.
+MAX_MESSAGE = 1_000
+#: A list that goes on beyond so many items is none of Kernel's.
+MAX_OFFSET = 10**7
 _REQUEST_ID_HEADERS = ("X-Request-Id", "X-Kernel-Request-Id", "CF-Ray")
 
 
@@ -41,6 +51,7 @@ class Call(Generic[T]):
     :param may_repeat: tells of an error whether the request may be sent again after it.
     :param min_timeout: seconds that the reply may take at least, whatever the connection says.
     :param has_result: False if a success is all there is to know, whatever its body.
+    :param skim: whether strings of over a kilobyte, such as payloads and outputs, may be missing in a triggerer.
     """
 
     method: str
@@ -51,6 +62,7 @@ class Call(Generic[T]):
     may_repeat: Callable[[KernelError], bool] = is_worth_repeating
     min_timeout: float = 0
     has_result: bool = True
+    skim: bool = True
 
 
 class Page(NamedTuple):
@@ -58,12 +70,13 @@ class Page(NamedTuple):
     One page of a list.
 
     ``next_offset`` is None on the last; ``served_at`` is when it was served by Kernel's clock, in whole seconds
-    since 1970, None if Kernel does not say.
+    since 1970, None if Kernel does not say; ``size`` is that of the reply in bytes, decoded.
     """
 
     items: list[Any]
     next_offset: int | None
     served_at: float | None = None
+    size: int = 0
 
 
 def invoke(
@@ -80,9 +93,9 @@ def invoke(
     )
 
 
-def get_invocation(invocation_id: str) -> Call[Invocation]:
-    """Ask for one invocation: the authority on its state."""
-    return Call("GET", _path(invocation_id), _invocation_with(invocation_id))
+def get_invocation(invocation_id: str, *, skim: bool = True) -> Call[Invocation]:
+    """Ask for one invocation: the authority on its state. ``skim`` as in :class:`Call`."""
+    return Call("GET", _path(invocation_id), _invocation_with(invocation_id), skim=skim)
 
 
 def list_invocations(*, skip_unreadable: bool = False, **filters: Any) -> Call[Page]:
@@ -204,70 +217,106 @@ def cancel(
     return Cancellation(found, cancelled)
 
 
-def read_reply(call: Call[T], status: int, headers: Mapping[str, str], body: bytes) -> T:
+def is_success(status: int) -> bool:
+    """Tell whether a reply with this HTTP status is what was asked for."""
+    return 200 <= status < 300
+
+
+def read_reply(
+    call: Call[T],
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    redactor: Redactor = NO_SECRETS,
+    size: int | None = None,
+) -> T:
     """
     Turn a whole reply into the call's result.
 
     :param call: what was asked.
     :param status: the reply's HTTP status.
     :param headers: looked up in any case (as both HTTP clients' headers are).
-    :param body: the whole of it.
+    :param body: the whole of it, or what was left of it for a triggerer.
+    :param redactor: knows the secrets that are not to be believed to come from Kernel.
+    :param size: how many bytes it was; default: what ``body`` is.
     :return: the result.
     :raises KernelApiError: an error status, or a redirect.
     :raises KernelTransportError: a success that is not what Kernel would have said.
     """
-    if not 200 <= status < 300:
-        raise_for_status(status, headers, body)
+    if not is_success(status):
+        raise_for_status(status, headers, body, redactor)
     try:
-        return call.read(parse_json(body.decode()) if call.has_result and status != 204 else None, headers)
-    except (ValueError, TypeError):
+        data = _decoded(body, redactor) if call.has_result and status != 204 else None
+        result = call.read(data, headers)
+    except _MALFORMED:
         raise KernelTransportError(
-            f"{call.method} {call.path} was answered {status} with {_kind(headers)} that is not Kernel's reply; "
-            "a proxy on the way may have answered."
+            f"{call.method} {call.path} was answered {status} with {_kind(headers, redactor)} that is not Kernel's "
+            "reply; a proxy on the way may have answered."
         ) from None
+    if isinstance(result, Page):
+        return result._replace(size=len(body) if size is None else size)
+    return result
 
 
-def check_stream(headers: Mapping[str, str]) -> None:
+#: What reading JSON raises that is well-formed, or not, but not what was expected.
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+
+
+def _decoded(body: bytes, redactor: Redactor) -> Any:
+    text = body.decode()
+    return redactor.json(parse_json(text), text)
+
+
+def check_stream(headers: Mapping[str, str], redactor: Redactor = NO_SECRETS) -> None:
     """
     Check the head of what was answered 200 to :func:`follow_events`.
 
     :param headers: the reply's.
-    :raises KernelTransportError: it is no event stream, so that its end does not count as that of one.
+    :param redactor: as in :func:`read_reply`.
+    :raises KernelTransportError: it is no event stream, so that its end does not count as that of one; or it is
+        encoded, which was not asked for, and may be any amount of data.
     """
-    if _kind(headers).strip().lower() != "text/event-stream":
+    kind = _kind(headers, redactor)
+    if kind.strip().lower() != "text/event-stream" or is_encoded(headers):
+        encoded = " with an encoding" if is_encoded(headers) else ""
         raise KernelTransportError(
-            f"The events were asked for, and {_kind(headers)} came; a proxy on the way may have answered."
+            f"The events were asked for, and {kind}{encoded} came; a proxy on the way may have answered."
         )
 
 
-def raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
+def raise_for_status(
+    status: int, headers: Mapping[str, str], body: bytes, redactor: Redactor = NO_SECRETS
+) -> NoReturn:
     """
     Raise what an error reply says.
 
     :param status: its HTTP status.
     :param headers: its headers.
     :param body: the whole of it.
+    :param redactor: as in :func:`read_reply`.
     :raises KernelApiError: always.
     """
     code, message = (
         None,
-        f"the body is {_kind(headers)} and not Kernel's; a proxy on the way may have answered",
+        f"the body is {_kind(headers, redactor)} and not Kernel's; a proxy on the way may have answered",
     )
     if 300 <= status < 400:
-        message = f"a redirect to {_host(headers.get('Location'))}, which is not followed so that the token stays where it belongs"
+        host = clean(redactor.text(_host(headers.get("Location"))), MAX_NAME)
+        message = f"a redirect to {host}, which is not followed so that the token stays where it belongs"
     else:
         try:
-            error = parse_json(body.decode())
+            error = _decoded(body, redactor)
             if isinstance(error["message"], str):
-                message = shorten(_sentence(error), 1_000)
-            code = error["code"] if isinstance(error.get("code"), str) else None
-        except (ValueError, TypeError, KeyError):
+                message = clean(_sentence(error), MAX_MESSAGE)
+            code = clean(error["code"], MAX_NAME) if isinstance(error.get("code"), str) else None
+        except _MALFORMED:
             pass
+    request_id = next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None)
     raise KernelApiError(
         message,
         status_code=status,
         code=code,
-        request_id=next((headers[name] for name in _REQUEST_ID_HEADERS if headers.get(name)), None),
+        request_id=request_id and clean(redactor.text(request_id), MAX_NAME),
         retry_after=_retry_after(headers.get("Retry-After")),
     )
 
@@ -318,7 +367,7 @@ def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any], off
     if has_more == "false" or not data or following is None:
         following = "0"
     next_offset = int(following) or None
-    if next_offset is not None and next_offset <= offset:
+    if next_offset is not None and not offset < next_offset <= MAX_OFFSET:
         raise ValueError("a list that goes on where it was would be asked for for ever")
     return Page([read(item) for item in data], next_offset, _served_at(headers.get("Date")))
 
@@ -326,7 +375,7 @@ def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any], off
 def _served_at(date: str | None) -> float | None:
     try:
         return parsedate_to_datetime(date).timestamp() if date else None
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError, TypeError):
         return None
 
 
@@ -335,10 +384,11 @@ def _params(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _path(invocation_id: str, rest: str = "") -> str:
-    if not isinstance(invocation_id, str) or not invocation_id.strip(" .\n\t"):
-        raise ValueError(
+    if not is_invocation_id(invocation_id):
+        is_text = isinstance(invocation_id, str)
+        raise KernelConfigurationError(
             "An invocation id is a text such as 'rr33xuugxj9h0bkf1rdt2bet', not "
-            f"{repr(invocation_id) if isinstance(invocation_id, str) else type(invocation_id).__name__}."
+            f"{repr(clean(invocation_id, 40)) if is_text else type(invocation_id).__name__}."
         )
     return f"/invocations/{quote(invocation_id, safe='')}{rest}"
 
@@ -351,8 +401,9 @@ def _host(location: str | None) -> str:
         return "another address"
 
 
-def _kind(headers: Mapping[str, str]) -> str:
-    return (headers.get("Content-Type") or "no content type").partition(";")[0]
+def _kind(headers: Mapping[str, str], redactor: Redactor) -> str:
+    kind = (headers.get("Content-Type") or "no content type").partition(";")[0]
+    return clean(redactor.text(kind), MAX_NAME)
 
 
 def _retry_after(value: str | None) -> float | None:

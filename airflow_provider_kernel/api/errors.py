@@ -9,19 +9,7 @@ from __future__ import annotations
 
 import re
 
-#: Longest part of a failed invocation's output that is shown, in characters.
-MAX_REASON = 2_000
-
-
-def shorten(text: str, limit: int = MAX_REASON) -> str:
-    """Return ``text`` cut to ``limit`` characters, saying how many were left out."""
-    return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
-
-
-def sentence(text: str) -> str:
-    """Return words of somebody else's with a full stop at their end, if they have none, so that ours may follow."""
-    text = text.rstrip()
-    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+from airflow_provider_kernel.api.text import sentence
 
 
 class KernelError(Exception):
@@ -29,7 +17,7 @@ class KernelError(Exception):
 
 
 class KernelConfigurationError(KernelError, ValueError):
-    """The connection cannot be used as it is; the message says what to write instead."""
+    """The connection, or an id, cannot be used as it is; the message says what to write instead."""
 
 
 class KernelConnectionNotFoundError(KernelConfigurationError):
@@ -51,6 +39,10 @@ class KernelTransportError(KernelError):
     def __init__(self, message: str, *, sent: bool = True) -> None:
         super().__init__(message)
         self.sent = sent
+
+
+class KernelResponseTooLargeError(KernelTransportError):
+    """The reply is larger than the connection's ``max_response_mb``, or than any of Kernel's; it was not read on."""
 
 
 class KernelApiError(KernelError):
@@ -184,7 +176,7 @@ def is_full(error: BaseException) -> bool:
 def is_worth_repeating(error: KernelError) -> bool:
     """Tell whether a request that is safe to repeat (GET, PATCH, DELETE) may succeed when sent again."""
     if isinstance(error, KernelTransportError):
-        return True
+        return not isinstance(error, KernelResponseTooLargeError)
     return isinstance(error, KernelApiError) and not error.is_refusal
 
 

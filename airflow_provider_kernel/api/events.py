@@ -16,10 +16,11 @@ from typing import Any
 from airflow_provider_kernel.api.errors import KernelTransportError
 from airflow_provider_kernel.api.invocation import Invocation
 from airflow_provider_kernel.api.payload import parse_json
+from airflow_provider_kernel.api.text import NO_SECRETS, Redactor
 
 #: Longest event that is read, in bytes. A longer one (a state with a huge output, say) is dropped: the state
 #: is asked for with GET anyway, and a log line is cut by Kernel at 64 KiB, which JSON may blow up sixfold.
-MAX_EVENT_BYTES = 1_048_576
+MAX_EVENT_BYTES = 2**19
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,16 @@ class EventDecoder:
     Events that the stream's end cut short are not delivered, as the standard says.
 
     :param max_event_bytes: longest event that is read.
+    :param redactor: knows the secrets that are not to be believed to come from Kernel.
     """
 
-    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES, redactor: Redactor = NO_SECRETS) -> None:
         self.skipped = 0
         self._max = max_event_bytes
+        self._redactor = redactor
         self._buffer = bytearray()
         self._scanned = 0
-        self._data: list[bytes] = []
-        self._size = 0
+        self._data = bytearray()  # its lines, each with a line end
         self._too_long = False
         self._started = False
 
@@ -119,7 +121,7 @@ class EventDecoder:
                 yield event
         del self._buffer[:start]
         # "data: " and a pending CR may stand around a value that is still within bounds.
-        if len(self._buffer) + self._size > self._max + 8:
+        if len(self._buffer) + len(self._data) > self._max + 8:
             self._too_long = self._too_long or self._buffer.startswith(b"data:")
             # What tells the field, and whether a line end is pending; the rest of the line is let go.
             self._buffer = self._buffer[:5] + self._buffer[5:][-1:]
@@ -130,31 +132,29 @@ class EventDecoder:
             return self._dispatch()
         field, _, value = line.partition(b":")
         if field == b"data":
-            value = value.removeprefix(b" ")
-            self._size += len(value) + 1  # with the line end that joins it to the next
-            self._too_long = self._too_long or self._size > self._max + 1
+            self._data += value.removeprefix(b" ") + b"\n"
+            self._too_long = self._too_long or len(self._data) > self._max + 1
             if self._too_long:
                 self._data.clear()
-            else:
-                self._data.append(value)
         return None
 
     def _dispatch(self) -> Event | None:
-        data, too_long = b"\n".join(self._data), self._too_long
+        data, too_long = bytes(self._data[:-1]), self._too_long
         self._data.clear()
-        self._size, self._too_long = 0, False
+        self._too_long = False
         event = None
         if data and not too_long:
-            event = _read_event(data)
+            event = _read_event(data, self._redactor)
         if event is None and (data or too_long):
             self.skipped += 1
         return event
 
 
-def _read_event(data: bytes) -> Event | None:
+def _read_event(data: bytes, redactor: Redactor) -> Event | None:
     """Return the event, or None if it is of an unknown type or malformed."""
     try:
-        fields: dict[str, Any] = parse_json(data.decode(errors="replace"))
+        text = data.decode(errors="replace")
+        fields: dict[str, Any] = redactor.json(parse_json(text), text)
         timestamp = fields.get("timestamp")
         timestamp = timestamp if isinstance(timestamp, str) else ""
         match fields["event"]:
@@ -167,7 +167,7 @@ def _read_event(data: bytes) -> Event | None:
                 return ErrorEvent(timestamp, str(error.get("code")), str(error.get("message")))
             case "sse_heartbeat":
                 return Heartbeat(timestamp)
-    except (ValueError, TypeError, KeyError, AttributeError, KernelTransportError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, KernelTransportError):
         pass
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -14,10 +15,9 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationFailed,
     KernelInvocationUnsettled,
     KernelTransportError,
-    sentence,
-    shorten,
 )
 from airflow_provider_kernel.api.payload import check_key_field, encode_payload, parse_exactly, parse_json
+from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
 
 
 class InvocationStatus(StrEnum):
@@ -73,20 +73,28 @@ class Invocation:
         """
         if not isinstance(data, Mapping) or not _is_text(data.get("id")) or not _is_text(data.get("status")):
             raise KernelTransportError("The reply is not an invocation: it has no id or no status.")
-        text = {key: value for key, value in data.items() if isinstance(value, str)}
-        output = data.get("output")
+        if not is_invocation_id(data["id"]):
+            raise KernelTransportError("The reply is not an invocation of Kernel's: its id is none.")
+
+        def text(name: str) -> str | None:
+            value = data.get(name)
+            return value if isinstance(value, str) else None
+
+        def name(name: str) -> str | None:
+            value = text(name)
+            return value and clean(value, MAX_NAME)
+
         return cls(
-            id=text["id"],
-            status=text["status"],
-            action_name=text.get("action_name"),
-            app_name=text.get("app_name"),
-            version=text.get("version"),
-            started_at=text.get("started_at"),
-            finished_at=text.get("finished_at"),
-            status_reason=text.get("status_reason"),
-            payload=text.get("payload"),
-            # Kernel says that it is text; what is not must not be lost all the same.
-            raw_output=output if output is None or isinstance(output, str) else json.dumps(output),
+            id=data["id"],
+            status=clean(data["status"], MAX_NAME),
+            action_name=name("action_name"),
+            app_name=name("app_name"),
+            version=name("version"),
+            started_at=name("started_at"),
+            finished_at=name("finished_at"),
+            status_reason=text("status_reason"),
+            payload=text("payload"),
+            raw_output=_as_text(data.get("output")),
         )
 
     @property
@@ -144,10 +152,10 @@ class Invocation:
 
     def failure(self, hint: str = "") -> KernelInvocationFailed:
         """Return the exception that tells why this invocation failed, with ``hint`` in its first line."""
-        reason = sentence(shorten(self.status_reason or "Kernel gave no reason"))
+        reason = sentence(clean(self.status_reason or "Kernel gave no reason"))
         message = f"Kernel invocation {self.id} failed: {reason} {hint}".rstrip()
         if self.raw_output:
-            message += f"\nIts output: {shorten(self.raw_output)}"
+            message += f"\nIts output: {clean(self.raw_output, keep_lines=True)}"
         return KernelInvocationFailed(message, invocation_id=self.id)
 
 
@@ -215,5 +223,24 @@ class InvocationRequest:
         return {key: value for key, value in body.items() if value is not None}
 
 
+def is_invocation_id(value: Any) -> bool:
+    """Tell whether ``value`` may be an id: it becomes a part of addresses, file names and log lines."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+# Kernel's have 24 letters and digits; what it will have is not known.
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:~-]{0,199}")
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
+
+
+def _as_text(output: Any) -> str | None:
+    """Return an output as text. Kernel says that it is one; what is not must not be lost all the same."""
+    if output is None or isinstance(output, str):
+        return output
+    try:
+        return json.dumps(output)
+    except RecursionError:
+        raise KernelTransportError("The output of the invocation is nested too deeply.") from None

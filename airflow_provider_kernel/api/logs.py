@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from airflow_provider_kernel.api.events import Event, LogEvent, format_timestamp, parse_timestamp
+from airflow_provider_kernel.api.text import clean
 
 #: Records a second in the long run, and at once. Every record passes a single supervisor of the triggerer,
 #: which takes about 2,000 a second from all its triggers together.
@@ -77,7 +78,7 @@ class RemoteLog:
         if notice := self._notice(key[0]):
             self._held.append((notice, None))
             records = self._due(now)
-        line = event.message.rstrip("\r\n")
+        line = clean(event.message.rstrip("\r\n"), MAX_RECORD, keep_lines=True)
         if self._held_size + len(line) > MAX_RECORD and self._held:
             self._dropped += 1
         else:
@@ -118,6 +119,11 @@ class RemoteLog:
         record = "\n".join(_dated(line, time, now) for line, time in self._held)
         self._held, self._held_size, self._dropped = [], 0, 0
         return [record]
+
+
+def app_lines(record: str) -> str:
+    """Return a record as a task's log has it: each line says that it is the app's, which can write anything."""
+    return "\n".join(f"[app] {line}" for line in record.split("\n"))
 
 
 def _dated(line: str, time: int | None, now: float) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from airflow_provider_kernel.api.errors import KernelConfigurationError
-from airflow_provider_kernel.api.settings import API_KEYS_URL, shown
+from airflow_provider_kernel.api.settings import API_KEYS_URL, looks_like_token, shown
 
 #: The fields that Airflow takes in the JSON form of a connection.
 FIELDS = ("conn_type", "description", "host", "login", "password", "schema", "port", "extra")
@@ -23,11 +23,11 @@ def how_to_make(conn_id: str, *, or_key: bool) -> str:
     """
     key = ", and the environment has no KERNEL_API_KEY" if or_key else ""
     how = "Make one of type 'kernel' in Airflow's UI (Admin, Connections) or with `airflow connections add`"
-    if _SHELL_NAME.fullmatch(conn_id):
+    if _SHELL_NAME.fullmatch(conn_id) and not looks_like_token(conn_id):
         how += f", or set {_variable(conn_id)}{' or KERNEL_API_KEY' if or_key else ''}."
     else:
         how += "; to set it in the environment, choose an id of letters, digits and _."
-    return f"There is no Airflow connection {conn_id!r}{key}. {how} API keys are made at {API_KEYS_URL}."
+    return f"There is no Airflow connection {shown(conn_id, 200)}{key}. {how} API keys are made at {API_KEYS_URL}."
 
 
 def check_variable(conn_id: str, environ: Mapping[str, str]) -> None:

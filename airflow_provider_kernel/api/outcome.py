@@ -11,10 +11,9 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
-    sentence,
-    shorten,
 )
 from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.text import sentence, shorten
 
 #: Longest explanation that an event carries, in characters: Airflow logs and stores events.
 MAX_MESSAGE = 600

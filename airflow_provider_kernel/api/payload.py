@@ -22,7 +22,6 @@ MAX_PAYLOAD_BYTES = 4_500_000
 KEY_FIELD_MEANING = "the name under which the key is to be added to the payload"
 #: Escapes of half a surrogate pair and of NUL; whole pairs match, too.
 _MAYBE_UNSTORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
-_ESCAPE = re.compile(r"\\(u0000|.)")
 #: What to write for a value of these classes; for one of several, the first counts.
 _CONVERSIONS: tuple[tuple[Any, str], ...] = (
     ((date, time), ".isoformat()"),
@@ -67,7 +66,8 @@ def parse_storable(text: str) -> tuple[Any, bool]:
     if not _MAYBE_UNSTORABLE.search(text):
         return value, False
     text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
-    text = _ESCAPE.sub(lambda escape: "?" if escape[1] == "u0000" else escape[0], text)
+    # A backslash that is data is written twice. It is set aside as NUL, which dumps leaves nowhere.
+    text = text.replace("\\\\", "\0").replace("\\u0000", "?").replace("\0", "\\\\")
     storable = json.loads(text, object_pairs_hook=_with_all)
     return storable, storable != value
 

@@ -8,11 +8,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_kernel.api.dashboard import DEFAULT_DASHBOARD_URL, invocation_url
-from airflow_provider_kernel.api.errors import KernelConfigurationError, shorten
+from airflow_provider_kernel.api.errors import KernelConfigurationError
+from airflow_provider_kernel.api.text import Redactor, clean
 
 #: Where Kernel's API is, unless the connection's host or ``KERNEL_BASE_URL`` says otherwise.
 DEFAULT_BASE_URL = "https://api.onkernel.com"
@@ -21,7 +23,12 @@ DEFAULT_TIMEOUT_SECONDS = 30.0
 #: Where a person makes a token.
 API_KEYS_URL = "https://dashboard.onkernel.com/api-keys"
 #: The extras of a connection, by name.
-EXTRAS = ("project", "timeout", "proxy", "verify", "allow_http", "dashboard_url")
+EXTRAS = ("project", "timeout", "max_response_mb", "proxy", "verify", "allow_http", "dashboard_url")
+#: Megabytes (10**6 bytes) that a reply may have, unless the connection's extra ``max_response_mb`` says otherwise:
+#: it holds an output and a payload, as JSON within JSON.
+DEFAULT_MAX_RESPONSE_MB = 64
+#: The most that ``max_response_mb`` may be: Python holds several copies of a reply.
+LARGEST_MAX_RESPONSE_MB = 1024
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class KernelSettings:
     :param base_url: address of the API, without a slash at its end.
     :param project: name or id sent as ``X-Kernel-Project``; None for the key's default project.
     :param timeout: seconds that Kernel has for a reply.
+    :param max_response_mb: megabytes that a reply may have, decoded; a larger one is an error.
     :param verify: whether Kernel's TLS certificate is checked; or the path of a file (or folder) with the
         certificates of those that may have signed it.
     :param proxy: address of the proxy; it may hold a password, and is not in the repr. None: the environment's.
@@ -45,6 +53,7 @@ class KernelSettings:
     base_url: str = DEFAULT_BASE_URL
     project: str | None = None
     timeout: float = DEFAULT_TIMEOUT_SECONDS
+    max_response_mb: int = DEFAULT_MAX_RESPONSE_MB
     verify: bool | str = True
     proxy: str | None = field(default=None, repr=False)
     dashboard_url: str = field(default=DEFAULT_DASHBOARD_URL, repr=False)
@@ -68,7 +77,7 @@ class KernelSettings:
         :param schema: the path of the address, as Airflow reads a URI; or ``http`` or ``https``.
         :raises KernelConfigurationError: the token is missing, or a field cannot be used.
         """
-        where = f"The Airflow connection {conn_id!r}"
+        where = f"The Airflow connection {shown(conn_id, 200)}"
         extra = extra or {}
         for name, value in {"password": password, "host": host, "login": login, "schema": schema}.items():
             if not isinstance(value, str | None):
@@ -85,6 +94,7 @@ class KernelSettings:
             base_url=base_url,
             project=_project(extra.get("project"), where),
             timeout=_timeout(extra.get("timeout"), where),
+            max_response_mb=_max_response_mb(extra.get("max_response_mb"), where),
             verify=_verify(extra.get("verify"), where),
             proxy=_proxy(extra.get("proxy"), base_url, allow_http, where),
             dashboard_url=str(extra.get("dashboard_url") or "").strip() or DEFAULT_DASHBOARD_URL,
@@ -115,6 +125,18 @@ class KernelSettings:
         if self.project:
             headers["X-Kernel-Project"] = self.project
         return headers
+
+    @property
+    def max_response_bytes(self) -> int:
+        """Bytes that a reply may have, decoded."""
+        return self.max_response_mb * 10**6
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """What replaces the token and the proxy's password in everything that comes from outside."""
+        url = urlsplit(self.proxy or "")
+        login = f"{unquote(url.username or '')}:{unquote(url.password)}" if url.password else ""
+        return Redactor([self.api_key, *self.proxy_passwords()], [login] if login else [])
 
     def proxy_passwords(self) -> list[str]:
         """Return the proxy's password, in each form in which it may turn up; for a masker."""
@@ -173,6 +195,10 @@ def _base_url(
         raise KernelConfigurationError(
             f"{where} has a host with a user, a password or parameters in it. {_HOST_FORM}"
         )
+    if looks_like_token(f"{text}{path}"):
+        raise KernelConfigurationError(
+            f"{where} has what looks like a token in its host. The token is the password. {_HOST_FORM}"
+        )
     if (
         url.scheme not in ("http", "https")
         or not _HOST.fullmatch(url.hostname or "")
@@ -225,9 +251,14 @@ def _without_effect(name: str) -> str:
     return f"the extra {shown(name)} is not known and has no effect. {hint}"
 
 
-def shown(name: str) -> str:
-    """Return the name of a field as a message may show it: a token may have slipped into its place."""
-    return "a name that looks like a token" if "sk_" in name else repr(shorten(name, 40))
+def shown(text: str, limit: int = 40) -> str:
+    """Return what a user wrote as a message may show it: a token may have slipped into its place."""
+    return "what looks like a token" if looks_like_token(text) else repr(clean(text, limit))
+
+
+def looks_like_token(text: str) -> bool:
+    """Tell whether a token may have slipped into the place of another text."""
+    return "sk_" in text
 
 
 def _project(value: Any, where: str) -> str | None:
@@ -236,6 +267,10 @@ def _project(value: Any, where: str) -> str | None:
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         raise KernelConfigurationError(
             f"{where}: the extra 'project' must be the name or id of a Kernel project."
+        )
+    if looks_like_token(value):
+        raise KernelConfigurationError(
+            f"{where}: the extra 'project' looks like a token. The token is the password."
         )
     return value.strip() or None
 
@@ -252,6 +287,25 @@ def _timeout(value: Any, where: str) -> float:
             f"{where}: the extra 'timeout' must be seconds, more than 0 and 3600 at most."
         )
     return seconds
+
+
+def _max_response_mb(value: Any, where: str) -> int:
+    if value is None or value == "":
+        return DEFAULT_MAX_RESPONSE_MB
+    try:
+        megabytes = int(value)
+    except (TypeError, ValueError, OverflowError):
+        megabytes = 0
+    if (
+        isinstance(value, bool)
+        or (megabytes != value and not isinstance(value, str))
+        or not 0 < megabytes <= LARGEST_MAX_RESPONSE_MB
+    ):
+        raise KernelConfigurationError(
+            f"{where}: the extra 'max_response_mb' must be a whole number of megabytes from 1 to "
+            f"{LARGEST_MAX_RESPONSE_MB}."
+        )
+    return megabytes
 
 
 def _flag(value: Any, where: str) -> bool:

@@ -26,6 +26,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
+    KernelResponseTooLargeError,
     KernelTransportError,
     is_worth_a_line,
     retry_after,
@@ -53,6 +54,8 @@ TAIL_LIFE, TAIL_SILENCE = 60.0, 5.0
 TAIL_PATIENCE, TAIL_PATIENCE_WITHOUT_STREAM = 90.0, 2.0
 #: Seconds over which waits spread their looks when their streams broke: many may have at the same moment.
 RECONNECT_SPREAD = 1.0
+#: Seconds beyond the deadline that the last look may take.
+LAST_LOOK = 3.0
 #: A shorter ``poll_interval`` is taken for this, in seconds.
 MIN_POLL_INTERVAL = 0.1
 #: Longest pause before a broken stream is tried again, in seconds.
@@ -74,7 +77,9 @@ class Follow:
 
 @dataclass(frozen=True)
 class Look:
-    """Ask ``GET /invocations/{id}``."""
+    """Ask ``GET /invocations/{id}``; give up after ``within`` seconds (None: as after any request)."""
+
+    within: float | None = None
 
 
 @dataclass(frozen=True)
@@ -166,14 +171,17 @@ class Wait:
             self._write(self._log.flush(self._clock))
             return self._outcome
         if self._is_overdue(now):
-            return Look()
+            return self._look(now)
         if now < self._wake:
             return Sleep(min(self._wake, self._deadline or self._wake) - now)
         if self._look_due or now < self._stream_after:
-            return Look()
+            return self._look(now)
         self._log_complete = self._on_log is None
         life = MAX_STREAM_LIFE if self._deadline is None else min(MAX_STREAM_LIFE, self._deadline - now)
         return self._follow(STREAM_SILENCE, life, now)
+
+    def _look(self, now: float) -> Look:
+        return Look(None if self._deadline is None else max(0.0, self._deadline - now) + LAST_LOOK)
 
     def _follow(self, silence: float, life: float, now: float) -> Follow:
         self._stream_opened = self._stream_heard = now
@@ -283,9 +291,9 @@ class Wait:
     def _is_hopeless(self, error: KernelError, now: float) -> bool:
         if isinstance(error, KernelConfigurationError):
             return True
-        if is_kernels_refusal(error):
+        if isinstance(error, KernelResponseTooLargeError) or is_kernels_refusal(error):
             self._refusals += 1
-            early = error.status_code == 404 and now - self._failing_since < NOT_FOUND_GRACE
+            early = getattr(error, "status_code", None) == 404 and now - self._failing_since < NOT_FOUND_GRACE
             if self._refusals > 1 and not early:
                 return True
         else:
@@ -314,6 +322,9 @@ class Find(Wait):
     ) -> None:
         super().__init__(invocation_id, now, on_trouble=on_trouble, deadline=deadline)
         self._look_due = True
+
+    def _look(self, now: float) -> Look:
+        return Look()  # it is all that there is
 
     def saw_invocation(self, invocation: Invocation, now: float) -> None:
         """Take the answer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -17,7 +18,7 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
 )
 from airflow_provider_kernel.api.missing import check_variable, how_to_make
-from airflow_provider_kernel.api.settings import KernelSettings
+from airflow_provider_kernel.api.settings import KernelSettings, looks_like_token, shown
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -50,7 +51,7 @@ def settings_of(connection: Connection) -> KernelSettings:
     if connection.conn_type not in ("kernel", "generic", "", None):
         # Its password is somebody else's, and its host would be sent it.
         raise KernelConfigurationError(
-            f"The Airflow connection {connection.conn_id!r} is of the type {connection.conn_type!r}. "
+            f"The Airflow connection {shown(connection.conn_id, 200)} is of the type {_shown_type(connection.conn_type)}. "
             "Name one of type 'kernel', or make one."
         )
     try:
@@ -60,7 +61,7 @@ def settings_of(connection: Connection) -> KernelSettings:
         extra = None
     if not isinstance(extra, dict):
         raise KernelConfigurationError(
-            f"The extra of the Airflow connection {connection.conn_id!r} is no JSON object."
+            f"The extra of the Airflow connection {shown(connection.conn_id, 200)} is no JSON object."
         )
     settings = KernelSettings.from_connection(
         connection.conn_id,
@@ -74,6 +75,12 @@ def settings_of(connection: Connection) -> KernelSettings:
     for warning in settings.warnings:
         warn_once(warning)
     return settings
+
+
+def _shown_type(conn_type: str) -> str:
+    """Return a connection's type as a message may show it: Airflow takes any text for one, a token, too."""
+    is_type = re.fullmatch(r"[A-Za-z]+[0-9]?(_[A-Za-z]+)*", conn_type) and not looks_like_token(conn_type)
+    return repr(conn_type) if is_type else "an unknown type"
 
 
 @lru_cache(maxsize=256)
@@ -93,7 +100,7 @@ def read_settings(conn_id: str, get_connection: Callable[[str], Connection]) -> 
     """
     if not (isinstance(conn_id, str) and conn_id.strip()):
         raise KernelConnectionNotFoundError(
-            f"There is no Airflow connection {conn_id!r}. Pass the id of one as kernel_conn_id."
+            f"There is no Airflow connection {shown(str(conn_id), 200)}. Pass the id of one as kernel_conn_id."
         )
     if settings := _ask(conn_id, get_connection):
         return settings
@@ -222,5 +229,6 @@ def unreadable(conn_id: str, error: Exception) -> KernelTransportError:
     """Return the exception for a connection that Airflow could not be asked for; it may pass."""
     # Not the error's text: it may hold the connection's.
     return KernelTransportError(
-        f"The Airflow connection {conn_id!r} could not be read ({type(error).__name__}).", sent=False
+        f"The Airflow connection {shown(conn_id, 200)} could not be read ({type(error).__name__}).",
+        sent=False,
     )

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-import threading
+import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Page
-from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.errors import (
+    KernelConfigurationError,
+    KernelError,
+    KernelResponseTooLargeError,
+    KernelTransportError,
+)
 from airflow_provider_kernel.api.events import Event, EventDecoder
+from airflow_provider_kernel.api.replies import ACCEPT_ENCODING, ReplyBody
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks.route import certificates_of, proxy_of, without_login
 from airflow_provider_kernel.hooks.transport import (
@@ -26,18 +32,29 @@ if TYPE_CHECKING:
     import requests
 
 T = TypeVar("T")
+#: Bytes that are read at once.
+READ_BYTES = 2**16
 
 
 def new_session(settings: KernelSettings) -> requests.Session:
     """Return a session that carries the token to Kernel, and to nobody else."""
+    from http.cookiejar import DefaultCookiePolicy
+
     import requests
+
+    from airflow_provider_kernel.hooks.watchdog import WatchedAdapter
 
     def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {settings.api_key}"
         return request
 
     session = requests.Session()
-    session.headers.update({**settings.headers(), "User-Agent": USER_AGENT})
+    session.headers.update(
+        {**settings.headers(), "User-Agent": USER_AGENT, "Accept-Encoding": ACCEPT_ENCODING}
+    )
+    session.mount("https://", WatchedAdapter())
+    session.mount("http://", WatchedAdapter())
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     # As auth, not as a header of the session: those may be printed, and a ~/.netrc would win over one.
     session.auth = authorize
     # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
@@ -52,9 +69,10 @@ def new_session(settings: KernelSettings) -> requests.Session:
 @contextmanager
 def exchange(
     session: requests.Session,
-    base_url: str,
+    settings: KernelSettings,
     call: Call[Any],
     *,
+    head: float,
     silence: float | None,
     total: float | None,
     stream: bool = False,
@@ -62,8 +80,9 @@ def exchange(
     """
     Send ``call`` and give its reply; errors of requests, here and in the ``with`` block, become ours.
 
+    :param head: seconds to the end of the reply's head, from before there is a connection.
     :param silence: seconds that each piece of the reply may take; None for any time.
-    :param total: seconds from its head to its end; None for any time.
+    :param total: seconds to the end of the reply; None for any time.
     :param stream: whether the reply is a stream of events.
     :raises KernelTransportError: there was no reply, or not the whole of it in time.
     :raises KernelConfigurationError: requests cannot be used as the environment has it.
@@ -71,48 +90,74 @@ def exchange(
     import requests
     from urllib3.exceptions import HTTPError
 
-    over, response = threading.Event(), None
+    from airflow_provider_kernel.hooks.watchdog import Watchdog
+
+    response = None
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
     body = None
     if call.body is not None:
         headers["Content-Type"] = "application/json"
         body = json.dumps(call.body, ensure_ascii=False).encode()
-    try:
-        response = session.request(
-            call.method,
-            base_url + call.path,
-            params=call.params,
-            data=body,
-            headers=headers,
-            timeout=(CONNECT_TIMEOUT, silence),
-            stream=True,
-            allow_redirects=False,
-        )
-        with response, _ended_after(total, response, over):
-            yield response
-            if over.is_set():
-                raise requests.Timeout
-    except (requests.RequestException, HTTPError, OSError) as error:
-        if response is None and not isinstance(error, requests.RequestException):
-            # From requests itself, before it sends: the file of certificates is gone.
-            raise KernelConfigurationError(str(error)) from None
-        proxy = without_login(session.proxies.get("https"))
-        raise _transport_error(base_url, error, timed_out=over.is_set(), proxy=proxy) from None
+    began = time.monotonic()
+    with Watchdog(head if total is None else min(head, total)) as watchdog:
+        try:
+            response = session.request(
+                call.method,
+                settings.base_url + call.path,
+                params=call.params,
+                data=body,
+                headers=headers,
+                timeout=(max(0.1, min(CONNECT_TIMEOUT, watchdog.seconds)), silence),
+                stream=True,
+                allow_redirects=False,
+            )
+            watchdog.restart(None if total is None else total - (time.monotonic() - began))
+            with response:
+                yield response
+                if watchdog.has_bitten:
+                    raise requests.Timeout
+        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
+            if isinstance(error, KernelError):
+                raise
+            if response is None and not isinstance(error, (requests.RequestException, ValueError)):
+                # From requests itself, before it sends: the file of certificates is gone.
+                raise KernelConfigurationError(str(error)) from None
+            proxy = without_login(session.proxies.get("https"))
+            raise _transport_error(settings, error, timed_out=watchdog.has_bitten, proxy=proxy) from None
 
 
-def events_of(response: requests.Response) -> Iterator[Event]:
+def result_of(call: Call[T], response: requests.Response, settings: KernelSettings) -> T:
     """
-    Read the reply to a request for a stream of events.
+    Read the reply to ``call``.
+
+    :raises KernelApiError: Kernel refused.
+    :raises KernelTransportError: it is none of Kernel's, or too large.
+    """
+    status, headers = response.status_code, response.headers
+    body = ReplyBody(
+        headers,
+        is_success=call.has_result and calls.is_success(status),
+        limit=settings.max_response_bytes,
+    )
+    while not body.full and (chunk := response.raw.read1(READ_BYTES, decode_content=False)):
+        for _ in body.feed(chunk):
+            pass
+    return calls.read_reply(call, status, headers, body.close(), settings.redactor, body.size)
+
+
+def events_of(call: Call[Any], response: requests.Response, settings: KernelSettings) -> Iterator[Event]:
+    """
+    Read the reply to ``call``, a request for a stream of events.
 
     :raises KernelApiError: Kernel refused.
     :raises KernelTransportError: it is no stream of events.
     """
     if response.status_code != 200:
-        calls.raise_for_status(response.status_code, response.headers, response.content)
-    calls.check_stream(response.headers)
-    decoder = EventDecoder()
+        result_of(call, response, settings)
+    calls.check_stream(response.headers, settings.redactor)
+    decoder = EventDecoder(redactor=settings.redactor)
     # Not iter_content: it gives nothing before the end of a stream that a proxy passes on unchunked.
-    while chunk := response.raw.read1(decode_content=True):
+    while chunk := response.raw.read1(READ_BYTES, decode_content=False):
         yield from decoder.feed(chunk)
 
 
@@ -131,36 +176,26 @@ def run(steps: Generator[Call[Any], Any, T], send: Callable[[Call[Any]], Any]) -
         return stop.value  # type: ignore[no-any-return]
 
 
-def pages(ask: Callable[..., Call[Page]], send: Callable[[Call[Page]], Page]) -> Iterator[Any]:
-    """Give the items of all pages; a page is asked for when it is needed."""
+def pages(
+    ask: Callable[..., Call[Page]], send: Callable[[Call[Page]], Page], limit: int = 100
+) -> Iterator[Any]:
+    """Give the items of all pages; a page is asked for when it is needed, and a smaller one if it is too large."""
     offset: int | None = 0
     while offset is not None:
-        page = send(ask(offset=offset or None))
+        try:
+            page = send(ask(offset=offset or None, limit=limit))
+        except KernelResponseTooLargeError:
+            if limit == 1:
+                raise
+            limit //= 2
+            continue
         yield from page.items
         offset = page.next_offset
 
 
-@contextmanager
-def _ended_after(seconds: float | None, response: requests.Response, over: threading.Event) -> Iterator[None]:
-    """End the reading of ``response`` after so many seconds, though it be silent, or trickle; ``over`` tells."""
-
-    def end() -> None:
-        over.set()
-        with suppress(Exception):  # it ended by itself just now
-            response.raw.shutdown()
-
-    timer = None if seconds is None else threading.Timer(seconds, end)
-    if timer:
-        timer.daemon = True
-        timer.start()
-    try:
-        yield
-    finally:
-        if timer:
-            timer.cancel()
-
-
-def _transport_error(base_url: str, error: Exception, *, timed_out: bool, proxy: str) -> KernelTransportError:
+def _transport_error(
+    settings: KernelSettings, error: Exception, *, timed_out: bool, proxy: str
+) -> KernelTransportError:
     import ssl
 
     from requests.exceptions import InvalidSchema, InvalidURL, ProxyError, Timeout
@@ -177,7 +212,7 @@ def _transport_error(base_url: str, error: Exception, *, timed_out: bool, proxy:
         ssl.SSLCertVerificationError,
     )
     return transport_error(
-        base_url,
+        settings,
         causes,
         sent=not any(isinstance(cause, unsent) or is_refused_tunnel(cause) for cause in causes),
         timed_out=timed_out

@@ -37,6 +37,13 @@ EXTRA_FIELDS = (
         "timeout", "Timeout", "Seconds that Kernel has for a reply; empty for 30.", "integer", (1, 3600)
     ),
     ExtraField(
+        "max_response_mb",
+        "Largest reply",
+        "Megabytes that an output with its payload may have; empty for 64.",
+        "integer",
+        (1, 1024),
+    ),
+    ExtraField(
         "proxy",
         "Proxy",
         "Such as http://user:password@proxy:3128; empty for the environment's (HTTPS_PROXY).",

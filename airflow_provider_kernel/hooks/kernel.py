@@ -37,7 +37,7 @@ from airflow_provider_kernel.api.waiting import (
 )
 from airflow_provider_kernel.hooks import form
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, read_settings
-from airflow_provider_kernel.hooks.exchange import events_of, exchange, new_session, pages, run
+from airflow_provider_kernel.hooks.exchange import events_of, exchange, new_session, pages, result_of, run
 from airflow_provider_kernel.hooks.transport import lost_reply, retrying
 from airflow_provider_kernel.hooks.trial import try_out
 from airflow_provider_kernel.hooks.waits import new_wait, trouble
@@ -236,9 +236,8 @@ class KernelHook(BaseHook):
             status=status,
             since=since,
             query=query,
-            limit=limit,
         )
-        return pages(ask, self.send)
+        return pages(ask, self.send, limit)
 
     def get_app_versions(
         self, app_name: str | None = None, version: str | None = None
@@ -250,7 +249,7 @@ class KernelHook(BaseHook):
         :param version: this version only.
         :return: the versions, with their actions, as Kernel's API describes them.
         """
-        return list(pages(partial(calls.list_apps, app_name=app_name, version=version, limit=100), self.send))
+        return list(pages(partial(calls.list_apps, app_name=app_name, version=version), self.send))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> Iterator[Event]:
         """
@@ -309,9 +308,9 @@ class KernelHook(BaseHook):
                     except KernelError as stream_error:
                         error = stream_error
                     wait.stream_ended(time.time(), error)
-                case Look():
+                case Look(within):
                     try:
-                        found = self._send_once(calls.get_invocation(invocation_id))
+                        found = self._send_once(calls.get_invocation(invocation_id), within)
                     except KernelError as look_error:
                         wait.saw_error(look_error, time.time())
                     else:
@@ -350,18 +349,22 @@ class KernelHook(BaseHook):
         reply: T = Retrying(**retrying(call))(self._send_once, call)
         return reply
 
-    def _send_once(self, call: Call[T]) -> T:
-        timeout = max(self.settings.timeout, call.min_timeout)
-        # The time is for each piece of the reply: a large output may take longer as a whole, but not for ever.
-        with self._request(call, silence=timeout, total=10 * timeout) as response:
-            return calls.read_reply(call, response.status_code, response.headers, response.content)
+    def _send_once(self, call: Call[T], within: float | None = None) -> T:
+        """Send ``call``; ``within`` are the seconds that it may take as a whole, if less than otherwise."""
+        settings = self.settings
+        timeout = max(settings.timeout, call.min_timeout)
+        # The time is for the head and for each piece: a large output may take longer as a whole, but not for ever.
+        total = 10 * timeout if within is None else min(within, 10 * timeout)
+        with self._request(call, settings, head=timeout, silence=timeout, total=total) as response:
+            return result_of(call, response, settings)
 
     @contextmanager
-    def _request(self, call: Call[Any], **limits: Any) -> Iterator[requests.Response]:
+    def _request(
+        self, call: Call[Any], settings: KernelSettings, **limits: Any
+    ) -> Iterator[requests.Response]:
         """Send ``call`` and give its reply; see :func:`exchange`."""
-        settings = self.settings
         try:
-            with exchange(self._session, settings.base_url, call, **limits) as response:
+            with exchange(self._session, settings, call, **limits) as response:
                 yield response
         except KernelApiError as error:
             if error.status_code in (401, 403) and self.__dict__.get("settings") is settings:
@@ -377,8 +380,11 @@ class KernelHook(BaseHook):
         if life is not None:
             silence = min(silence or life, max(life, 0.1))
         try:
-            with self._request(call, silence=silence, total=life, stream=True) as response:
-                yield from events_of(response)
+            settings = self.settings
+            with self._request(
+                call, settings, head=settings.timeout, silence=silence, total=life, stream=True
+            ) as response:
+                yield from events_of(call, response, settings)
         except KernelTransportError:
             if life is None or time.monotonic() - opened < life:
                 raise

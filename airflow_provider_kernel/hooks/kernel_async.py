@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,10 +22,12 @@ from airflow_provider_kernel.api.calls import Call, Cancellation, Page
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelError,
+    KernelResponseTooLargeError,
     KernelTransportError,
 )
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
+from airflow_provider_kernel.api.replies import ACCEPT_ENCODING, ReplyBody
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, gave_up
 from airflow_provider_kernel.hooks.connection import (
@@ -35,7 +38,8 @@ from airflow_provider_kernel.hooks.connection import (
     settings_of,
     unreadable,
 )
-from airflow_provider_kernel.hooks.route import certificates_of, proxy_of, trusting, without_login
+from airflow_provider_kernel.hooks.loop_share import LoopShare
+from airflow_provider_kernel.hooks.route import proxy_of, tls_of, without_login
 from airflow_provider_kernel.hooks.transport import (
     CONNECT_TIMEOUT,
     USER_AGENT,
@@ -56,6 +60,8 @@ SETTINGS_LIFE = 60.0
 MISSING_LIFE = 10.0
 #: How many invocations a page of active ones has: few, for their payloads come with them.
 ACTIVE_PAGE = 20
+#: Bytes that are read at once: thousands of tiny events, some milliseconds' work.
+PIECE_BYTES = 2**13
 #: More active invocations than so many are not looked for.
 MAX_ACTIVE = 1000
 
@@ -65,8 +71,10 @@ class _Shared:
     """What all hooks of one connection in one event loop use together."""
 
     session: aiohttp.ClientSession
+    line: asyncio.Lock  # of those who take much of the event loop's time, whatever their connection
     users: int = 0
     settings: KernelSettings | None = None
+    tls: tuple[KernelSettings, ssl.SSLContext | bool] | None = None  # and of which settings
     read_at: float = 0.0
     missing: KernelError | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -94,7 +102,8 @@ class KernelAsyncHook:
     async def __aenter__(self) -> KernelAsyncHook:
         here = _shared.setdefault(asyncio.get_running_loop(), {})
         if self.kernel_conn_id not in here:
-            here[self.kernel_conn_id] = _Shared(_new_session())
+            line = next((shared.line for shared in here.values()), None) or asyncio.Lock()
+            here[self.kernel_conn_id] = _Shared(_new_session(), line)
         self._shared = here[self.kernel_conn_id]
         self._shared.users += 1
         return self
@@ -108,7 +117,7 @@ class KernelAsyncHook:
 
     async def get_invocation(self, invocation_id: str) -> Invocation:
         """As :meth:`KernelHook.get_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.get_invocation>`."""
-        return await self.send(calls.get_invocation(invocation_id))
+        return await self.send(calls.get_invocation(invocation_id, skim=False))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> AsyncGenerator[Event, None]:
         """As :meth:`KernelHook.follow_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.follow_invocation>`."""
@@ -125,11 +134,18 @@ class KernelAsyncHook:
         Each page is asked for once: whoever looks at the whole account looks again, and knows when.
         """
         found: set[str] = set()
+        limit = ACTIVE_PAGE
         # In the order of an invocation's life, or one that begins to run in between would be missed.
         for status in (InvocationStatus.QUEUED, InvocationStatus.RUNNING):
             offset: int | None = 0
             while offset is not None and offset < MAX_ACTIVE:
-                page = await self.list_page(status=status, limit=ACTIVE_PAGE, offset=offset)
+                try:
+                    page = await self.list_page(status=status, limit=limit, offset=offset)
+                except KernelResponseTooLargeError:
+                    if limit == 1:
+                        raise
+                    limit = 1
+                    continue
                 found.update(invocation.id for invocation in page.items if invocation.is_active)
                 offset = page.next_offset
         return frozenset(found)
@@ -158,7 +174,7 @@ class KernelAsyncHook:
         :param on_log: called with each line (or lines, if they come fast) that the app logs; a late one begins
             with its own time.
         :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait.
-        :return: the invocation, succeeded or failed.
+        :return: the invocation, succeeded or failed; without its payload and output, if those have more than a kilobyte.
         """
         wait = new_wait(
             invocation_id,
@@ -181,9 +197,9 @@ class KernelAsyncHook:
                     except KernelError as stream_error:
                         error = stream_error
                     wait.stream_ended(time.time(), error)
-                case Look():
+                case Look(within):
                     try:
-                        found = await self._send_once(calls.get_invocation(invocation_id))
+                        found = await self._send_once(calls.get_invocation(invocation_id), within)
                     except KernelError as look_error:
                         wait.saw_error(look_error, time.time())
                     else:
@@ -246,12 +262,32 @@ class KernelAsyncHook:
         reply: T = await AsyncRetrying(**retrying(call))(self._send_once, call)
         return reply
 
-    async def _send_once(self, call: Call[T]) -> T:
+    async def _send_once(self, call: Call[T], within: float | None = None) -> T:
+        """As :meth:`KernelHook._send_once`."""
         settings = await self.settings()
         timeout = max(settings.timeout, call.min_timeout)
-        # As with requests, the time is for each piece of the reply: a large output may take longer as a whole.
-        async with self._request(call, settings, total=10 * timeout, silence=timeout) as response:
-            return calls.read_reply(call, response.status, response.headers, await response.read())
+        total = 10 * timeout if within is None else min(within, 10 * timeout)
+        async with self._request(call, settings, head=timeout, total=total, silence=timeout) as response:
+            return await self._result(call, response, settings)
+
+    async def _result(self, call: Call[T], response: aiohttp.ClientResponse, settings: KernelSettings) -> T:
+        """Read the reply to ``call``."""
+        status, headers = response.status, response.headers
+        share = LoopShare(self._in_use().line)
+        body = ReplyBody(
+            headers,
+            is_success=call.has_result and calls.is_success(status),
+            limit=settings.max_response_bytes,
+            skim=call.skim,
+        )
+        async for piece in _pieces(response):
+            steps = body.feed(piece)
+            while await share.do(lambda: next(steps, body)) is not body:  # noqa: B023 - it is called here
+                pass
+            if body.full:
+                break
+        read = partial(calls.read_reply, call, status, headers, body.close(), settings.redactor, body.size)
+        return await share.do(read)
 
     @asynccontextmanager
     async def _request(
@@ -259,6 +295,7 @@ class KernelAsyncHook:
         call: Call[Any],
         settings: KernelSettings,
         *,
+        head: float,
         total: float | None,
         silence: float | None = None,
         stream: bool = False,
@@ -269,20 +306,27 @@ class KernelAsyncHook:
         shared = self._in_use()
         accept = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
         try:
-            async with shared.session.request(
-                call.method,
-                settings.base_url + call.path,
-                params=call.params,
-                json=call.body,
-                # Never in a variable, which a traceback might show.
-                headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
-                proxy=proxy_of(settings),
-                ssl=_tls(settings),
-                timeout=aiohttp.ClientTimeout(total=total, sock_connect=CONNECT_TIMEOUT, sock_read=silence),
-                allow_redirects=False,
-            ) as response:
+            tls = await self._tls(settings)
+            async with asyncio.timeout(head):
+                response = await shared.session.request(
+                    call.method,
+                    settings.base_url + call.path,
+                    params=call.params,
+                    json=call.body,
+                    # Never in a variable, which a traceback might show.
+                    headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
+                    proxy=proxy_of(settings),
+                    ssl=tls,
+                    timeout=aiohttp.ClientTimeout(
+                        total=total, sock_connect=CONNECT_TIMEOUT, sock_read=silence
+                    ),
+                    allow_redirects=False,
+                )
+            async with response:
                 yield response
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, KernelError):
+                raise
             unsent = (
                 aiohttp.ClientConnectorError,
                 aiohttp.ClientHttpProxyError,
@@ -291,7 +335,7 @@ class KernelAsyncHook:
             )
             timed_out = isinstance(error, asyncio.TimeoutError)
             raise transport_error(
-                settings.base_url,
+                settings,
                 root_causes(error),
                 sent=not isinstance(error, unsent),
                 timed_out=timed_out,
@@ -302,6 +346,14 @@ class KernelAsyncHook:
                 shared.settings = None
             raise
 
+    async def _tls(self, settings: KernelSettings) -> ssl.SSLContext | bool:
+        """Return the certificates to trust; read anew with the connection, and not in the event loop."""
+        shared = self._in_use()
+        async with shared.reading:
+            if shared.tls is None or shared.tls[0] is not settings:
+                shared.tls = settings, await ask_in_thread(tls_of, settings)
+            return shared.tls[1]
+
     async def _follow(
         self, invocation_id: str, since: str | None, silence: float | None, life: float | None
     ) -> AsyncGenerator[Event, None]:
@@ -309,14 +361,20 @@ class KernelAsyncHook:
         opened = time.monotonic()
         call = calls.follow_events(invocation_id, since)
         try:
-            async with self._request(call, settings, total=life, silence=silence, stream=True) as response:
+            async with self._request(
+                call, settings, head=settings.timeout, total=life, silence=silence, stream=True
+            ) as response:
                 if response.status != 200:
-                    calls.raise_for_status(response.status, response.headers, await response.read())
-                calls.check_stream(response.headers)
-                decoder = EventDecoder()
-                async for chunk in response.content.iter_any():
-                    for event in decoder.feed(chunk):
+                    await self._result(call, response, settings)
+                calls.check_stream(response.headers, settings.redactor)
+                decoder = EventDecoder(redactor=settings.redactor)
+                share = LoopShare(self._in_use().line)
+                async for piece in _pieces(response):
+                    events = await share.do(partial(decoder.feed, piece))
+                    began = time.perf_counter()
+                    for event in events:
                         yield event
+                    share.charge(time.perf_counter() - began)
         except KernelTransportError:
             if life is None or time.monotonic() - opened < life:
                 raise
@@ -347,10 +405,13 @@ def _new_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": USER_AGENT},
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": ACCEPT_ENCODING},
+        auto_decompress=False,
     )
 
 
-def _tls(settings: KernelSettings) -> ssl.SSLContext | bool:
-    certificates = certificates_of(settings)
-    return trusting(certificates) if isinstance(certificates, str) else certificates
+async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Give the body as it comes, in pieces that take little of the event loop's time each."""
+    async for chunk in response.content.iter_any():
+        for start in range(0, len(chunk), PIECE_BYTES):
+            yield chunk[start : start + PIECE_BYTES]

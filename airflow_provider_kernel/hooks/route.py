@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import stat
 from functools import cache, lru_cache
 from urllib.parse import urlsplit
 
 from airflow_provider_kernel.api.errors import KernelConfigurationError
-from airflow_provider_kernel.api.settings import KernelSettings, proxy_address
+from airflow_provider_kernel.api.settings import KernelSettings, proxy_address, shown
 
 log = logging.getLogger(__name__)
+#: A larger file is none of certificates.
+MAX_CERTIFICATES_BYTES = 16 * 2**20
 
 
 def proxy_of(settings: KernelSettings) -> str | None:
@@ -71,18 +74,35 @@ def certificates_of(settings: KernelSettings) -> str | bool:
     return told
 
 
+def tls_of(settings: KernelSettings) -> ssl.SSLContext | bool:
+    """
+    As :func:`certificates_of`, but return the certificates themselves.
+
+    :raises KernelConfigurationError: they cannot be read.
+    """
+    certificates = certificates_of(settings)
+    return trusting(certificates) if isinstance(certificates, str) else certificates
+
+
 def trusting(path: str) -> ssl.SSLContext:
     """
-    Read certificates, once until they are renewed: that takes 20 ms of the event loop.
+    Read certificates, once until they are renewed: that takes 20 ms, or as long as the disk does.
 
     :raises KernelConfigurationError: they cannot be read.
     """
     try:
-        return _read_certificates(path, os.stat(path).st_mtime_ns)
-    except OSError as error:
-        raise KernelConfigurationError(
-            f"The TLS certificates in {path!r} cannot be read: {error.strerror or error}."
-        ) from None
+        found = os.stat(path)
+        # Opening a pipe may wait for ever, and a device may have no end.
+        is_file = stat.S_ISREG(found.st_mode) and found.st_size <= MAX_CERTIFICATES_BYTES
+        if is_file or stat.S_ISDIR(found.st_mode):
+            return _read_certificates(path, found.st_mtime_ns)
+    except (OSError, ValueError):
+        pass
+    # One sentence, whatever it is: who may only edit a connection is not to learn which files there are.
+    raise KernelConfigurationError(
+        f"The TLS certificates in {shown(path, 200)} cannot be read. It must be the path of a file of certificates in PEM "
+        "format, or of a folder of them, that Airflow's processes may read."
+    )
 
 
 @lru_cache(maxsize=32)

@@ -19,10 +19,10 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
     is_certainly_not_accepted,
     retry_after,
-    sentence,
 )
 from airflow_provider_kernel.api.invocation import InvocationRequest
-from airflow_provider_kernel.api.settings import is_loopback
+from airflow_provider_kernel.api.settings import KernelSettings, is_loopback
+from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
 
 log = logging.getLogger(__name__)
 USER_AGENT = f"airflow-provider-kernel/{__version__}"
@@ -77,16 +77,24 @@ def root_causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def transport_error(
-    base_url: str, causes: Iterable[BaseException], *, sent: bool, timed_out: bool, proxy: str = ""
+    settings: KernelSettings,
+    causes: Iterable[BaseException],
+    *,
+    sent: bool,
+    timed_out: bool,
+    proxy: str = "",
 ) -> KernelTransportError:
     """
     Describe a request without a reply, not in the HTTP library's words: those may quote a proxy's password.
 
+    :param settings: how Kernel was to be reached.
+    :param causes: the exception, and what is in it.
     :param sent: whether the request, or a part of it, may have reached Kernel.
     :param timed_out: whether it was the time that ran out.
     :param proxy: the address of the proxy on the way, without a login; "" for none.
     """
-    reason = next(filter(None, map(_system_reason, causes)), "")
+    base_url = settings.base_url
+    reason = clean(settings.redactor.text(next(filter(None, map(_system_reason, causes)), "")), MAX_NAME)
     because = f" ({reason})" if reason and not timed_out else ""
     if not sent:
         through = f" through the proxy {proxy}" if proxy else ""

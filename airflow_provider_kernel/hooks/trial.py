@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Limits
-from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError, sentence
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 from airflow_provider_kernel.api.settings import API_KEYS_URL, KernelSettings
+from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel import KernelHook
@@ -34,16 +35,16 @@ def _ask(hook: KernelHook, settings: KernelSettings) -> tuple[Any, Limits | None
     """
     Ask whose the token is, and for the account's limits, in a thread of its own.
 
-    No time-out of an HTTP client bounds a name look-up, several addresses, or a reply that trickles.
+    Nothing bounds a name look-up, or the attempts to connect to each of many addresses.
     """
     outcome: list[Any] = []
 
     def ask() -> None:
         try:
             with hook.twin() as twin:
-                outcome.append(twin._send_once(calls.auth_context()))
+                outcome.append(twin._send_once(calls.auth_context(), TRIAL_SECONDS))
                 with suppress(KernelError):  # not every token may read them
-                    outcome.append(twin._send_once(calls.entitlements()))
+                    outcome.append(twin._send_once(calls.entitlements(), TRIAL_SECONDS))
         except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
             outcome.append(error)
 
@@ -69,7 +70,8 @@ def _verdict(who: Any, limits: Limits | None, settings: KernelSettings) -> tuple
             f"The token is good, but Kernel does not apply the project {settings.project!r}. "
             "Look at the connection's extra 'project'."
         )
-    where = f"project {project}" if project else "no particular project"
+    organization = clean(str(organization), MAX_NAME)
+    where = f"project {clean(str(project), MAX_NAME)}" if project else "no particular project"
     limit = f" Its limit is {limits.total} invocations at a time" if limits else ""
     if limits:
         limit += f", {limits.per_app} of one app." if limits.per_app else "."

@@ -23,11 +23,12 @@ from airflow_provider_kernel.api.errors import (
     KernelLostReplyError,
     is_certainly_not_accepted,
     is_full,
-    sentence,
 )
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
+from airflow_provider_kernel.api.logs import app_lines
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import KernelRecordError
+from airflow_provider_kernel.api.text import sentence
 from airflow_provider_kernel.hooks.connection import is_dag_test
 from airflow_provider_kernel.operators.capacity import CapacityWait
 from airflow_provider_kernel.operators.deferral import backstop
@@ -266,7 +267,7 @@ class Leg:
                     invocation_id,
                     timeout=self._deadline() - time.time(),
                     poll_interval=self.task.poll_interval,
-                    on_log=(lambda record: self.log.info("[app] %s", record))
+                    on_log=(lambda record: self.log.info("%s", app_lines(record)))
                     if self.task.follow_logs
                     else None,
                 )

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from airflow_provider_kernel.api.arguments import MAX_INTEGER, MIN_INTEGER
-from airflow_provider_kernel.api.errors import shorten
 from airflow_provider_kernel.api.payload import JSONLimitError, parse_storable
+from airflow_provider_kernel.api.text import shorten
 
 #: A larger float, too: PostgreSQL returns it as an integer.
 MIN_NUMBER, MAX_NUMBER = MIN_INTEGER, MAX_INTEGER

@@ -14,8 +14,9 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter, is_worth_waiting
-from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, is_worth_a_line, shorten
+from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, is_worth_a_line
 from airflow_provider_kernel.api.outcome import MAX_MESSAGE
+from airflow_provider_kernel.api.text import shorten
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.triggers.hold import hold
 

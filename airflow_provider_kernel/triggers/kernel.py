@@ -12,6 +12,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
 from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError, KernelInvocationTimeout
+from airflow_provider_kernel.api.logs import app_lines
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.record import canceller
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thread, is_dag_test
@@ -233,7 +234,7 @@ class KernelInvocationTrigger(BaseTrigger):
         return ti and canceller(ti)
 
     def _write(self, record: str) -> None:
-        self.log.info("[app] %s", record)
+        self.log.info("%s", app_lines(record))
 
 
 def _warm_up(ti: Any) -> None:

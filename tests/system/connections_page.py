@@ -13,7 +13,7 @@ from dev import chromium
 from dev.airflow_stack import AirflowStack
 
 #: The fields below "Extra Fields"; the others are below "Standard Fields".
-EXTRA = ("project", "timeout", "proxy", "verify", "allow_http", "dashboard_url")
+EXTRA = ("project", "timeout", "max_response_mb", "proxy", "verify", "allow_http", "dashboard_url")
 
 
 class ConnectionsPage:

@@ -71,7 +71,14 @@ def test_what_is_filled_in_is_saved_and_tested(
     assert len(proxy.passed) > passed
     stored = airflow.api.call("GET", f"connections/{form}")
     assert (stored["conn_type"], stored["password"]) == ("kernel", "***")
-    extra = {"project": "reports", "timeout": 45, "proxy": "***", "verify": None, "allow_http": None}
+    extra = {
+        "project": "reports",
+        "timeout": 45,
+        "max_response_mb": None,
+        "proxy": "***",
+        "verify": None,
+        "allow_http": None,
+    }
     extra["dashboard_url"] = DASHBOARD
     assert json.loads(stored["extra"]) == extra
 

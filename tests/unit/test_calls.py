@@ -36,11 +36,7 @@ def error_of(call, status, body=b"", **headers) -> KernelError:
     ("invocation_id", "path"),
     [
         ("rr33xuugxj9h0bkf1rdt2bet", "/invocations/rr33xuugxj9h0bkf1rdt2bet"),
-        ("a/../b", "/invocations/a%2F..%2Fb"),
-        ("a?b=c#d", "/invocations/a%3Fb%3Dc%23d"),
-        ("a%2fb", "/invocations/a%252fb"),
-        ("a b\n", "/invocations/a%20b%0A"),
-        ("é", "/invocations/%C3%A9"),
+        ("a.b:c~d_-", "/invocations/a.b%3Ac~d_-"),
     ],
 )
 def test_an_id_is_one_segment_of_the_path(invocation_id, path):
@@ -50,7 +46,28 @@ def test_an_id_is_one_segment_of_the_path(invocation_id, path):
     assert calls.follow_events(invocation_id).path == f"{path}/events"
 
 
-@pytest.mark.parametrize("invocation_id", ["", " ", "\n", None, 7, b"i1", ["i1"], ".", "..", " .. "])
+@pytest.mark.parametrize(
+    "invocation_id",
+    [
+        "",
+        " ",
+        "\n",
+        None,
+        7,
+        b"i1",
+        ["i1"],
+        ".",
+        "..",
+        " .. ",
+        "a/../b",
+        "a?b",
+        "a#b",
+        "a%2fb",
+        "a\n",
+        "é",
+        "i" * 201,
+    ],
+)
 @pytest.mark.parametrize(
     "call", [calls.get_invocation, calls.end_invocation, calls.delete_browsers, calls.follow_events]
 )
@@ -155,9 +172,8 @@ def test_html_in_place_of_a_reply_is_named():
     ],
 )
 def test_the_next_page_is_where_the_headers_say(headers, next_offset):
-    assert reply(calls.list_invocations(), 200, PAGE, **headers) == Page(
-        [Invocation("i1", "failed")], next_offset
-    )
+    page = reply(calls.list_invocations(), 200, PAGE, **headers)
+    assert page == Page([Invocation("i1", "failed")], next_offset, size=len(json.dumps(PAGE)))
 
 
 @pytest.mark.parametrize("following", ["20", "10", "-1"])
@@ -174,7 +190,8 @@ def test_what_is_no_invocation_in_a_page_is_none_for_who_can_do_without():
 
 
 def test_an_empty_page_is_the_last_whatever_its_headers_say():
-    assert reply(calls.list_apps(), 200, [], X_Has_More="true", X_Next_Offset="100") == Page([], None)
+    page = reply(calls.list_apps(), 200, [], X_Has_More="true", X_Next_Offset="100")
+    assert (page.items, page.next_offset) == ([], None)
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,10 @@ def test_every_extra_has_a_field_in_the_form():
         ("timeuot", "Did you mean 'timeout'?"),
         ("Project", "Did you mean 'project'?"),
         ("extra__kernel__verify", "Did you mean 'verify'?"),
-        ("colour", "The extras are project, timeout, proxy, verify, allow_http, dashboard_url."),
+        (
+            "colour",
+            "The extras are project, timeout, max_response_mb, proxy, verify, allow_http, dashboard_url.",
+        ),
     ],
 )
 @both_hooks

@@ -14,9 +14,8 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
     is_certainly_not_accepted,
     is_worth_repeating,
-    sentence,
-    shorten,
 )
+from airflow_provider_kernel.api.text import sentence, shorten
 
 pytestmark = pytest.mark.no_airflow
 

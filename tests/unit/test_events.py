@@ -22,6 +22,7 @@ from airflow_provider_kernel.api.events import (
     parse_timestamp,
 )
 from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.text import MAX_NAME, clean
 
 pytestmark = pytest.mark.no_airflow
 
@@ -58,7 +59,7 @@ def events(draw) -> tuple[dict, object]:
                         "timestamp": at,
                         "invocation": {"id": "i", "status": message},
                     },
-                    StateEvent(at, Invocation("i", message)) if message else None,
+                    StateEvent(at, Invocation("i", clean(message, MAX_NAME))) if message else None,
                 ),
                 (
                     {

@@ -19,6 +19,7 @@ except ImportError:  # Airflow 2
 LABELS = {
     "project": "Project",
     "timeout": "Timeout",
+    "max_response_mb": "Largest reply",
     "proxy": "Proxy",
     "verify": "Verify TLS",
     "allow_http": "Allow http",
@@ -27,6 +28,7 @@ LABELS = {
 TYPES = {
     "project": "string",
     "timeout": "integer",
+    "max_response_mb": "integer",
     "proxy": "string",
     "verify": "string",
     "allow_http": "boolean",

@@ -146,9 +146,10 @@ def test_a_clock_that_goes_back_neither_breaks_nor_blocks_it():
     assert remote.add(line("b", START - 999 * SECOND), NOW - 999) == ["b"]
 
 
-def test_one_line_may_be_longer_than_a_record():
+def test_a_line_that_is_longer_than_a_record_is_cut():
     remote = RemoteLog()
-    assert remote.add(line("x" * (2 * MAX_RECORD)), NOW) == ["x" * (2 * MAX_RECORD)]
+    cut = "x" * MAX_RECORD + "… (3 more characters)"
+    assert remote.add(line("x" * (MAX_RECORD + 3)), NOW) == [cut]
 
 
 class TestTheTimeOfALine:

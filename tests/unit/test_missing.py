@@ -309,7 +309,7 @@ def test_a_variable_is_named_only_if_a_shell_can_set_it(monkeypatch, conn_id, sa
     [
         (f'{{"conn_type": "kernel", "password": "{TOKEN}"', "It is not valid JSON."),
         (f'{{"conn_type": "kernel", "project": "p", "password": "{TOKEN}"}}', "It has no field 'project':"),
-        (f'{{"conn_type": "kernel", "{TOKEN}": "p"}}', "It has no field a name that looks like a token"),
+        (f'{{"conn_type": "kernel", "{TOKEN}": "p"}}', "It has no field what looks like a token"),
         (
             f'{{"conn_type": "kernel", "port": "a", "password": "{TOKEN}"}}',
             "Its port must be a number, and its extra a JSON object.",

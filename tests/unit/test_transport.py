@@ -12,6 +12,7 @@ from tenacity import Future, RetryCallState
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.errors import KernelApiError, KernelConfigurationError, KernelTransportError
 from airflow_provider_kernel.api.invocation import InvocationRequest
+from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks.connection import settings_of
 from airflow_provider_kernel.hooks.transport import (
     ATTEMPTS,
@@ -128,7 +129,12 @@ def test_what_was_merely_handled_meanwhile_is_no_cause():
     ],
 )
 def test_a_request_without_a_reply_is_told_in_our_words(cause, sent, timed_out, message):
-    error = transport_error("https://k.example", root_causes(cause), sent=sent, timed_out=timed_out)
+    error = transport_error(
+        KernelSettings("sk_x", base_url="https://k.example"),
+        root_causes(cause),
+        sent=sent,
+        timed_out=timed_out,
+    )
     assert str(error) == message
     assert error.sent is sent
 

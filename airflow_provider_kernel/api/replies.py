@@ -1,0 +1,172 @@
+"""
+A reply's bytes, as they come: decoded, bounded, and for a triggerer without what it has no use for. No I/O.
+
+Neither HTTP client decodes or limits anything itself: one megabyte of gzip may be a gigabyte.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+
+from airflow_provider_kernel.api.errors import KernelResponseTooLargeError, KernelTransportError
+from airflow_provider_kernel.api.text import clean
+
+#: What replies other than event streams may be encoded with; those are asked for, and taken, as they are.
+ACCEPT_ENCODING = "gzip"
+#: Bytes of an error's body, or of one that nobody reads, that are read at most.
+MAX_ERROR_BYTES = 2**20
+#: Bytes that are decoded at once: a fraction of a millisecond's work.
+PIECE_BYTES = 2**17
+#: A longer string is left out for a triggerer, in bytes: payloads and outputs, which may be megabytes.
+MAX_SKIMMED_STRING = 1024
+#: What is left of a reply for a triggerer, in bytes, at most: decoding it as JSON takes some 20 ms of the event loop.
+MAX_SKIMMED_BYTES = 2**20
+
+
+def is_encoded(headers: Mapping[str, str]) -> bool:
+    """Tell whether a reply is not sent as it is."""
+    return (headers.get("Content-Encoding") or "").strip().lower() not in ("", "identity")
+
+
+class ReplyBody:
+    """
+    The body of one reply. :meth:`feed` it until it is ``full`` or the reply ends, then :meth:`close` it.
+
+    ``size`` is how many bytes it is so far, decoded.
+
+    :param headers: the reply's.
+    :param is_success: whether the body is what was asked for. Else no more of it than
+        :data:`MAX_ERROR_BYTES` is read, and a longer one counts as empty.
+    :param limit: bytes that the body of a success may have.
+    :param skim: whether strings over :data:`MAX_SKIMMED_STRING` are replaced with null.
+    :raises KernelTransportError: it has an encoding that was not asked for.
+    """
+
+    def __init__(
+        self, headers: Mapping[str, str], *, is_success: bool, limit: int, skim: bool = False
+    ) -> None:
+        self.size = 0
+        self.full = False
+        self._is_success = is_success
+        self._limit = limit if is_success else min(limit, MAX_ERROR_BYTES)
+        self._received = 0
+        self._body = bytearray()
+        self._skimmer = _Skimmer() if skim and is_success else None
+        self._gzip = None
+        if is_encoded(headers):
+            encoding = headers["Content-Encoding"].strip().lower()
+            if encoding not in ("gzip", "x-gzip"):
+                raise KernelTransportError(
+                    f"The reply has the encoding {clean(encoding, 50)!r}, which was not asked for; a proxy on the way "
+                    "may have answered."
+                )
+            self._gzip = zlib.decompressobj(31)
+
+    def feed(self, data: bytes) -> Iterator[None]:
+        """
+        Take the next bytes; each step is the work of :data:`PIECE_BYTES` at most.
+
+        :raises KernelResponseTooLargeError: the body of a success is larger than the limit.
+        :raises KernelTransportError: it cannot be decoded.
+        """
+        self._received += len(data)
+        for piece in self._decoded(data):
+            self.size += len(piece)
+            # Compressed bytes count as well: there may be any number of them for nothing.
+            if max(self.size, self._received) > self._limit:
+                self._end_too_large()
+                return
+            self._body += self._skimmer.feed(piece) if self._skimmer else piece
+            if self._skimmer and len(self._body) > MAX_SKIMMED_BYTES:
+                raise KernelResponseTooLargeError(
+                    "The reply is not one of Kernel's: without its long texts it is more than "
+                    f"{MAX_SKIMMED_BYTES // 2**20} MiB."
+                )
+            yield
+
+    def close(self) -> bytes:
+        """
+        Return the body: of a success the whole of it.
+
+        :raises KernelTransportError: its encoding was cut short.
+        """
+        if self._gzip and self._received and not self._gzip.eof and not self.full:
+            raise KernelTransportError("The reply was cut short.")
+        return bytes(self._body)
+
+    def _end_too_large(self) -> None:
+        if self._is_success:
+            raise KernelResponseTooLargeError(
+                f"The reply is larger than {self._limit / 1e6:.0f} MB. If the app's output is, set the extra "
+                "'max_response_mb' of the Airflow connection."
+            )
+        self.full = True
+        self._body.clear()
+
+    def _decoded(self, data: bytes) -> Iterator[bytes]:
+        if self._gzip is None:
+            for start in range(0, len(data), PIECE_BYTES):
+                yield data[start : start + PIECE_BYTES]
+            return
+        while True:
+            if self._gzip.eof:  # one more member
+                self._gzip = zlib.decompressobj(31)
+            try:
+                piece = self._gzip.decompress(data, PIECE_BYTES)
+            except zlib.error:
+                raise KernelTransportError("The reply is no gzip, as its header says.") from None
+            data = self._gzip.unused_data if self._gzip.eof else self._gzip.unconsumed_tail
+            yield piece
+            # A full piece may have more behind it, though all the bytes are taken.
+            if not data and (self._gzip.eof or len(piece) < PIECE_BYTES):
+                return
+
+
+_PLAIN = re.compile(rb'[^"]*')
+_QUOTED = re.compile(rb'(?:[^"\\]+|\\.)*+', re.DOTALL)
+
+
+class _Skimmer:
+    """Passes JSON on, cut anywhere, with null in the place of each string that is too long."""
+
+    def __init__(self) -> None:
+        self._string: bytearray | None = None  # the string that is not at its end, with its first quote
+        self._is_long = False
+        self._is_escaped = False
+
+    def feed(self, data: bytes) -> bytes:
+        kept = bytearray()
+        at = 0
+        while at < len(data):
+            if self._string is None:
+                end = _match_end(_PLAIN, data, at)
+                kept += data[at:end]
+                if end < len(data):
+                    self._string, self._is_long = bytearray(b'"'), False
+                at = end + 1
+                continue
+            end = at
+            if self._is_escaped:
+                end, self._is_escaped = at + 1, False
+            end = _match_end(_QUOTED, data, end)
+            if (
+                end < len(data) and data[end] == 0x5C
+            ):  # a backslash, whose other half comes with the next bytes
+                end, self._is_escaped = end + 1, True
+            if not self._is_long:
+                self._string += data[at:end]
+                self._is_long = len(self._string) > MAX_SKIMMED_STRING
+            if end < len(data):
+                kept += b"null" if self._is_long else self._string + b'"'
+                self._string = None
+            elif self._is_long:
+                self._string.clear()
+            at = end + 1
+        return bytes(kept)
+
+
+def _match_end(pattern: re.Pattern[bytes], data: bytes, start: int) -> int:
+    found = pattern.match(data, start)
+    return found.end() if found else start
