@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_kernel.api.arguments import MAX_ASYNC_TIMEOUT_SECONDS, check_name, is_template
+from airflow_provider_kernel.api.calls import Page
 from airflow_provider_kernel.api.errors import KernelApiError
 from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
@@ -43,9 +44,10 @@ MAX_ENDS = 1000
 BURST, SECONDS_PER_REQUEST = 10, 6.0
 #: Longest pause after an error, in seconds, unless Kernel asks for a longer one.
 MAX_PAUSE = 60.0
-#: The size of a page goes up while pages are light, and down while they are heavy,
-#: for payloads and outputs come with them (in characters). Kernel takes 100; half of that, for nothing else runs in
-#: the triggerer while a page is decoded, in a thread or not.
+#: More invocations than so many are not listed in one sweep: they are kept in memory.
+MAX_LISTED = 100_000
+#: The size of a page goes up while pages are light, and down while they are heavy (in bytes), for payloads and outputs
+#: come with them. Kernel takes 100.
 FIRST_PAGE, LARGEST_PAGE = 25, 50
 LIGHT, HEAVY = 10**6, 4 * 10**6
 
@@ -131,6 +133,7 @@ class Listing:
         self.since = since
         self.offset: int | None = 0
         self.limit = limit or FIRST_PAGE
+        self.is_cut = False
         self._found: dict[str, Invocation] = {}
 
     def params(self) -> dict[str, Any]:
@@ -144,19 +147,22 @@ class Listing:
         if not (isinstance(error, KernelApiError) and error.status_code in (401, 403, 429)):
             self.limit = max(1, self.limit // 2)
 
-    def add(self, invocations: Iterable[Invocation], next_offset: int | None) -> None:
-        """Take a page. Of what two pages hold, the later one is the newer."""
-        weight = 0
-        for invocation in invocations:
-            weight += len(invocation.payload or "") + len(invocation.raw_output or "")
+    def add(self, page: Page) -> None:
+        """
+        Take a page. Of what two pages hold, the later one is the newer.
+
+        A list of more than :data:`MAX_LISTED` ends there: what started before is missed.
+        """
+        for invocation in filter(None, page.items):
             self._found[invocation.id] = replace(
                 invocation, payload=None, raw_output=None, status_reason=None
             )
-        if weight > HEAVY:
+        if page.size > HEAVY:
             self.limit = max(1, self.limit // 2)
-        elif weight < LIGHT:
+        elif page.size < LIGHT:
             self.limit = min(LARGEST_PAGE, self.limit * 2)
-        self.offset = next_offset
+        self.is_cut = page.next_offset is not None and len(self._found) >= MAX_LISTED
+        self.offset = None if self.is_cut else page.next_offset
 
     def sweep(self) -> Sweep:
         """Return what was found on all pages."""

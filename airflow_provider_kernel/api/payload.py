@@ -65,7 +65,10 @@ def parse_storable(text: str) -> tuple[Any, bool]:
     value = parse_exactly(text)
     if not _MAYBE_UNSTORABLE.search(text):
         return value, False
-    text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    try:
+        text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+    except RecursionError:
+        raise JSONLimitError("the JSON is nested too deeply") from None
     # A backslash that is data is written twice. It is set aside as NUL, which dumps leaves nowhere.
     text = text.replace("\\\\", "\0").replace("\\u0000", "?").replace("\0", "\\\\")
     storable = json.loads(text, object_pairs_hook=_with_all)

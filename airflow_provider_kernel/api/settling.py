@@ -8,11 +8,17 @@ operator put into the payload; without a key, if it started since and has the sa
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airflow_provider_kernel.api import calls
 from airflow_provider_kernel.api.calls import Call, Page
-from airflow_provider_kernel.api.errors import KernelError, is_worth_repeating, retry_after
+from airflow_provider_kernel.api.errors import (
+    KernelError,
+    KernelResponseTooLargeError,
+    KernelTransportError,
+    is_worth_repeating,
+    retry_after,
+)
 from airflow_provider_kernel.api.events import format_timestamp, parse_timestamp
 from airflow_provider_kernel.api.invocation import Invocation
 from airflow_provider_kernel.api.payload import parse_json
@@ -66,6 +72,7 @@ class Search:
         self._wake = now
         self._pause = 1.0
         self._offset: int | None = 0
+        self._page_size = PAGE_SIZE
         self._matches: dict[str, Invocation] = {}
         self._doubtful: dict[str, None] = {}
         self._looked_at = now
@@ -89,13 +96,19 @@ class Search:
             app_name=self._intent.app_name,
             action_name=self._intent.action_name,
             since=format_timestamp(int(self._listed_since * 1e9)),
-            limit=PAGE_SIZE,
+            limit=self._page_size,
             offset=self._offset or None,
         )
 
     def saw_page(self, page: Page, now: float) -> None:
-        """Take the answer to a call."""
+        """
+        Take the answer to a call.
+
+        :raises KernelTransportError: there is no end to the pages.
+        """
         self._good_at = now
+        if now - self._until >= PATIENCE:
+            raise KernelTransportError("Kernel's list of the app's invocations does not come to an end.")
         if self._is_started_anew_by(page.served_at, now):
             return
         for invocation in page.items:
@@ -124,12 +137,16 @@ class Search:
 
         :raises KernelError: ``error``, where it is of no use to go on.
         """
+        if isinstance(error, KernelResponseTooLargeError) and self._page_size > 1:
+            self._page_size = 1
+            return
         if not is_worth_repeating(error) or now - self._good_at >= PATIENCE:
             raise error
         self._wake = now + max(self._pause, retry_after(error))
         self._pause = min(2 * self._pause, MAX_PAUSE)
 
-    def _judge(self, invocation: Invocation) -> None:
+    def _judge(self, listed: Invocation) -> None:
+        invocation = replace(listed, raw_output=None)  # it may be megabytes, and many match
         if self._key and invocation.mark(self._key[0]).get("key") == self._key[1]:
             self._matches[invocation.id] = invocation
             return
@@ -162,5 +179,5 @@ def _canonical(payload: str | None) -> str | None:
     """Return ``payload`` so that equal JSON is equal text: Kernel may have written it anew."""
     try:
         return payload and json.dumps(parse_json(payload), sort_keys=True)
-    except ValueError:
+    except (ValueError, RecursionError):
         return payload

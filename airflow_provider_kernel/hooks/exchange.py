@@ -183,7 +183,7 @@ def pages(
     offset: int | None = 0
     while offset is not None:
         try:
-            page = send(ask(offset=offset or None, limit=limit))
+            page = send(ask(limit=limit, offset=offset or None))
         except KernelResponseTooLargeError:
             if limit == 1:
                 raise

@@ -130,15 +130,20 @@ class Sweeper:
         while listing.offset is not None:
             # A page that failed is asked for again, not the whole list: under a low rate limit that might never end.
             page = await self._page(hook, pace, listing, filters)
-            items = [item for item in page.items if item is not None]
-            if len(items) < len(page.items):
+            if unreadable := page.items.count(None):
                 log.warning(
                     "%d of the invocations that Kernel listed, by the connection %s, have no id or no status, and "
                     "are left out.",
-                    len(page.items) - len(items),
+                    unreadable,
                     self._kernel_conn_id,
                 )
-            listing.add(items, page.next_offset)
+            listing.add(page)
+        if listing.is_cut:
+            log.warning(
+                "Kernel lists more than %d invocations, by the connection %s. Those that started first are left out.",
+                decisions.MAX_LISTED,
+                self._kernel_conn_id,
+            )
         self._limit = listing.limit
         return Look(at, listing.sweep(), watchers)
 

@@ -167,7 +167,7 @@ def test_over_tls_too_a_silent_reply_is_ended_in_time(tls, connect, monkeypatch)
         call = follow_events("inv1")
         with (
             pytest.raises(KernelTransportError, match="did not reply in time"),
-            hook._request(call, silence=None, total=0.3, stream=True) as response,
+            hook._request(call, hook.settings, head=9, silence=None, total=0.3, stream=True) as response,
         ):
             assert response.content
 

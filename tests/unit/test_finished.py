@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_kernel.api import finished
+from airflow_provider_kernel.api.calls import Page
 from airflow_provider_kernel.api.errors import KernelApiError, KernelTransportError
 from airflow_provider_kernel.api.events import format_timestamp
 from airflow_provider_kernel.api.finished import (
@@ -98,7 +99,7 @@ class Kernel:
     def sweep(self, since: int) -> Sweep:
         listing = Listing(since)
         while listing.offset is not None:
-            listing.add(*self.page(**listing.params()))
+            listing.add(Page(*self.page(**listing.params())))
         return listing.sweep()
 
 
@@ -219,7 +220,7 @@ def test_what_is_there_when_a_sweep_begins_is_in_it_though_every_page_shifts(arr
     listing = Listing(0)
     coming = iter(arrivals)
     while listing.offset is not None:
-        listing.add(*kernel.page(**listing.params()))
+        listing.add(Page(*kernel.page(**listing.params())))
         for n in range(next(coming, 0)):
             kernel.now += 1
             kernel.invocations.append(One(f"new{kernel.now}-{n}", kernel.now, kernel.now))
@@ -390,7 +391,7 @@ def test_what_is_kept_holds_ids_and_moments_and_an_event_neither_payload_nor_out
         "reason s3cret", payload='"s3cret"', raw_output="s3cret",
     )  # fmt: skip
     listing = Listing(0)
-    listing.add([secret], None)
+    listing.add(Page([secret], None))
     cursor = Cursor()
     cursor.take(listing.sweep(), SHOP, T0)
 
@@ -452,8 +453,8 @@ def test_kernel_is_asked_for_no_more_than_all_of_them_want(wanted, expected):
 def test_pages_are_as_large_as_what_comes_with_them_allows():
     listing = Listing(0)
     sizes = [listing.limit]
-    for payload in ("", "", "", "x" * 3_000_000, "x" * 5_000_000, "x" * 5_000_000):
-        listing.add([Invocation("a", "running", payload=payload)], 1)
+    for size in (0, 0, 0, 3_000_000, 5_000_000, 5_000_000):
+        listing.add(Page([Invocation("a", "running")], 1, size=size))
         sizes.append(listing.limit)
     assert sizes == [25, 50, 50, 50, 50, 25, 12]
 
@@ -474,13 +475,13 @@ def test_a_page_that_failed_is_asked_for_again_smaller_unless_its_size_cannot_be
         listing.failed(error)
         asked.append(listing.limit)
     assert asked == sizes
-    listing.add([], 1)
+    listing.add(Page([], 1))
     assert listing.limit == min(finished.LARGEST_PAGE, 2 * sizes[-1])
 
 
 def test_the_next_sweep_begins_with_pages_as_large_as_the_last_could_take():
     listing = Listing(0)
-    listing.add([Invocation("a", "running", payload="x" * 5_000_000)], None)
+    listing.add(Page([], None, size=5_000_000))
     assert Listing(0, listing.limit).limit == 12
 
 
