@@ -1,0 +1,110 @@
+"""Text from outside, as it is shown: on one line, of a bounded length, without secrets."""
+
+from __future__ import annotations
+
+import base64
+import json
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_kernel.api.text import NO_SECRETS, REDACTED, Redactor, clean, shorten
+
+pytestmark = pytest.mark.no_airflow
+
+TOKEN = "sk_canary/0123456789"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("as it is: äöü 日本 🙂", "as it is: äöü 日本 🙂"),
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("\x1b[2J\x1b[1;1H", r"\x1b[2J\x1b[1;1H"),
+        ("a\n2026-01-01 ERROR forged\r\n", r"a\n2026-01-01 ERROR forged\r\n"),
+        ("a\u2028b\u2029c\x85d\x0be", r"a\u2028b\u2029c\x85d\x0be"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("\u2066a\u200bb\ufeff", r"\u2066a\u200bb\ufeff"),
+        ("\ud83d", r"\ud83d"),
+        ("\x9b31m", r"\x9b31m"),
+        ("\U000e0041", r"\U000e0041"),
+    ],
+)
+def test_what_a_terminal_or_a_log_would_act_on_is_shown_as_python_writes_it(text, shown):
+    assert clean(text) == shown
+
+
+def test_an_apps_own_output_keeps_its_lines_and_nothing_else():
+    assert clean("a\r\n\tb\n\x1b[2Jc\rd", keep_lines=True) == "a\n\tb\n\\x1b[2Jc\\rd"
+
+
+@given(st.text(), st.integers(1, 50), st.booleans())
+def test_whatever_comes_no_control_is_left_and_the_length_is_bounded(text, limit, keep_lines):
+    shown = clean(text, limit, keep_lines=keep_lines)
+    kept = "\n\t" if keep_lines else ""
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in kept]
+    assert len(shown) <= 10 * limit + len("… (1000000 more characters)")
+
+
+def test_a_cut_text_says_how_much_was_left_out():
+    assert clean("x" * 12, 10) == shorten("x" * 12, 10) == "xxxxxxxxxx… (2 more characters)"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        TOKEN,
+        f"Authorization: Bearer {TOKEN}",
+        "sk_canary%2F0123456789",
+        "sk_canary\\/0123456789",
+    ],
+)
+def test_a_secret_is_replaced_in_every_form_that_servers_quote_it_in(form):
+    assert Redactor([TOKEN]).text(f"<{form}>") == f"<{form[: form.index('sk_')]}{REDACTED}>"
+
+
+def test_the_login_of_a_proxy_is_replaced_as_it_was_sent():
+    sent = base64.b64encode(b"user:hunter2").decode()
+    assert Redactor(["hunter2"], ["user:hunter2"]).text(f"Basic {sent} hunter2") == f"Basic {REDACTED} {REDACTED}"
+
+
+@pytest.mark.parametrize("secret", ["", "a", "id", "sk_1"])
+def test_what_is_too_short_for_a_secret_is_not_looked_for(secret):
+    assert Redactor([secret]).text("a valid sk_1") == "a valid sk_1"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"a": [{"b": f"x {TOKEN}"}, 1, None], "c": TOKEN}),
+        json.dumps({"a": [{"b": f"x {TOKEN}"}, 1, None], "c": TOKEN}).replace("/", "\\/"),
+        json.dumps({"a": [{"b": f"x {TOKEN}"}, 1, None], "c": TOKEN}).replace("sk_", "\\u0073k_"),
+    ],
+)
+def test_a_secret_in_json_is_replaced_however_it_is_escaped(text):
+    assert Redactor([TOKEN]).json(json.loads(text), text) == {
+        "a": [{"b": f"x {REDACTED}"}, 1, None],
+        "c": REDACTED,
+    }
+
+
+def test_a_secret_that_is_a_word_of_kernels_does_not_break_a_reply():
+    text = '{"id": "i", "status": "succeeded", "output": "status"}'
+    assert Redactor(["status"]).json(json.loads(text), text) == {"id": "i", "status": "succeeded", "output": REDACTED}
+
+
+def test_json_nested_deeply_is_redacted_too():
+    text = "[" * 900 + f'"{TOKEN}"' + "]" * 900
+    assert REDACTED in json.dumps(Redactor([TOKEN]).json(json.loads(text), text))
+
+
+def test_json_text_that_is_a_mere_string_is_redacted():
+    assert Redactor([TOKEN]).json(TOKEN, json.dumps(TOKEN)) == REDACTED
+
+
+def test_without_secrets_all_stays():
+    assert NO_SECRETS.text(TOKEN) == TOKEN
+    assert NO_SECRETS.json([TOKEN], "\\u00") == [TOKEN]
