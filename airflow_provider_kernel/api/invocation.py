@@ -17,7 +17,7 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
 )
 from airflow_provider_kernel.api.payload import check_key_field, encode_payload, parse_exactly, parse_json
-from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
+from airflow_provider_kernel.api.text import MAX_NAME, MAX_REASON, clean, sentence
 
 
 class InvocationStatus(StrEnum):
@@ -46,7 +46,7 @@ class Invocation:
     :param version: the app's version.
     :param started_at: when it began, as an RFC 3339 time.
     :param finished_at: when it ended.
-    :param status_reason: Kernel's sentence on the status, for people.
+    :param status_reason: Kernel's sentence on the status, for people; like the names, fit to be shown.
     :param payload: what it was given, as JSON text; kept out of the repr.
     :param raw_output: what it left, as Kernel's text; kept out of the repr. Decoded, it is :attr:`output`.
     """
@@ -80,19 +80,19 @@ class Invocation:
             value = data.get(name)
             return value if isinstance(value, str) else None
 
-        def name(name: str) -> str | None:
+        def shown(name: str, limit: int = MAX_NAME) -> str | None:
             value = text(name)
-            return value and clean(value, MAX_NAME)
+            return value and clean(value, limit)
 
         return cls(
             id=data["id"],
             status=clean(data["status"], MAX_NAME),
-            action_name=name("action_name"),
-            app_name=name("app_name"),
-            version=name("version"),
-            started_at=name("started_at"),
-            finished_at=name("finished_at"),
-            status_reason=text("status_reason"),
+            action_name=shown("action_name"),
+            app_name=shown("app_name"),
+            version=shown("version"),
+            started_at=shown("started_at"),
+            finished_at=shown("finished_at"),
+            status_reason=shown("status_reason", MAX_REASON),
             payload=text("payload"),
             raw_output=_as_text(data.get("output")),
         )
@@ -152,7 +152,7 @@ class Invocation:
 
     def failure(self, hint: str = "") -> KernelInvocationFailed:
         """Return the exception that tells why this invocation failed, with ``hint`` in its first line."""
-        reason = sentence(clean(self.status_reason or "Kernel gave no reason"))
+        reason = sentence(self.status_reason or "Kernel gave no reason")
         message = f"Kernel invocation {self.id} failed: {reason} {hint}".rstrip()
         if self.raw_output:
             message += f"\nIts output: {clean(self.raw_output, keep_lines=True)}"

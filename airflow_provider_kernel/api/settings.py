@@ -258,7 +258,7 @@ def shown(text: str, limit: int = 40) -> str:
 
 def looks_like_token(text: str) -> bool:
     """Tell whether a token may have slipped into the place of another text."""
-    return "sk_" in text
+    return "sk_" in text.lower()
 
 
 def _project(value: Any, where: str) -> str | None:
@@ -334,7 +334,7 @@ def _proxy(value: Any, base_url: str, allow_http: bool, where: str) -> str | Non
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     proxy = proxy_address(value) if isinstance(value, str) else None
-    if proxy is None:
+    if proxy is None or looks_like_token(urlsplit(proxy).hostname or ""):
         raise KernelConfigurationError(
             f"{where}: the extra 'proxy' must be an address such as http://proxy:3128 or "
             "http://user:password@proxy:3128, with %40 for an @ in the password, and so on."

@@ -116,8 +116,9 @@ def exchange(
                 yield response
                 if watchdog.has_bitten:
                     raise requests.Timeout
-        except (requests.RequestException, HTTPError, OSError, ValueError) as error:
-            if isinstance(error, KernelError):
+        except (requests.RequestException, HTTPError, OSError, ValueError, KernelError) as error:
+            # What was read of a connection that was ended may look like the whole of a reply that is not Kernel's.
+            if isinstance(error, KernelError) and not watchdog.has_bitten:
                 raise
             if response is None and not isinstance(error, (requests.RequestException, ValueError)):
                 # From requests itself, before it sends: the file of certificates is gone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import tracemalloc
 import zlib
@@ -11,7 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_kernel.api.errors import KernelResponseTooLargeError, KernelTransportError, is_worth_repeating
+from airflow_provider_kernel.api.errors import (
+    KernelResponseTooLargeError,
+    KernelTransportError,
+    is_worth_repeating,
+)
 from airflow_provider_kernel.api.replies import (
     MAX_ERROR_BYTES,
     MAX_SKIMMED_BYTES,
@@ -37,7 +42,7 @@ def read(*chunks: bytes, headers=None, is_success=True, limit=10**7, skim=False)
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     borders = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
-    return [data[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(borders)]
 
 
 def bomb(size: int) -> bytes:
@@ -74,7 +79,7 @@ def test_each_step_is_a_small_piece_of_work():
     sizes = [0]
     for _ in body.feed(gzip.compress(bytes(10 * PIECE_BYTES))):
         sizes.append(body.size)
-    assert max(b - a for a, b in zip(sizes, sizes[1:], strict=False)) <= PIECE_BYTES
+    assert max(b - a for a, b in itertools.pairwise(sizes)) <= PIECE_BYTES
 
 
 @pytest.mark.parametrize("piece", [gzip.compress(b""), b"\x00" * 1000])
@@ -110,8 +115,7 @@ def test_no_more_of_an_errors_body_is_read_than_a_mebibyte_and_then_it_counts_as
 def test_an_encoding_that_was_not_asked_for_is_refused(encoding):
     with pytest.raises(KernelTransportError, match="was not asked for") as error:
         read(b"", headers={"Content-Encoding": encoding})
-    assert len(str(error.value)) < 300
-    assert "\x1b" not in str(error.value)
+    assert encoding not in str(error.value)
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
@@ -119,7 +123,9 @@ def test_identity_is_no_encoding(encoding):
     assert read(b"x", headers={"Content-Encoding": encoding}) == b"x"
 
 
-@pytest.mark.parametrize("data", [b"no gzip", gzip.compress(b"x" * 100)[:-1], gzip.compress(b"x")[:-8] + bytes(8)])
+@pytest.mark.parametrize(
+    "data", [b"no gzip", gzip.compress(b"x" * 100)[:-1], gzip.compress(b"x")[:-8] + bytes(8)]
+)
 def test_gzip_that_is_broken_or_cut_short_is_an_error(data):
     with pytest.raises(KernelTransportError):
         read(data, headers=GZIP)
@@ -135,7 +141,9 @@ values = st.recursive(
 def short(value, escape):
     """What is left of a value: null where a string, as it is written, is too long."""
     if isinstance(value, str):
-        return None if len(json.dumps(value, ensure_ascii=escape).encode()) - 1 > MAX_SKIMMED_STRING else value
+        return (
+            None if len(json.dumps(value, ensure_ascii=escape).encode()) - 1 > MAX_SKIMMED_STRING else value
+        )
     if isinstance(value, list):
         return [short(item, escape) for item in value]
     if isinstance(value, dict):
@@ -153,7 +161,9 @@ def test_a_triggerer_reads_the_same_json_with_null_for_long_strings(value, place
 
 
 @pytest.mark.parametrize(
-    "text", ['"' * 5000, "\\" * 5001, "é" * 5000, '{"a": "b\\n"}' * 1000, "\n\\u0000" * 900], ids=lambda text: text[:4]
+    "text",
+    ['"' * 5000, "\\" * 5001, "é" * 5000, '{"a": "b\\n"}' * 1000, "\n\\u0000" * 900],
+    ids=lambda text: text[:4],
 )
 @pytest.mark.parametrize("size", [1, 7, 4096, 10**6])
 def test_a_long_string_of_whatever_characters_is_left_out(text, size):
@@ -165,7 +175,11 @@ def test_a_long_string_of_whatever_characters_is_left_out(text, size):
 def test_of_a_large_output_a_triggerer_keeps_nothing():
     tracemalloc.start()
     chunks = (b'{"id": "i", "output": "', *[b"x" * 65_536] * 800, b'", "status": "failed"}')
-    assert json.loads(read(*chunks, limit=10**9, skim=True)) == {"id": "i", "output": None, "status": "failed"}
+    assert json.loads(read(*chunks, limit=10**9, skim=True)) == {
+        "id": "i",
+        "output": None,
+        "status": "failed",
+    }
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 

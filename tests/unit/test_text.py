@@ -68,7 +68,10 @@ def test_a_secret_is_replaced_in_every_form_that_servers_quote_it_in(form):
 
 def test_the_login_of_a_proxy_is_replaced_as_it_was_sent():
     sent = base64.b64encode(b"user:hunter2").decode()
-    assert Redactor(["hunter2"], ["user:hunter2"]).text(f"Basic {sent} hunter2") == f"Basic {REDACTED} {REDACTED}"
+    assert (
+        Redactor(["hunter2"], ["user:hunter2"]).text(f"Basic {sent} hunter2")
+        == f"Basic {REDACTED} {REDACTED}"
+    )
 
 
 @pytest.mark.parametrize("secret", ["", "a", "id", "sk_1"])
@@ -93,7 +96,11 @@ def test_a_secret_in_json_is_replaced_however_it_is_escaped(text):
 
 def test_a_secret_that_is_a_word_of_kernels_does_not_break_a_reply():
     text = '{"id": "i", "status": "succeeded", "output": "status"}'
-    assert Redactor(["status"]).json(json.loads(text), text) == {"id": "i", "status": "succeeded", "output": REDACTED}
+    assert Redactor(["status"]).json(json.loads(text), text) == {
+        "id": "i",
+        "status": "succeeded",
+        "output": REDACTED,
+    }
 
 
 def test_json_nested_deeply_is_redacted_too():

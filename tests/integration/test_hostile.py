@@ -1,0 +1,508 @@
+"""Hostile servers, over real sockets, asked by both hooks: bounded in memory and in time, and nothing comes back."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import resource
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_kernel.api import waiting
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelConfigurationError,
+    KernelError,
+    KernelInvocationFailed,
+    KernelInvocationTimeout,
+    KernelLostReplyError,
+    KernelResponseTooLargeError,
+    KernelTransportError,
+)
+from airflow_provider_kernel.api.invocation import InvocationRequest
+from airflow_provider_kernel.api.logs import app_lines
+from airflow_provider_kernel.hooks import transport, trial
+from airflow_provider_kernel.hooks.kernel import KernelHook
+from dev.wait import wait_until
+from tests.hostile import bomb, for_ever, head, listening
+from tests.integration.conftest import TOKEN
+from tests.integration.scripted import Reply, Stream, invocation, log, state
+
+GET, STREAM = "GET /invocations/inv1", "GET /invocations/inv1/events"
+GZIP = {"Content-Encoding": "gzip"}
+CHUNKED = {"Transfer-Encoding": "chunked"}
+#: Far more than the limits of these tests, and far less than for ever.
+LONG = 25.0
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch, no_backoff):
+    monkeypatch.setattr(transport, "ATTEMPTS", 1)
+    monkeypatch.setattr(waiting, "LAST_LOOK", 0.5)
+    monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
+
+
+class TestSize:
+    def test_a_gigabyte_in_a_megabyte_of_gzip_is_not_unpacked(self, ask, connect):
+        packed = bomb()
+
+        def converse(sock, request):
+            sock.sendall(
+                head(200, {**GZIP, "Content-Type": "application/json", "Content-Length": len(packed)})
+            )
+            sock.sendall(packed)
+
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            with pytest.raises(KernelResponseTooLargeError, match="larger than 64 MB"):
+                ask("get_invocation", "inv1")
+            assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 250
+
+    def test_the_largest_reply_is_the_connections_to_say(self, server, ask, connect):
+        server.on(GET, invocation("succeeded", output='"' + "x" * 2_000_000 + '"'))
+        connect(host=server.url, password=TOKEN, extra={"max_response_mb": 3})
+        assert len(ask("get_invocation", "inv1").output) == 2_000_000
+        connect(host=server.url, password=TOKEN, extra={"max_response_mb": 1})
+        with pytest.raises(KernelResponseTooLargeError, match=r"larger than 1 MB.*max_response_mb"):
+            ask("get_invocation", "inv1")
+
+    def test_a_reply_may_be_compressed(self, server, ask):
+        body = gzip.compress(json.dumps(invocation("succeeded", output='"é"').body).encode())
+        server.on(GET, Reply(200, body, GZIP))
+        assert ask("get_invocation", "inv1").output == "é"
+        assert server.seen(GET)[0].headers["Accept-Encoding"] == "gzip"
+
+    @pytest.mark.parametrize("status", [200, 500])
+    def test_a_body_without_an_end_is_left(self, ask, connect, status):
+        def converse(sock, request):
+            sock.sendall(head(status, {"Content-Type": "application/json", **CHUNKED}))
+            for_ever(sock, b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN, extra={"max_response_mb": 2})
+            with pytest.raises(KernelError) as error:
+                ask("get_invocation", "inv1")
+        if status == 200:
+            assert isinstance(error.value, KernelResponseTooLargeError)
+        else:
+            assert error.value.status_code == 500
+
+    def test_what_nobody_reads_may_have_any_length(self, ask, connect):
+        def converse(sock, request):
+            if request.startswith("DELETE"):
+                sock.sendall(head(200, CHUNKED))
+                for_ever(sock, b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+            else:
+                body = json.dumps(invocation("failed").body).encode()
+                sock.sendall(head(200, {"Content-Length": len(body), "Connection": "close"}) + body)
+
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN)
+            cancellation = ask("cancel_invocation", "inv1")
+        assert cancellation.browsers_error is None
+
+    def test_an_encoded_stream_is_refused_and_the_wait_goes_on_without(self, wait, connect):
+        packed = bomb()
+
+        def converse(sock, request):
+            if "/events" in request:
+                sock.sendall(head(200, {**GZIP, "Content-Type": "text/event-stream", "Connection": "close"}))
+                with suppress(OSError):
+                    sock.sendall(packed)
+            else:
+                body = json.dumps(invocation("succeeded").body).encode()
+                sock.sendall(head(200, {"Content-Length": len(body), "Connection": "close"}) + body)
+
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN)
+            assert wait("inv1", on_log=lambda line: None).status == "succeeded"
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            b"data: " + b"x" * 65_530,
+            b"data: {}\n\n" * 6_000,
+            b"data:\n" * 10_000,
+            b"data: ab\n" * 7_000,
+            b":\n" * 30_000,
+            b"\n" * 65_536,
+        ],
+        ids=["a line", "events", "empty lines of data", "lines of data", "comments", "line ends"],
+    )
+    def test_a_stream_that_floods_is_left_at_the_deadline_and_takes_little_memory(self, wait, connect, piece):
+        def converse(sock, request):
+            if "/events" in request:
+                sock.sendall(head(200, {"Content-Type": "text/event-stream", "Connection": "close"}))
+                for_ever(sock, piece)
+            else:
+                body = json.dumps(invocation("running").body).encode()
+                sock.sendall(head(200, {"Content-Length": len(body), "Connection": "close"}) + body)
+
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            with pytest.raises(KernelInvocationTimeout):
+                wait("inv1", timeout=1.0)
+            assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 60
+
+    def test_pages_that_are_too_large_are_asked_for_smaller(self, server, connect):
+        def page(request):
+            limit = int(request.path.partition("limit=")[2].partition("&")[0])
+            offset = int(request.path.partition("offset=")[2].partition("&")[0] or 0)
+            items = [
+                {**invocation("succeeded", output="x" * 400_000).body, "id": f"inv{n}"}
+                for n in range(offset, min(offset + limit, 5))
+            ]
+            following = offset + limit if offset + limit < 5 else 0
+            return Reply(200, items, {"X-Next-Offset": str(following)})
+
+        server.on("GET /invocations", page)
+        connect(host=server.url, password=TOKEN, extra={"max_response_mb": 1})
+        with KernelHook() as hook:
+            assert [found.id for found in hook.list_invocations()] == [f"inv{n}" for n in range(5)]
+
+
+def dripped(sock, data: bytes) -> None:
+    """Send each byte so soon after the other that no time-out of the socket is over; then for ever the last."""
+    with suppress(OSError):
+        for byte in data:
+            sock.sendall(bytes([byte]))
+            time.sleep(0.02)
+        while True:
+            sock.sendall(data[-1:])
+            time.sleep(0.02)
+
+
+#: How a server may never come to the end of what it says.
+DRIPS = {
+    "a head": lambda sock: dripped(sock, b"HTTP/1.1 200 OK\r\nX-Header: " + b"x" * 60_000),
+    "a status line": lambda sock: dripped(sock, b"HTTP/1.1 200 " + b"O" * 60_000),
+    "headers": lambda sock: dripped(
+        sock, b"HTTP/1.1 200 OK\r\n" + b"".join(b"H%d: x\r\n" % n for n in range(90))
+    ),
+    "100 Continue": lambda sock: for_ever_slowly(sock, b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "a body": lambda sock: dripped(sock, head(200, {"Content-Length": 10_000_000}) + b"{"),
+    "chunks": lambda sock: dripped(sock, head(200, CHUNKED) + b"1\r\n{\r\n" * 5000),
+    "a trailer": lambda sock: dripped(sock, head(200, CHUNKED) + b"0\r\n" + b"x: y\r\n" * 5000),
+    "nothing": lambda sock: time.sleep(LONG),
+}
+
+
+def for_ever_slowly(sock, piece: bytes) -> None:
+    with suppress(OSError):
+        while True:
+            sock.sendall(piece)
+            time.sleep(0.02)
+
+
+class TestTime:
+    @pytest.mark.parametrize("drip", DRIPS)
+    def test_a_wait_is_over_soon_after_its_time(self, wait, connect, drip):
+        with listening(lambda sock, request: DRIPS[drip](sock)) as url:
+            connect(host=url, password=TOKEN)
+            began = time.monotonic()
+            with pytest.raises(KernelInvocationTimeout):
+                wait("inv1", timeout=0.5)
+            assert time.monotonic() - began < LONG
+
+    @pytest.mark.parametrize("drip", DRIPS)
+    def test_a_request_is_over_in_ten_times_the_connections_time_and_its_head_in_that(
+        self, ask, connect, drip
+    ):
+        with listening(lambda sock, request: DRIPS[drip](sock)) as url:
+            connect(host=url, password=TOKEN, extra={"timeout": 0.3})
+            began = time.monotonic()
+            with pytest.raises(KernelTransportError, match="did not reply in time"):
+                ask("get_invocation", "inv1")
+            assert time.monotonic() - began < LONG
+
+    def test_a_tls_handshake_has_its_time_too(self, ask, connect):
+        import socket
+
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def drip():
+            with suppress(OSError):
+                sock, _ = listener.accept()
+                sock.recv(1)
+                dripped(sock, b"\x16\x03\x03\x40\x00" + bytes(16_000))
+
+        threading.Thread(target=drip, daemon=True).start()
+        with listener:
+            connect(
+                host=f"https://127.0.0.1:{listener.getsockname()[1]}", password=TOKEN, extra={"timeout": 0.5}
+            )
+            began = time.monotonic()
+            with pytest.raises(KernelTransportError, match="in time"):
+                ask("get_invocation", "inv1")
+            assert time.monotonic() - began < LONG
+
+    def test_a_proxy_that_never_opens_its_tunnel_has_its_time_too(self, ask, connect):
+        with listening(lambda sock, request: dripped(sock, b"HTTP/1.1 200 OK\r\nX: " + b"x" * 60_000)) as url:
+            connect(host="https://kernel.example", password=TOKEN, extra={"proxy": url, "timeout": 0.5})
+            began = time.monotonic()
+            with pytest.raises(KernelTransportError, match="in time"):
+                ask("get_invocation", "inv1")
+            assert time.monotonic() - began < LONG
+
+    def test_a_connection_that_was_kept_open_is_ended_too(self, connect):
+        answered = []
+
+        def converse(sock, request):
+            body = json.dumps(invocation("running").body).encode()
+            sock.sendall(head(200, {"Content-Length": len(body)}) + body)
+            sock.recv(65_536)
+            answered.append(1)
+            dripped(sock, b"HTTP/1.1 200 OK\r\nX: " + b"x" * 60_000)
+
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN, extra={"timeout": 0.5})
+            with KernelHook() as hook:
+                hook.get_invocation("inv1")
+                began = time.monotonic()
+                with pytest.raises(KernelTransportError, match="did not reply in time"):
+                    hook.get_invocation("inv1")
+                assert time.monotonic() - began < LONG
+                assert answered
+
+    def test_the_test_button_leaves_no_thread_behind(self, connect, monkeypatch):
+        monkeypatch.setattr(trial, "TRIAL_SECONDS", 0.5)
+        before = set(threading.enumerate())
+        with listening(lambda sock, request: DRIPS["a head"](sock)) as url:
+            connect(host=url, password=TOKEN)
+            good, said = KernelHook().test_connection()
+            assert not good
+            assert "did not" in said
+            names = ("_ask", "ask", "Timer")
+            wait_until(
+                lambda: (
+                    not [
+                        t
+                        for t in set(threading.enumerate()) - before
+                        if t.name.endswith(names) or "ask" in t.name
+                    ]
+                ),
+                LONG,
+                "the threads of the button have ended",
+            )
+
+
+#: Ids that no address, file or log line may hold.
+IDS = ["..", ".", "", " ", "a/b", "a?b", "a%2fb", "x\n", "\x1b[2J", "i" * 1_000_000, 5, None, ["inv1"]]
+
+
+class TestIds:
+    @pytest.mark.parametrize("invocation_id", IDS, ids=lambda value: repr(value)[:12])
+    def test_an_accepted_invocation_with_a_wrong_id_is_a_lost_reply(self, server, invocation_id):
+        server.on(
+            "POST /invocations", Reply(202, {"id": invocation_id, "status": "queued", "action_name": "a"})
+        )
+        with KernelHook() as hook, pytest.raises(KernelLostReplyError, match="may be running") as error:
+            hook.submit(InvocationRequest("shop", "price"), lambda error: False)
+        assert len(str(error.value)) < 500
+
+    @pytest.mark.parametrize("invocation_id", IDS, ids=lambda value: repr(value)[:12])
+    def test_a_wait_for_what_is_no_id_ends_with_an_error_of_ours(self, server, wait, invocation_id):
+        with pytest.raises(KernelError):
+            wait(invocation_id, timeout=5)
+        assert server.requests == []
+
+
+class TestTimes:
+    @pytest.mark.parametrize(
+        "at",
+        ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0000-00-00T00:00:00Z", "", "soon", "x" * 100_000],
+    )
+    def test_a_line_of_whatever_time_is_a_line(self, server, wait, at, no_line_is_late):
+        lines = []
+        server.on(
+            STREAM,
+            Stream({**log("one"), "timestamp": at}, {**log("two"), "timestamp": at}, state("succeeded")),
+        )
+        server.on(GET, invocation("succeeded", started_at=at, finished_at=at))
+        wait("inv1", on_log=lines.append, replayed_before=time.time())
+        assert [line for line in lines if not line.startswith("…")] == ["one", "two"]
+
+
+NASTY = "a\x1b[31mred\x1b[0m\x1b]0;t\x07\r\n2026-01-01 00:00:00 ERROR forged \u202e\u2028\x9b"
+SAFE = r"ared\x1b]0;t\x07\r\n2026-01-01 00:00:00 ERROR forged \u202e\u2028\x9b"
+
+
+class TestText:
+    def test_what_kernel_says_is_shown_on_one_line_and_not_at_length(self, server, ask):
+        server.on(
+            GET,
+            Reply(400, {"code": NASTY + "x" * 500_000, "message": NASTY, "details": [{"message": NASTY}]}),
+        )
+        with pytest.raises(KernelApiError) as error:
+            ask("get_invocation", "inv1")
+        assert SAFE in str(error.value)
+        assert str(error.value).isprintable()
+        assert len(str(error.value)) < 3000
+
+    def test_a_failures_reason_is_on_one_line_and_the_output_keeps_its_own(self, server, wait):
+        server.on(STREAM, Stream(state("failed")))
+        server.on(GET, invocation("failed", status_reason=NASTY, output="one\n\ttwo\x1b[2J"))
+        with pytest.raises(KernelInvocationFailed) as error:
+            wait("inv1").result()
+        assert str(error.value) == f"Kernel invocation inv1 failed: {SAFE}.\nIts output: one\n\ttwo\\x1b[2J"
+
+    def test_no_line_of_an_apps_log_passes_for_airflows(self, server, wait, no_line_is_late):
+        lines = []
+        server.on(STREAM, Stream(log(NASTY), state("succeeded")))
+        server.on(GET, invocation("succeeded"))
+        wait("inv1", on_log=lines.append)
+        shown = app_lines("\n".join(lines)).split("\n")
+        assert shown == [
+            r"[app] ared\x1b]0;t\x07",
+            r"[app] 2026-01-01 00:00:00 ERROR forged \u202e\u2028\x9b",
+        ]
+
+
+class TestSecrets:
+    PROXY_PASSWORD = "hunter2-p@ss"
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            lambda quoted: Reply(
+                400, {"code": quoted, "message": f"Bad header: {quoted}", "details": [{"message": quoted}]}
+            ),
+            lambda quoted: Reply(403, {"code": "c", "message": "m"}, {"X-Request-Id": quoted}),
+            lambda quoted: Reply(502, b"<html>", {"Content-Type": quoted}),
+            lambda quoted: Reply(302, b"", {"Location": f"https://{quoted.split()[-1]}/"}),
+            lambda quoted: Reply(200, b"<html>", {"Content-Type": quoted}),
+            lambda quoted: Reply(200, b"{}", {"Content-Encoding": quoted}),
+            lambda quoted: Reply(200, {"id": "inv1", "status": quoted}),
+        ],
+    )
+    def test_a_server_that_quotes_the_header_does_not_put_the_token_into_our_words(
+        self, server, ask, caplog, reply
+    ):
+        caplog.set_level(logging.DEBUG)
+        server.on(GET, lambda request: reply(request.headers["Authorization"]))
+        said = ""
+        try:
+            said = repr(ask("get_invocation", "inv1"))
+        except KernelError as error:
+            said = str(error)
+        assert server.seen(GET)[0].headers["Authorization"] == f"Bearer {TOKEN}"
+        assert TOKEN not in said + caplog.text
+
+    def test_an_app_that_says_its_token_does_not_put_it_into_log_and_output(self, server, wait):
+        lines = []
+        server.on(STREAM, Stream(log(f"my token is {TOKEN}"), state("failed")))
+        server.on(GET, invocation("failed", status_reason=TOKEN, output=json.dumps({"env": TOKEN})))
+        found = wait("inv1", on_log=lines.append)
+        assert TOKEN not in repr(found) + str(found.output) + str(found.failure()) + "".join(lines)
+
+    def test_the_test_button_does_not_say_it(self, server):
+        server.on(
+            "GET /auth/context",
+            lambda request: Reply(401, {"code": "c", "message": request.headers["Authorization"]}),
+        )
+        good, said = KernelHook().test_connection()
+        assert not good
+        assert "Bearer ***" in said
+        assert TOKEN not in said
+
+    @pytest.mark.parametrize("status", [407, 502])
+    def test_a_proxy_that_quotes_its_login_does_not_put_it_into_our_words(self, ask, connect, caplog, status):
+        caplog.set_level(logging.DEBUG)
+        seen = []
+
+        def converse(sock, request):
+            sock.sendall(
+                f"HTTP/1.1 {status} you are user:{self.PROXY_PASSWORD} dXNlcjpodW50ZXIyLXBAc3M= \x1b[2J\r\n\r\n".encode()
+            )
+            seen.append(request)
+
+        with listening(converse) as url:
+            proxy = url.replace("://", "://user:hunter2-p%40ss@")
+            connect(host="https://kernel.example", password=TOKEN, extra={"proxy": proxy})
+            with pytest.raises(KernelTransportError) as error:
+                ask("get_invocation", "inv1")
+        assert seen
+        said = str(error.value)
+        assert str(status) in said
+        for secret in (self.PROXY_PASSWORD, "hunter2", "dXNlcjpodW50", "\x1b"):
+            assert secret not in said
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"conn_type": TOKEN},
+            {"host": TOKEN},
+            {"host": f"https://api.example/{TOKEN}"},
+            {"schema": TOKEN},
+            {"login": TOKEN},
+            {"extra": {"project": TOKEN}},
+            {"extra": {TOKEN: 1}},
+            {"extra": {"verify": TOKEN}},
+            {"extra": {"timeout": TOKEN}},
+            {"extra": {"max_response_mb": TOKEN}},
+            {"extra": {"proxy": TOKEN}},
+            {"extra": {"allow_http": TOKEN}},
+            {"extra": {"dashboard_url": TOKEN}},
+        ],
+        ids=str,
+    )
+    def test_a_token_in_the_wrong_field_is_not_quoted(self, connect, caplog, fields):
+        caplog.set_level(logging.WARNING)
+        connect(**{"host": "http://127.0.0.1:1", "password": "sk_other_0123456789"} | fields)
+        good, said = KernelHook().test_connection()
+        assert not good
+        assert TOKEN not in said + caplog.text
+
+    def test_a_token_in_the_place_of_a_connections_id_is_not_quoted(self, monkeypatch):
+        from airflow_provider_kernel.hooks import connection
+
+        monkeypatch.setattr(connection, "_secrets_backends", list)
+        monkeypatch.setattr(connection, "ASK_AGAIN_AFTER", 0)
+        with pytest.raises(KernelError) as error:
+            KernelHook(TOKEN).settings  # noqa: B018 - it is read
+        assert TOKEN not in str(error.value)
+
+
+class TestFiles:
+    @pytest.fixture(
+        params=["missing", "fifo", "device", "endless device", "no certificates", "socket", "too large"]
+    )
+    def path(self, request, tmp_path):
+        import os
+        import socket
+
+        path = tmp_path / "file"
+        match request.param:
+            case "fifo":
+                os.mkfifo(path)
+            case "device":
+                path = Path("/dev/null")
+            case "endless device":
+                path = Path("/dev/zero")
+            case "no certificates":
+                path.write_text("garbage")
+            case "socket":
+                with socket.socket(socket.AF_UNIX) as sock:
+                    sock.bind(str(path))
+            case "too large":
+                with path.open("wb") as file:
+                    file.truncate(10**12)
+        return path
+
+    def test_whatever_is_no_file_of_certificates_is_the_same_sentence_and_holds_nothing_up(
+        self, ask, connect, path
+    ):
+        connect(host="https://127.0.0.1:1", password=TOKEN, extra={"verify": str(path)})
+        with pytest.raises(KernelConfigurationError) as error:
+            ask("get_invocation", "inv1")
+        assert str(error.value).replace(str(path), "PATH") == (
+            "The TLS certificates in 'PATH' cannot be read. It must be the path of a file of certificates in PEM format, "
+            "or of a folder of them, that Airflow's processes may read."
+        )
