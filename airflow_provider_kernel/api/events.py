@@ -16,6 +16,7 @@ from typing import Any
 from airflow_provider_kernel.api.errors import KernelTransportError
 from airflow_provider_kernel.api.invocation import Invocation
 from airflow_provider_kernel.api.payload import parse_json
+from airflow_provider_kernel.api.replies import has_too_many_containers
 from airflow_provider_kernel.api.text import NO_SECRETS, Redactor
 
 #: Longest event that is read, in bytes. A longer one (a state with a huge output, say) is dropped: the state
@@ -143,7 +144,7 @@ class EventDecoder:
         self._data.clear()
         self._too_long = False
         event = None
-        if data and not too_long:
+        if data and not too_long and not has_too_many_containers(data):
             event = _read_event(data, self._redactor)
         if event is None and (data or too_long):
             self.skipped += 1

@@ -66,13 +66,15 @@ def parse_storable(text: str) -> tuple[Any, bool]:
     if not _MAYBE_UNSTORABLE.search(text):
         return value, False
     try:
-        text = json.dumps(value, ensure_ascii=False).encode(errors="replace").decode()
+        exact = json.dumps(value, ensure_ascii=False)
     except RecursionError:
         raise JSONLimitError("the JSON is nested too deeply") from None
+    text = exact.encode(errors="replace").decode()
     # A backslash that is data is written twice. It is set aside as NUL, which dumps leaves nowhere.
     text = text.replace("\\\\", "\0").replace("\\u0000", "?").replace("\0", "\\\\")
-    storable = json.loads(text, object_pairs_hook=_with_all)
-    return storable, storable != value
+    if text == exact:
+        return value, False
+    return json.loads(text, object_pairs_hook=_with_all), True
 
 
 def _with_all(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -19,9 +19,17 @@ MAX_ERROR_BYTES = 2**20
 #: Bytes that are decoded at once: a fraction of a millisecond's work.
 PIECE_BYTES = 2**17
 #: A longer string is left out for a triggerer, in bytes: payloads and outputs, which may be megabytes.
-MAX_SKIMMED_STRING = 1024
-#: What is left of a reply for a triggerer, in bytes, at most: decoding it as JSON takes some 20 ms of the event loop.
-MAX_SKIMMED_BYTES = 2**20
+MAX_SKIMMED_STRING = 512
+#: What is left of a reply for a triggerer, in bytes, at most: a page of a hundred invocations has less.
+MAX_SKIMMED_BYTES = 2**18
+#: Lists and objects that are decoded at once, at most, some 30 ms of a triggerer's event loop: each takes much longer
+#: than its two bytes would.
+MAX_CONTAINERS = 20_000
+
+
+def has_too_many_containers(data: bytes) -> bool:
+    """Tell whether JSON may have more lists and objects than :data:`MAX_CONTAINERS`; brackets in texts count, too."""
+    return data.count(b"[") + data.count(b"{") > MAX_CONTAINERS
 
 
 def is_encoded(headers: Mapping[str, str]) -> bool:
@@ -77,18 +85,18 @@ class ReplyBody:
                 return
             self._body += self._skimmer.feed(piece) if self._skimmer else piece
             if self._skimmer and len(self._body) > MAX_SKIMMED_BYTES:
-                raise KernelResponseTooLargeError(
-                    "The reply is not one of Kernel's: without its long texts it is more than "
-                    f"{MAX_SKIMMED_BYTES // 2**20} MiB."
-                )
+                raise _too_large_for_kernels()
             yield
 
     def close(self) -> bytes:
         """
         Return the body: of a success the whole of it.
 
+        :raises KernelResponseTooLargeError: it is not one of Kernel's.
         :raises KernelTransportError: its encoding was cut short.
         """
+        if self._skimmer and has_too_many_containers(self._body):
+            raise _too_large_for_kernels()
         if self._gzip and self._received and not self._gzip.eof and not self.full:
             raise KernelTransportError("The reply was cut short.")
         return bytes(self._body)
@@ -119,6 +127,12 @@ class ReplyBody:
             # A full piece may have more behind it, though all the bytes are taken.
             if not data and (self._gzip.eof or len(piece) < PIECE_BYTES):
                 return
+
+
+def _too_large_for_kernels() -> KernelResponseTooLargeError:
+    return KernelResponseTooLargeError(
+        "The reply is larger than one of Kernel's, even without its long texts."
+    )
 
 
 _PLAIN = re.compile(rb'[^"]*')

@@ -87,8 +87,11 @@ class Redactor:
         :param value: the value; its lists and dicts are changed.
         :param text: the JSON that it was decoded from.
         """
-        # "\u00" and "\/" may hide what is plain in the value.
-        if not self._pattern or not (self._pattern.search(text) or "\\u00" in text or "\\/" in text):
+        if not self._pattern:
+            return value
+        if "\\u00" in text or "\\/" in text:  # which may hide what is plain in the value
+            text = json.dumps(value, ensure_ascii=False)
+        if not self._pattern.search(text):
             return value
         top = [value]
         remaining: list[list[Any] | dict[Any, Any]] = [top]

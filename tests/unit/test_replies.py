@@ -18,8 +18,8 @@ from airflow_provider_kernel.api.errors import (
     is_worth_repeating,
 )
 from airflow_provider_kernel.api.replies import (
+    MAX_CONTAINERS,
     MAX_ERROR_BYTES,
-    MAX_SKIMMED_BYTES,
     MAX_SKIMMED_STRING,
     PIECE_BYTES,
     ReplyBody,
@@ -186,6 +186,12 @@ def test_of_a_large_output_a_triggerer_keeps_nothing():
 
 @pytest.mark.parametrize("piece", [b"[", b"[[],", b'"a",', b" "])
 def test_what_is_large_though_its_strings_are_short_is_none_of_kernels_to_a_triggerer(piece):
-    with pytest.raises(KernelResponseTooLargeError, match="not one of Kernel's"):
+    with pytest.raises(KernelResponseTooLargeError, match="larger than one of Kernel's"):
         read(*[piece * 10_000] * 200, limit=10**9, skim=True)
-    assert len(read(piece * (MAX_SKIMMED_BYTES // len(piece)), limit=10**9, skim=True)) <= MAX_SKIMMED_BYTES
+
+
+def test_a_reply_of_very_many_lists_is_none_of_kernels_to_a_triggerer():
+    assert read(b"[" * MAX_CONTAINERS, skim=True)
+    assert read(b"[" * (MAX_CONTAINERS + 1))
+    with pytest.raises(KernelResponseTooLargeError, match="larger than one of Kernel's"):
+        read(b"[" * (MAX_CONTAINERS + 1), skim=True)
