@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -110,6 +111,16 @@ class _HTTPPool(HTTPConnectionPool):
 class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _HTTPSConnection
 
+
+class _HeaderFilter(logging.Filter):
+    """Keeps back the warning with which urllib3 quotes headers that it cannot read: they may quote the token."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        is_ours = getattr(_here, "watchdog", None) is not None
+        return not (is_ours and str(record.msg).startswith("Failed to parse headers"))
+
+
+logging.getLogger("urllib3.connection").addFilter(_HeaderFilter())
 
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 

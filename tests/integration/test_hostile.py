@@ -412,6 +412,22 @@ class TestSecrets:
         assert "Bearer ***" in said
         assert TOKEN not in said
 
+    @pytest.mark.parametrize(
+        "line", ["{}", ": {}", "X {}: y", " {}", "X: {}\r\n\tmore", "X: \x00{}", "Content-Length: {}"]
+    )
+    def test_no_http_client_logs_headers_that_it_cannot_read(self, ask, connect, caplog, line):
+        caplog.set_level(logging.DEBUG)
+
+        def converse(sock, request):
+            bad = line.format(f"Bearer {TOKEN}")
+            sock.sendall(f"HTTP/1.1 200 Bearer {TOKEN}\r\n{bad}\r\nConnection: close\r\n\r\n{{}}".encode())
+
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN)
+            with pytest.raises(KernelError) as error:
+                ask("get_invocation", "inv1")
+        assert TOKEN not in f"{error.value}{caplog.text}"
+
     @pytest.mark.parametrize("status", [407, 502])
     def test_a_proxy_that_quotes_its_login_does_not_put_it_into_our_words(self, ask, connect, caplog, status):
         caplog.set_level(logging.DEBUG)
