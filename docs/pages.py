@@ -36,7 +36,8 @@ KINDS = {
 def write() -> None:
     """Write all of them, anew."""
     shutil.rmtree(MADE, ignore_errors=True)
-    sections = readme_pages((ROOT / "README.md").read_text())
+    readme = (ROOT / "README.md").read_text()
+    sections = readme_pages(readme)
     reference = reference_pages(get_provider_info())
     made = {
         "parts/front.md": sections.pop("front"),
@@ -44,6 +45,7 @@ def write() -> None:
         + contents("Reference", [f"reference/{name}" for name in reference]),
         **{f"readme/{name}.md": text for name, text in sections.items()},
         **{f"reference/{name}.rst": text for name, text in reference.items()},
+        "report.md": with_links_of_the_site((ROOT / "SECURITY.md").read_text(), readme),
         "examples.md": examples_page(),
         "errors.txt": exception_tree(),
         "emulator.txt": _parser().format_help(),
@@ -89,6 +91,8 @@ def with_links_of_the_site(text: str, readme: str) -> str:
             return "](/made/examples.md" + (f"#{slug(Path(path).name)})" if path.endswith(".py") else ")")
         if path == "CHANGELOG.md":
             return "](/changelog.md)"
+        if path == "SECURITY.md":
+            return "](/made/report.md)"
         if path.startswith("docs/"):
             return f"](/{link[1].removeprefix('docs/')})"
         return f"](/../{path})"
