@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.emulator.account import REFUSALS
+from airflow_provider_kernel.emulator.authority import is_loopback, served_hosts
 from airflow_provider_kernel.emulator.loader import AppFileError
 from airflow_provider_kernel.emulator.process import Zygote
 
@@ -27,6 +28,10 @@ ANY_KEY = "sk_emulator"
 
 #: What the extra `emulator` installs.
 NEEDED = ("kernel", "psutil", "starlette", "uvicorn")
+
+
+class OptionError(Exception):
+    """An option cannot be used; the message is a sentence for the user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return _serve(options)
-    except (AppFileError, OSError) as error:
+    except (AppFileError, OptionError, OSError) as error:
         print(f"Kernel emulator: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -52,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
-        listener = stack.enter_context(_listen(options.host, options.port))
-        url = _url(options.host, listener.getsockname()[1])
+        has_key = options.api_key is not None
+        listener = stack.enter_context(_listen(options.host, options.port, has_key=has_key))
+        address, port = listener.getsockname()[:2]
+        url = _url(address, port)
         key = options.api_key or ANY_KEY
         environment = {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
         zygotes = [stack.enter_context(closing(Zygote(file, environment))) for file in options.files]
@@ -64,8 +71,14 @@ def _serve(options: argparse.Namespace) -> int:
 
         apps = _apps(zygotes)
         engine = Engine(apps, max_concurrency=options.max_concurrency, sync_timeout=options.sync_timeout)
-        app = make_app(engine, api_key=options.api_key, heartbeat=options.heartbeat, refuse=options.refuse)
-        shown = key if options.api_key is None else "<the key of --api-key>"
+        app = make_app(
+            engine,
+            api_key=options.api_key,
+            heartbeat=options.heartbeat,
+            refuse=options.refuse,
+            served=served_hosts(options.host, address),
+        )
+        shown = "<the key of --api-key>" if has_key else key
         return run(
             app,
             engine,
@@ -88,8 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s). Any other than loopback lets everyone who can "
-        "reach it, and has the token, run the apps' code on this machine",
+        help="address to listen on (default: %(default)s). Beyond loopback, it lets everyone who can reach it and "
+        "has the key run the apps on this machine, and needs --api-key. Requests must name this host or one of "
+        "loopback, such as localhost; if it is 0.0.0.0 or ::, they may name any",
     )
     parser.add_argument("--port", type=_port, default=8484, help="0 picks a free one (default: %(default)s)")
     parser.add_argument("--api-key", type=_key, help="the only bearer token that is taken (default: any)")
@@ -155,10 +169,14 @@ def _key(text: str) -> str:
     return text
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, *, has_key: bool) -> socket.socket:
     """Return a listening socket, so that no one else can take the port while the apps are imported."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if not (has_key or is_loopback(str(address[0]))):
+            raise OptionError(
+                f"with --host {host} other machines can run the apps: set the token that they need with --api-key"
+            )
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
@@ -168,9 +186,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(host: str, port: int) -> str:
+def _url(address: str, port: int) -> str:
     """Return the URL by which this machine reaches the server."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read here, not chosen
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - read here, not chosen
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -205,6 +205,61 @@ def test_a_host_that_is_not_found_is_refused_with_one_line(capsys):
     assert capsys.readouterr().err.startswith("Kernel emulator: cannot listen on no.such.host. port 0: ")
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
+def test_beyond_this_machine_it_listens_only_with_an_api_key(host, capsys):
+    assert command_line.main(["app.py", f"--host={host}", "--port=0"]) == 2
+    assert capsys.readouterr().err == (
+        f"Kernel emulator: with --host {host} other machines can run the apps: set the token that they need "
+        "with --api-key\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "resolved", "listens"), [("localhost", "10.9.8.7", False), ("build.example", "127.0.0.1", True)]
+)
+def test_what_counts_is_the_address_that_a_host_resolves_to(host, resolved, listens, monkeypatch):
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (resolved, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    if listens:
+        command_line._listen(host, 0, has_key=False).close()
+    else:
+        with pytest.raises(command_line.OptionError, match="--api-key"):
+            command_line._listen(host, 0, has_key=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("localhost", "127.0.0.1"),
+        ("127.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+    ],
+)
+def test_the_address_that_it_prints_is_the_one_that_is_listened_on(tmp_path, host, address):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        if ":" in host:
+            pytest.skip("this machine has no IPv6")
+    arguments = [f"--host={host}", "--api-key=sk_right", "--port=0", write(tmp_path)]
+    command = [sys.executable, "-m", "airflow_provider_kernel.emulator", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        url = process.stdout.readline().split()[-1]
+        try:
+            client = kernel.Kernel(base_url=url, api_key="sk_right", max_retries=0)
+            reply = client.invocations.create(app_name="shop", action_name="act", version="latest")
+        finally:
+            process.terminate()
+
+    # Where localhost is ::1 first, that is listened on.
+    printed = url.rpartition(":")[0].removeprefix("http://")
+    assert printed == address or (host, printed) == ("localhost", "[::1]")
+    assert reply.output == "1"
+
+
 def test_told_to_end_with_its_standard_input_it_ends_where_that_is_no_pipe(tmp_path):
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", "--exit-with-stdin"]
     done = subprocess.run([*command, write(tmp_path)], stdin=subprocess.DEVNULL, timeout=30)
