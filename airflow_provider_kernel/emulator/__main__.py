@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import socket
@@ -17,6 +18,13 @@ from typing import TYPE_CHECKING
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.emulator.account import REFUSALS
 from airflow_provider_kernel.emulator.authority import is_loopback, served_hosts
+from airflow_provider_kernel.emulator.environment import (
+    INHERITED,
+    OptionError,
+    inherited,
+    read_env_file,
+    read_option,
+)
 from airflow_provider_kernel.emulator.loader import AppFileError
 from airflow_provider_kernel.emulator.process import Zygote
 
@@ -28,10 +36,6 @@ ANY_KEY = "sk_emulator"
 
 #: What the extra `emulator` installs.
 NEEDED = ("kernel", "psutil", "starlette", "uvicorn")
-
-
-class OptionError(Exception):
-    """An option cannot be used; the message is a sentence for the user."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    given = _environment(options.env, options.env_file)
     with ExitStack() as stack:
         has_key = options.api_key is not None
         listener = stack.enter_context(_listen(options.host, options.port, has_key=has_key))
         address, port = listener.getsockname()[:2]
         url = _url(address, port)
         key = options.api_key or ANY_KEY
-        environment = {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
+        environment = given | {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
         zygotes = [stack.enter_context(closing(Zygote(file, environment))) for file in options.files]
         # Imported while the zygotes import their apps.
         from airflow_provider_kernel.emulator.engine import Engine
@@ -94,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_kernel.emulator",
         description="The Kernel API on localhost, running the apps of the given files. Ctrl-C stops it.",
+        epilog="Apps get the variables of --env and --env-file, KERNEL_BASE_URL and KERNEL_API_KEY of the emulator, "
+        f"whatever is given, and of this terminal's environment no more than: {INHERITED.replace(' ', ', ')}.",
     )
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="APP.py", help="a file that defines kernel.App(s)"
@@ -107,6 +114,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", type=_port, default=8484, help="0 picks a free one (default: %(default)s)")
     parser.add_argument("--api-key", type=_key, help="the only bearer token that is taken (default: any)")
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="environment variable for the apps; without a value, this terminal's. May be repeated",
+    )
+    parser.add_argument(
+        "--env-file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="read variables for the apps from a .env file; --env goes before it. May be repeated",
+    )
     parser.add_argument(
         "--max-concurrency",
         type=_positive(int),
@@ -167,6 +189,17 @@ def _key(text: str) -> str:
     if not text.isascii() or not text.isprintable() or text != text.strip() or not text:
         raise argparse.ArgumentTypeError("not a token: it must be ASCII text without spaces around it")
     return text
+
+
+def _environment(options: Sequence[str], files: Sequence[Path]) -> dict[str, str]:
+    """Return the variables that the apps get, except the emulator's own."""
+    variables = inherited(os.environ)
+    for file in files:
+        try:
+            variables |= read_env_file(file.read_text(encoding="utf-8-sig", errors="surrogateescape"))
+        except (OptionError, OSError) as error:
+            raise OptionError(f"--env-file {file}: {getattr(error, 'strerror', error)}") from None
+    return variables | dict(read_option(option, os.environ) for option in options)
 
 
 def _listen(host: str, port: int, *, has_key: bool) -> socket.socket:
