@@ -46,10 +46,9 @@ class KernelEmulator:
     :param app_files: files that define ``kernel.App``.
     :param port: port on 127.0.0.1; 0 picks a free one.
     :param api_key: the only key that is taken; None: any.
-    :param env: environment variables that the apps get, as secrets that an app is deployed with. They are in the
-        environment of the emulator's process too, but not in its command line, which other users may read. None: no
-        more than :data:`airflow_provider_kernel.emulator.environment.INHERITED`.
-    :param env_file: a ``.env`` file with further ones; ``env`` goes before it. None: no file.
+    :param env: environment variables for the apps, as ``kernel deploy --env`` has them. The emulator's process has
+        them too; its command line, which other users may read, has the names alone. None: none.
+    :param env_file: a ``.env`` file with variables for the apps; ``env`` wins. None: no file.
     :param max_concurrency: invocations that may be active before 429 is answered; None: any number.
     :param refuse: what is refused as Kernel does: ``spending-cap``, ``insufficient-scope``, or where a request names a
         project ``other-project`` or ``unknown-project``; None: nothing.

@@ -99,8 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_kernel.emulator",
         description="The Kernel API on localhost, running the apps of the given files. Ctrl-C stops it.",
-        epilog="Apps get the variables of --env and --env-file, KERNEL_BASE_URL and KERNEL_API_KEY of the emulator, "
-        f"whatever is given, and of this terminal's environment no more than: {INHERITED.replace(' ', ', ')}.",
+        epilog="Apps get the variables of --env and --env-file, and of this terminal's environment only "
+        f"{INHERITED.replace(' ', ', ')}. KERNEL_BASE_URL and KERNEL_API_KEY are always the emulator's.",
     )
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="APP.py", help="a file that defines kernel.App(s)"
@@ -108,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s). Beyond loopback, it lets everyone who can reach it and "
-        "has the key run the apps on this machine, and needs --api-key. Requests must name this host or one of "
-        "loopback, such as localhost; if it is 0.0.0.0 or ::, they may name any",
+        help="address to listen on (default: %(default)s). One that other machines can reach needs --api-key: who "
+        "has the key can run the apps. A request's Host header must name this host or loopback, such as localhost; "
+        "any host is taken if this one is 0.0.0.0 or ::",
     )
     parser.add_argument("--port", type=_port, default=8484, help="0 picks a free one (default: %(default)s)")
     parser.add_argument("--api-key", type=_key, help="the only bearer token that is taken (default: any)")
@@ -127,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="FILE",
-        help="read variables for the apps from a .env file; --env goes before it. May be repeated",
+        help="read variables for the apps from a .env file; --env wins. May be repeated",
     )
     parser.add_argument(
         "--max-concurrency",
