@@ -2,7 +2,7 @@
 The environment variables of an app. Pure; no I/O.
 
 On Kernel an app gets the variables that it was deployed with. Here it gets those of ``--env`` and ``--env-file``, and
-of the terminal's only :data:`INHERITED`: no credentials.
+of the terminal's only :data:`INHERITED`: no credentials. This is no sandbox: an app can read the user's files.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _LINE = re.compile(
     rf"""
     [ \t]* (?: (?:export[ \t]+)? (?P<name>{_NAME}) [ \t]* = [ \t]*
         (?: '(?P<literal>[^'\0]*)' | "(?P<quoted>(?:[^"\\$\0] | \\[nr"\\$])*)" | (?P<plain>[^\s'"#$\0][^\n$\0]*?)? )
-        (?= [ \t\n] | \Z) | (?=\#|\n|\Z) )
+        (?!\S) )?
     [ \t]* (?: \#[^\n]* )? (?: \n | \Z )
     """,
     re.ASCII | re.VERBOSE,
 )
+_ESCAPED = {"n": "\n", "r": "\r"}
 
 
 class OptionError(Exception):
@@ -77,8 +78,6 @@ def read_env_file(text: str) -> dict[str, str]:
             )
         position = line.end()
         if line["name"]:
-            quoted = re.sub(
-                r"\\(.)", lambda it: {"n": "\n", "r": "\r"}.get(it[1], it[1]), line["quoted"] or ""
-            )
+            quoted = re.sub(r"\\(.)", lambda it: _ESCAPED.get(it[1], it[1]), line["quoted"] or "")
             variables[line["name"]] = line["literal"] or quoted or line["plain"] or ""
     return variables
