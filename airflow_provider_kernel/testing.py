@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,9 @@ class KernelEmulator:
     :param app_files: files that define ``kernel.App``.
     :param port: port on 127.0.0.1; 0 picks a free one.
     :param api_key: the only key that is taken; None: any.
+    :param env: environment variables for the apps, as ``kernel deploy --env`` has them. The emulator's process has
+        them too; its command line, which other users may read, has the names alone. None: none.
+    :param env_file: a ``.env`` file with variables for the apps; ``env`` wins. None: no file.
     :param max_concurrency: invocations that may be active before 429 is answered; None: any number.
     :param refuse: what is refused as Kernel does: ``spending-cap``, ``insufficient-scope``, or where a request names a
         project ``other-project`` or ``unknown-project``; None: nothing.
@@ -60,6 +63,8 @@ class KernelEmulator:
         *,
         port: int = 0,
         api_key: str | None = None,
+        env: Mapping[str, str] | None = None,
+        env_file: str | Path | None = None,
         max_concurrency: int | None = None,
         refuse: str | None = None,
         sync_timeout: float | None = None,
@@ -69,6 +74,7 @@ class KernelEmulator:
         options = {
             "--port": port,
             "--api-key": api_key,
+            "--env-file": env_file,
             "--max-concurrency": max_concurrency,
             "--refuse": refuse,
             "--sync-timeout": sync_timeout,
@@ -76,6 +82,8 @@ class KernelEmulator:
         }
         self.api_key = api_key or "sk_emulator"
         self._arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
+        self._env = dict(env or {})
+        self._arguments += [f"--env={name}" for name in self._env]
         self._arguments += ["--exit-with-stdin", "--", *map(str, app_files)]
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,6 +125,7 @@ class KernelEmulator:
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "airflow_provider_kernel.emulator", *self._arguments],
+                env=os.environ | self._env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -176,9 +185,17 @@ def kernel_emulator_apps() -> Sequence[str | Path]:
 
 
 @pytest.fixture(scope="session")
-def kernel_emulator_session(kernel_emulator_apps: Sequence[str | Path]) -> Iterator[KernelEmulator]:
+def kernel_emulator_env() -> Mapping[str, str]:
+    """The environment variables that the apps get, see :class:`KernelEmulator`; none, unless it is overridden."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def kernel_emulator_session(
+    kernel_emulator_apps: Sequence[str | Path], kernel_emulator_env: Mapping[str, str]
+) -> Iterator[KernelEmulator]:
     """An emulator that serves ``kernel_emulator_apps`` through the whole session. Override it for options."""
-    with KernelEmulator(kernel_emulator_apps) as emulator:
+    with KernelEmulator(kernel_emulator_apps, env=kernel_emulator_env) as emulator:
         yield emulator
 
 

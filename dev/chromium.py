@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MISSING = (
     "there is no browser. Install chromium (on Debian: apt-get install chromium), so that one of these is on the "
     f"PATH: {', '.join(NAMES)}"
 )
-#: No sandbox, for root has none; and no request to anybody but Airflow.
+#: No request to anybody but Airflow.
 ARGUMENTS = [
-    "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
@@ -48,6 +48,15 @@ def ensure() -> str:
     if found := find():
         return found
     raise RuntimeError(MISSING)
+
+
+def launch_options() -> dict[str, Any]:
+    """Return what Playwright is to launch it with; Playwright switches the sandbox off unless it is told."""
+    return {
+        "executable_path": ensure(),
+        "args": ARGUMENTS,
+        "chromium_sandbox": os.geteuid() != 0,  # Chromium refuses to start as root with one
+    }
 
 
 if __name__ == "__main__":

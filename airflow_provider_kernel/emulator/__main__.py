@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import signal
 import socket
@@ -16,6 +17,14 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.emulator.account import REFUSALS
+from airflow_provider_kernel.emulator.authority import is_loopback, served_hosts
+from airflow_provider_kernel.emulator.environment import (
+    INHERITED,
+    OptionError,
+    inherited,
+    read_env_file,
+    read_option,
+)
 from airflow_provider_kernel.emulator.loader import AppFileError
 from airflow_provider_kernel.emulator.process import Zygote
 
@@ -43,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return _serve(options)
-    except (AppFileError, OSError) as error:
+    except (AppFileError, OptionError, OSError) as error:
         print(f"Kernel emulator: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -51,11 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    given = _environment(options.env, options.env_file)
     with ExitStack() as stack:
-        listener = stack.enter_context(_listen(options.host, options.port))
-        url = _url(options.host, listener.getsockname()[1])
+        has_key = options.api_key is not None
+        listener = stack.enter_context(_listen(options.host, options.port, has_key=has_key))
+        address, port = listener.getsockname()[:2]
+        url = _url(address, port)
         key = options.api_key or ANY_KEY
-        environment = {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
+        environment = given | {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
         zygotes = [stack.enter_context(closing(Zygote(file, environment))) for file in options.files]
         # Imported while the zygotes import their apps.
         from airflow_provider_kernel.emulator.engine import Engine
@@ -64,8 +76,14 @@ def _serve(options: argparse.Namespace) -> int:
 
         apps = _apps(zygotes)
         engine = Engine(apps, max_concurrency=options.max_concurrency, sync_timeout=options.sync_timeout)
-        app = make_app(engine, api_key=options.api_key, heartbeat=options.heartbeat, refuse=options.refuse)
-        shown = key if options.api_key is None else "<the key of --api-key>"
+        app = make_app(
+            engine,
+            api_key=options.api_key,
+            heartbeat=options.heartbeat,
+            refuse=options.refuse,
+            served=served_hosts(options.host, address),
+        )
+        shown = "<the key of --api-key>" if has_key else key
         return run(
             app,
             engine,
@@ -81,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_kernel.emulator",
         description="The Kernel API on localhost, running the apps of the given files. Ctrl-C stops it.",
+        epilog="Apps get the variables of --env and --env-file, and of this terminal's environment only "
+        f"{INHERITED.replace(' ', ', ')}. KERNEL_BASE_URL and KERNEL_API_KEY are always the emulator's.",
     )
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="APP.py", help="a file that defines kernel.App(s)"
@@ -88,11 +108,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s). Any other than loopback lets everyone who can "
-        "reach it, and has the token, run the apps' code on this machine",
+        help="address to listen on (default: %(default)s). One that other machines can reach needs --api-key: who "
+        "has the key can run the apps. A request's Host header must name this host or loopback, such as localhost; "
+        "any host is taken if this one is 0.0.0.0 or ::",
     )
     parser.add_argument("--port", type=_port, default=8484, help="0 picks a free one (default: %(default)s)")
     parser.add_argument("--api-key", type=_key, help="the only bearer token that is taken (default: any)")
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME[=VALUE]",
+        help="environment variable for the apps; without a value, this terminal's. May be repeated",
+    )
+    parser.add_argument(
+        "--env-file",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="read variables for the apps from a .env file; --env wins. May be repeated",
+    )
     parser.add_argument(
         "--max-concurrency",
         type=_positive(int),
@@ -155,10 +191,25 @@ def _key(text: str) -> str:
     return text
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _environment(options: Sequence[str], files: Sequence[Path]) -> dict[str, str]:
+    """Return the variables that the apps get, except the emulator's own."""
+    variables = inherited(os.environ)
+    for file in files:
+        try:
+            variables |= read_env_file(file.read_text(encoding="utf-8-sig", errors="surrogateescape"))
+        except (OptionError, OSError) as error:
+            raise OptionError(f"--env-file {file}: {getattr(error, 'strerror', error)}") from None
+    return variables | dict(read_option(option, os.environ) for option in options)
+
+
+def _listen(host: str, port: int, *, has_key: bool) -> socket.socket:
     """Return a listening socket, so that no one else can take the port while the apps are imported."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if not (has_key or is_loopback(str(address[0]))):
+            raise OptionError(
+                f"with --host {host} other machines can run the apps: set the token that they need with --api-key"
+            )
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
@@ -168,9 +219,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(host: str, port: int) -> str:
+def _url(address: str, port: int) -> str:
     """Return the URL by which this machine reaches the server."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read here, not chosen
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - read here, not chosen
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -25,6 +25,9 @@ class Zygote:
     A process that has imported one app file.
 
     Made before the event loop runs, since importing is waited for; everything else does not block.
+
+    :param path: the app file.
+    :param environment: all variables that the process gets.
     """
 
     def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
@@ -39,7 +42,7 @@ class Zygote:
                     str(theirs.fileno()),
                     str(path),
                 ],
-                env={**os.environ, **environment},
+                env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a file prints while it is imported belongs to nobody's log

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_provider_kernel.emulator.account import limits, refusal
+from airflow_provider_kernel.emulator.authority import refusal_of_foreign
 from airflow_provider_kernel.emulator.contract import (
     MAX_BODY_BYTES,
     VERSION_LABEL,
@@ -36,13 +37,21 @@ from airflow_provider_kernel.emulator.stream import encode_json, follow
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def make_app(engine: Engine, *, api_key: str | None, heartbeat: float, refuse: str | None = None) -> ASGIApp:
+def make_app(
+    engine: Engine,
+    *,
+    api_key: str | None,
+    heartbeat: float,
+    refuse: str | None,
+    served: frozenset[str] | None,
+) -> ASGIApp:
     """
     Return the ASGI application.
 
     :param api_key: the only bearer token that is taken; None: any.
     :param heartbeat: seconds of silence after which an event stream sends a heartbeat.
     :param refuse: what is refused, of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: nothing.
+    :param served: hosts that are answered for, of :func:`~airflow_provider_kernel.emulator.authority.served_hosts`.
     """
     api = _Api(engine, heartbeat)
     app = Starlette(
@@ -69,34 +78,39 @@ def make_app(engine: Engine, *, api_key: str | None, heartbeat: float, refuse: s
     for route in app.routes:
         # Starlette adds HEAD to GET, and on a stream of events it would last until the end; Kernel has none.
         route.methods.discard("HEAD")  # type: ignore[attr-defined]
-    return _Authentication(app, api_key, refuse)
+    return _Gate(app, api_key, refuse, served)
 
 
-class _Authentication:
-    """Refuses every request without a bearer token, or with a wrong one; and what it was told to refuse."""
+class _Gate:
+    """Refuses requests of foreign web pages, without the right bearer token, and what it was told to refuse."""
 
-    def __init__(self, app: ASGIApp, api_key: str | None, refuse: str | None) -> None:
+    def __init__(
+        self, app: ASGIApp, api_key: str | None, refuse: str | None, served: frozenset[str] | None
+    ) -> None:
         self._app = app
         self._api_key = api_key
         self._refuse = refuse
+        self._served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        if not self._accepts(token := _token(request)):
-            message = "Invalid API key" if token else "Missing bearer token"
-            await _error(401, "unauthorized", message)(scope, receive, send)
-        elif error := refusal(self._refuse, request.method, request.headers):
-            await _error(error.status_code, error.code, error.message)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        error = (
+            refusal_of_foreign(scope["headers"], self._served)
+            or self._unauthorized(_token(request))
+            or refusal(self._refuse, request.method, request.headers)
+        )
+        reply = _error(error.status_code, error.code, error.message) if error else self._app
+        await reply(scope, receive, send)
 
-    def _accepts(self, token: str) -> bool:
-        if self._api_key is None:
-            return bool(token)
-        return secrets.compare_digest(token.encode(), self._api_key.encode())
+    def _unauthorized(self, token: str) -> ApiError | None:
+        if not token:
+            return ApiError(401, "unauthorized", "Missing bearer token")
+        if self._api_key is None or secrets.compare_digest(token.encode(), self._api_key.encode()):
+            return None
+        return ApiError(401, "unauthorized", "Invalid API key")
 
 
 class _Api:

@@ -205,6 +205,153 @@ def test_a_host_that_is_not_found_is_refused_with_one_line(capsys):
     assert capsys.readouterr().err.startswith("Kernel emulator: cannot listen on no.such.host. port 0: ")
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
+def test_beyond_this_machine_it_listens_only_with_an_api_key(host, capsys):
+    assert command_line.main(["app.py", f"--host={host}", "--port=0"]) == 2
+    assert capsys.readouterr().err == (
+        f"Kernel emulator: with --host {host} other machines can run the apps: set the token that they need "
+        "with --api-key\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "resolved", "listens"), [("localhost", "10.9.8.7", False), ("build.example", "127.0.0.1", True)]
+)
+def test_what_counts_is_the_address_that_a_host_resolves_to(host, resolved, listens, monkeypatch):
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (resolved, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    if listens:
+        command_line._listen(host, 0, has_key=False).close()
+    else:
+        with pytest.raises(command_line.OptionError, match="--api-key"):
+            command_line._listen(host, 0, has_key=False)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("localhost", "127.0.0.1"),
+        ("127.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+    ],
+)
+def test_the_address_that_it_prints_is_the_one_that_is_listened_on(tmp_path, host, address):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        if ":" in host:
+            pytest.skip("this machine has no IPv6")
+    arguments = [f"--host={host}", "--api-key=sk_right", "--port=0", write(tmp_path)]
+    command = [sys.executable, "-m", "airflow_provider_kernel.emulator", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        url = process.stdout.readline().split()[-1]
+        try:
+            client = kernel.Kernel(base_url=url, api_key="sk_right", max_retries=0)
+            reply = client.invocations.create(app_name="shop", action_name="act", version="latest")
+        finally:
+            process.terminate()
+
+    # Where localhost is ::1 first, that is listened on.
+    printed = url.rpartition(":")[0].removeprefix("http://")
+    assert printed == address or (host, printed) == ("localhost", "[::1]")
+    assert reply.output == "1"
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--env==secret", "--env must be NAME=VALUE or NAME; a name is made of letters, digits and _"),
+        (
+            "--env=NO_SUCH_ONE",
+            "--env NO_SUCH_ONE: there is no such variable; set it, or write --env NO_SUCH_ONE=VALUE",
+        ),
+        ("--env-file=no.such.env", "--env-file no.such.env: No such file or directory"),
+    ],
+)
+def test_a_variable_that_cannot_be_given_is_refused_with_one_line(option, said, capsys):
+    assert command_line.main(["app.py", "--port=0", option]) == 2
+    assert capsys.readouterr().err == f"Kernel emulator: {said}\n"
+
+
+def test_a_line_of_a_file_that_gives_no_variable_is_refused_with_one_line(tmp_path, capsys):
+    file = write(tmp_path, ".env", "A=1\nsecret")
+
+    assert command_line.main(["app.py", "--port=0", f"--env-file={file}"]) == 2
+    assert capsys.readouterr().err == (
+        f"Kernel emulator: --env-file {file}: line 2 is not NAME=VALUE; put a value that has quotes or $ in single quotes\n"
+    )
+
+
+@pytest.fixture
+def environment_app(tmp_path, monkeypatch):
+    """An app whose action returns its environment, while the terminal's has secrets."""
+    for name in (
+        "AIRFLOW_CONN_DB",
+        "AIRFLOW__CORE__FERNET_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "PASSED",
+        "KERNEL_API_KEY",
+    ):
+        monkeypatch.setenv(name, "terminal")
+    monkeypatch.setenv("LC_TIME", "C")
+    return write(tmp_path, text="import os\n" + APP.format(name="shop", result="dict(os.environ)"))
+
+
+def test_an_app_gets_what_it_is_given_and_nothing_else_of_the_terminal(environment_app, tmp_path):
+    files = [
+        write(tmp_path, "one.env", "A=file\nB=file\nC='$file'\nKERNEL_BASE_URL=http://real.example\n"),
+        write(tmp_path, "two.env", b"\xef\xbb\xbfB=second\r\nD=second\r\n".decode()),
+    ]
+    options = [
+        *(f"--env-file={file}" for file in files),
+        "--env=A=x=y",
+        "--env=PASSED",
+        "--env=KERNEL_API_KEY",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "airflow_provider_kernel.emulator",
+        "--port=0",
+        *options,
+        environment_app,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        url = process.stdout.readline().split()[-1]
+        try:
+            client = kernel.Kernel(base_url=url, api_key="x", max_retries=0)
+            reply = client.invocations.create(app_name="shop", action_name="act", version="latest")
+        finally:
+            process.terminate()
+    found = json.loads(reply.output)
+
+    assert {name: found.pop(name) for name in ("A", "B", "C", "D", "PASSED")} == {
+        "A": "x=y", "B": "second", "C": "$file", "D": "second", "PASSED": "terminal"
+    }  # fmt: skip
+    assert {name: value for name, value in found.items() if name.startswith("KERNEL_")} == {
+        "KERNEL_BASE_URL": url,
+        "KERNEL_API_KEY": "sk_emulator",
+    }
+    assert found["LC_TIME"] == "C"
+    assert "terminal" not in found.values()
+
+
+def test_a_test_gives_variables_that_are_on_no_command_line(environment_app, tmp_path):
+    file = write(tmp_path, ".env", "A=file\nB=file\n")
+    with KernelEmulator([environment_app], env={"A": "secret", "C": ""}, env_file=file) as emulator:
+        found = invoke(emulator, "shop")
+        processes = [psutil.Process(emulator.pid), *psutil.Process(emulator.pid).children(recursive=True)]
+        command_lines = [" ".join(process.cmdline()) for process in processes]
+
+    assert {name: found[name] for name in "ABC"} == {"A": "secret", "B": "file", "C": ""}
+    assert "terminal" not in found.values()
+    assert len(command_lines) == 2
+    assert "secret" not in "".join(command_lines)
+
+
 def test_told_to_end_with_its_standard_input_it_ends_where_that_is_no_pipe(tmp_path):
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", "--exit-with-stdin"]
     done = subprocess.run([*command, write(tmp_path)], stdin=subprocess.DEVNULL, timeout=30)
@@ -326,7 +473,7 @@ def test_a_second_start_does_not_lose_the_first(emulator):
 
 
 def test_the_fixtures_give_a_users_test_the_emulator_in_its_environment(tmp_path):
-    write(tmp_path, "shop.py")
+    write(tmp_path, "shop.py", "import os\n" + APP.format(name="shop", result="os.environ['CURRENCY']"))
     write(
         tmp_path,
         "conftest.py",
@@ -336,6 +483,9 @@ pytest_plugins = ["airflow_provider_kernel.testing"]
 @pytest.fixture(scope="session")
 def kernel_emulator_apps():
     return ["shop.py"]
+@pytest.fixture(scope="session")
+def kernel_emulator_env():
+    return {"CURRENCY": "GBP"}
 """,
     )
     write(
@@ -345,7 +495,7 @@ def kernel_emulator_apps():
 import json, os, sys, kernel
 def test_shop(kernel_emulator):
     reply = kernel.Kernel().invocations.create(app_name="shop", action_name="act", version="latest")
-    assert reply.output == "1"
+    assert reply.output == '"GBP"'
     connection = json.loads(os.environ["AIRFLOW_CONN_KERNEL_DEFAULT"])
     assert connection["conn_type"] == "kernel"
     assert connection["host"] == kernel_emulator.base_url

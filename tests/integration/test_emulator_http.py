@@ -40,6 +40,63 @@ def request_bytes(path):
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\n\r\n".encode()
 
 
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"Host": "evil.example"}, 421, "misdirected_request"),
+        ({"Host": "evil.example", "Origin": "http://evil.example"}, 421, "misdirected_request"),
+        ({"Origin": "https://evil.example"}, 403, "forbidden"),
+        ({"Origin": "null"}, 403, "forbidden"),
+        ({"Sec-Fetch-Site": "cross-site"}, 403, "forbidden"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/invocations", "/nowhere"])
+def test_a_foreign_web_page_runs_nothing(http, headers, status, code, path):
+    before = http.get("/invocations").json()
+
+    for token in (http.headers["Authorization"], ""):
+        reply = http.post(path, json=ECHO, headers={**headers, "Authorization": token})
+
+        assert (reply.status_code, reply.json()["code"]) == (status, code)
+        assert set(reply.json()) == {"code", "message"}
+        assert "evil" not in reply.text
+    assert http.get("/invocations").json() == before
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "POST /invocations HTTP/1.0",
+        "POST /invocations HTTP/1.1",
+        "POST /invocations HTTP/1.1\r\nHost:",
+        "POST /invocations HTTP/1.1\r\nHost: localhost\r\nHost: evil.example",
+        "POST /invocations HTTP/1.1\r\nHost: evil.example\r\nHost: localhost",
+        "POST /invocations HTTP/1.1\r\nHost: localhost@evil.example",
+        "POST http://evil.example/invocations HTTP/1.1\r\nHost: localhost",
+        "POST http://localhost/invocations HTTP/1.1\r\nHost: evil.example",
+    ],
+)
+def test_a_request_that_does_not_name_one_host_of_ours_runs_nothing(emulator, http, head):
+    before = http.get("/invocations").json()
+    body = json.dumps(ECHO)
+    with raw(emulator) as client:
+        length = f"Content-Length: {len(body)}\r\nConnection: close"
+        client.sendall(f"{head}\r\nAuthorization: Bearer x\r\n{length}\r\n\r\n{body}".encode())
+
+        assert client.recv(65_536).split()[1] in (b"400", b"404", b"421")
+    assert http.get("/invocations").json() == before
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:3000", "https://evil.example"])
+def test_a_preflight_permits_nothing(http, origin):
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for token in (http.headers["Authorization"], ""):
+        reply = http.options("/invocations", headers={**asked, "Origin": origin, "Authorization": token})
+
+        assert reply.status_code in (401, 403, 405)
+        assert not [name for name in reply.headers if name.startswith("access-control")]
+
+
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer"}])
 @pytest.mark.parametrize("path", ["/invocations", "/auth/context", "/nowhere"])
 def test_a_request_without_a_bearer_token_is_unauthorized(emulator, headers, path):
@@ -311,7 +368,7 @@ def test_a_consumer_that_goes_away_does_no_harm(emulator, http, submit):
 
 def test_an_invocation_whose_synchronous_client_went_away_runs_on(emulator, http, until):
     body = json.dumps(ECHO | {"action_name": "sleep", "payload": '{"seconds": 0.3}'})
-    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"POST /invocations HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nContent-Length: {len(body)}\r\n\r\n"
     with raw(emulator) as leaving:
         leaving.sendall((head + body).encode())
         query = {"action_name": "sleep", "status": "running"}
@@ -326,8 +383,8 @@ def test_an_invocation_whose_synchronous_client_went_away_runs_on(emulator, http
         b"\x00\xff\x00\xff\r\n\r\n",
         b"GET\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"X: " + b"y" * 200_000,
-        b"POST /invocations HTTP/1.1\r\nAuthorization: Bearer x\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST /invocations HTTP/1.1\r\nAuthorization: Bearer x\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",
+        b"POST /invocations HTTP/1.1\r\nAuthorization: Bearer x\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST /invocations HTTP/1.1\r\nAuthorization: Bearer x\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
     ids=range(6),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -66,7 +67,7 @@ def test_the_end_of_a_synchronous_call_leaves_nothing_behind(start_emulator, ali
 
 
 def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(alive):
-    zygote = Zygote(APP, {})
+    zygote = Zygote(APP, os.environ)
     app = App("tests", tuple(zygote.apps()["tests"]), zygote, "id", "deployment")
 
     async def run():

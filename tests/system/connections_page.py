@@ -88,9 +88,8 @@ def connections_page(airflow: AirflowStack, screenshots: Path) -> Iterator[Conne
     """Open the page in a browser of its own, logged in."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=chromium.ensure(),
+            **chromium.launch_options(),
             headless=True,
-            args=chromium.ARGUMENTS,
             env={**os.environ, "HOME": str(screenshots.parent)},  # where it leaves files
         )
         page = browser.new_page(viewport={"width": 1000, "height": 900})

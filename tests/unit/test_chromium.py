@@ -32,3 +32,14 @@ def test_where_the_installation_fails_apt_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(RuntimeError, match="apt-get update failed:\nno such mirror"):
         chromium.ensure()
+
+
+@pytest.mark.parametrize(("user", "has_sandbox"), [(0, False), (1000, True)])
+def test_only_root_is_without_the_sandbox(monkeypatch, user, has_sandbox):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(chromium, "ensure", lambda: "chromium")
+
+    options = chromium.launch_options()
+
+    assert options["chromium_sandbox"] is has_sandbox
+    assert "--no-sandbox" not in options["args"]
