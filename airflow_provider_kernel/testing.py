@@ -29,6 +29,8 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_kernel.emulator import API_KEY_VARIABLE
+
 
 class KernelEmulatorError(RuntimeError):
     """The emulator did not start; the message has what it said."""
@@ -73,7 +75,6 @@ class KernelEmulator:
     ) -> None:
         options = {
             "--port": port,
-            "--api-key": api_key,
             "--env-file": env_file,
             "--max-concurrency": max_concurrency,
             "--refuse": refuse,
@@ -82,8 +83,10 @@ class KernelEmulator:
         }
         self.api_key = api_key or "sk_emulator"
         self._arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
+        self._arguments += [f"--env={name}" for name in env or {}]
         self._env = dict(env or {})
-        self._arguments += [f"--env={name}" for name in self._env]
+        if api_key is not None:
+            self._env[API_KEY_VARIABLE] = api_key
         self._arguments += ["--exit-with-stdin", "--", *map(str, app_files)]
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
@@ -125,7 +128,7 @@ class KernelEmulator:
         with tempfile.TemporaryFile() as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "airflow_provider_kernel.emulator", *self._arguments],
-                env=os.environ | self._env,
+                env={name: os.environ[name] for name in os.environ if name != API_KEY_VARIABLE} | self._env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

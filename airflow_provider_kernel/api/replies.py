@@ -27,7 +27,7 @@ MAX_SKIMMED_BYTES = 2**18
 MAX_CONTAINERS = 20_000
 
 
-def has_too_many_containers(data: bytes) -> bool:
+def has_too_many_containers(data: bytes | bytearray) -> bool:
     """Tell whether JSON may have more lists and objects than :data:`MAX_CONTAINERS`; brackets in texts count, too."""
     return data.count(b"[") + data.count(b"{") > MAX_CONTAINERS
 

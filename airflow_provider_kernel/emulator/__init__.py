@@ -13,3 +13,6 @@ warden); on other systems a process that an action detached by a double fork is 
 Where Kernel's behaviour is unknown, the emulator takes the side that is harder on its clients. Those choices
 are described where they are made, in ``account``, ``contract``, ``engine``, ``store``, ``stream`` and ``worker``.
 """
+
+#: The variable that stands in for ``--api-key``, which other users of the machine can read.
+API_KEY_VARIABLE = "KERNEL_EMULATOR_API_KEY"

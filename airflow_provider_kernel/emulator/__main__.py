@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
+from airflow_provider_kernel.emulator import API_KEY_VARIABLE
 from airflow_provider_kernel.emulator.account import REFUSALS
 from airflow_provider_kernel.emulator.authority import is_loopback, served_hosts
 from airflow_provider_kernel.emulator.environment import (
@@ -113,7 +114,13 @@ def _parser() -> argparse.ArgumentParser:
         "any host is taken if this one is 0.0.0.0 or ::",
     )
     parser.add_argument("--port", type=_port, default=8484, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument("--api-key", type=_key, help="the only bearer token that is taken (default: any)")
+    parser.add_argument(
+        "--api-key",
+        type=_key,
+        default=os.environ.get(API_KEY_VARIABLE),
+        help=f"the only bearer token that is taken (default: the variable {API_KEY_VARIABLE}, which other users of this "
+        "machine cannot see; else any)",
+    )
     parser.add_argument(
         "--env",
         action="append",

@@ -509,3 +509,12 @@ def test_without():
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
 
     assert "2 passed" in done.stdout, done.stdout
+
+
+def test_neither_the_key_nor_a_variable_is_on_the_command_line_that_others_can_read(tmp_path):
+    with KernelEmulator([write(tmp_path)], api_key="sk_right", env={"PASSWORD": "hunter2"}) as emulator:
+        command = " ".join(psutil.Process(emulator.pid).cmdline())
+        assert "--env=PASSWORD" in command
+        assert "sk_right" not in command
+        assert "hunter2" not in command
+        assert [app.app_name for app in client_of(emulator).apps.list()] == ["shop"]
