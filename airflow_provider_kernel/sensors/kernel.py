@@ -26,14 +26,20 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeout,
     KernelInvocationUnsettled,
 )
-from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
+from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus, is_invocation_id
 from airflow_provider_kernel.api.outcome import Outcome
 from airflow_provider_kernel.api.payload import is_nothing
 from airflow_provider_kernel.api.record import try_id
+from airflow_provider_kernel.api.settings import shown
 from airflow_provider_kernel.api.waiting import PATIENCE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links import kernel as link
-from airflow_provider_kernel.operators.arguments import check_names, no_retry_if_mapped, require_name
+from airflow_provider_kernel.operators.arguments import (
+    check_names,
+    is_unrendered,
+    no_retry_if_mapped,
+    require_name,
+)
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
 from airflow_provider_kernel.operators.mapped import checked
 from airflow_provider_kernel.operators.result import announce_end, xcom_value
@@ -129,6 +135,8 @@ class KernelInvocationSensor(BaseSensorOperator):
         :raises ValueError: one of them cannot be right; the sentence says what to write instead.
         """
         check_names(given, invocation_id=ID_MEANING, kernel_conn_id=CONNECTION_MEANING)
+        if "invocation_id" in given and not is_unrendered(given["invocation_id"], given.get("dag")):
+            _check_id(given["invocation_id"])
         for name in ("deferrable", "follow_logs"):
             check_flag(name, given.get(name, True))
 
@@ -149,6 +157,8 @@ class KernelInvocationSensor(BaseSensorOperator):
         if is_nothing(self.invocation_id):
             raise AirflowFailException(f"invocation_id came to nothing. Pass {ID_MEANING}.")
         require_name("invocation_id", self.invocation_id, ID_MEANING)
+        with self._skipping():
+            _check_id(self.invocation_id)
         require_name("kernel_conn_id", self.kernel_conn_id, CONNECTION_MEANING)
         with self._skipping(), self.hook:
             self.hook.get_conn()  # no look mends a connection that cannot be used
@@ -322,6 +332,11 @@ class KernelInvocationSensor(BaseSensorOperator):
             if self.soft_fail or self.never_fail:
                 self.log.warning("%s", error)  # Airflow skips the task without a word of why
             raise
+
+
+def _check_id(value: str) -> None:
+    if not is_invocation_id(value):
+        raise KernelConfigurationError(f"invocation_id must be {ID_MEANING}, not {shown(value)}.")
 
 
 def _started_at(context: Context) -> float:

@@ -24,6 +24,12 @@ def sensor(**kwargs):
         ({"invocation_id": None}, "invocation_id must be a string.*NoneType"),
         ({"invocation_id": 7}, "invocation_id must be a string.*int"),
         ({"invocation_id": "i\0"}, "invocation_id holds a NUL character"),
+        (
+            {"invocation_id": ".."},
+            r"invocation_id must be the id that Kernel gave the invocation.*not '\.\.'",
+        ),
+        ({"invocation_id": "a/b"}, "invocation_id must be the id"),
+        ({"invocation_id": "i" * 1_000}, r"invocation_id must be the id.*more characters\)'\.$"),
         ({"invocation_id": "{{ ds }}\0"}, "invocation_id holds a NUL character"),
         ({"kernel_conn_id": "\ud83d"}, "kernel_conn_id holds half a surrogate pair"),
         ({"kernel_conn_id": ""}, "kernel_conn_id is empty.*id of an Airflow connection"),
