@@ -51,7 +51,7 @@ class Call(Generic[T]):
     :param may_repeat: tells of an error whether the request may be sent again after it.
     :param min_timeout: seconds that the reply may take at least, whatever the connection says.
     :param has_result: False if a success is all there is to know, whatever its body.
-    :param skim: whether strings of over a kilobyte, such as payloads and outputs, may be missing in a triggerer.
+    :param skim: whether strings of more than 512 bytes, such as payloads and outputs, may be missing in a triggerer.
     """
 
     method: str

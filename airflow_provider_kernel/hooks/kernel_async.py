@@ -124,7 +124,11 @@ class KernelAsyncHook:
         return self._follow(invocation_id, since, silence=None, life=None)
 
     async def list_page(self, **filters: Any) -> Page:
-        """Ask once for one page of invocations, newest first; the filters are those of Kernel's API."""
+        """
+        Ask once for one page of invocations, newest first, without payloads, outputs and reasons of more than 512 bytes.
+
+        The filters are those of Kernel's API.
+        """
         return await self._send_once(calls.list_invocations(**filters))
 
     async def list_active_ids(self) -> frozenset[str]:
@@ -164,6 +168,7 @@ class KernelAsyncHook:
         poll_interval: float = 30.0,
         on_log: Callable[[str], None] | None = None,
         replayed_before: float | None = None,
+        with_output: bool = True,
     ) -> Invocation:
         """
         As :meth:`KernelHook.wait_for_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.wait_for_invocation>`.
@@ -174,7 +179,9 @@ class KernelAsyncHook:
         :param on_log: called with each line (or lines, if they come fast) that the app logs; a late one begins
             with its own time.
         :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait.
-        :return: the invocation, succeeded or failed; without its payload and output, if those have more than a kilobyte.
+        :param with_output: False leaves out a payload, an output and a reason of more than 512 bytes, as a trigger
+            does: to decode megabytes holds up all others in its event loop.
+        :return: the invocation, succeeded or failed.
         """
         wait = new_wait(
             invocation_id,
@@ -199,7 +206,9 @@ class KernelAsyncHook:
                     wait.stream_ended(time.time(), error)
                 case Look(within):
                     try:
-                        found = await self._send_once(calls.get_invocation(invocation_id), within)
+                        found = await self._send_once(
+                            calls.get_invocation(invocation_id, skim=not with_output), within
+                        )
                     except KernelError as look_error:
                         wait.saw_error(look_error, time.time())
                     else:

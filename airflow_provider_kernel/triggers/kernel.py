@@ -120,6 +120,7 @@ class KernelInvocationTrigger(BaseTrigger):
                         poll_interval=self.poll_interval,
                         on_log=self._write if self.follow_logs else None,
                         replayed_before=now if is_restarted else None,
+                        with_output=False,
                     )
                     outcome = Outcome.of(invocation)
                 except KernelInvocationTimeout as error:
