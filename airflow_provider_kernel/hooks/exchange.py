@@ -101,16 +101,17 @@ def exchange(
     began = time.monotonic()
     with Watchdog(head if total is None else min(head, total)) as watchdog:
         try:
-            response = session.request(
-                call.method,
-                settings.base_url + call.path,
-                params=call.params,
-                data=body,
-                headers=headers,
-                timeout=(max(0.1, min(CONNECT_TIMEOUT, watchdog.seconds)), silence),
-                stream=True,
-                allow_redirects=False,
-            )
+            with watchdog.on_this_thread():
+                response = session.request(
+                    call.method,
+                    settings.base_url + call.path,
+                    params=call.params,
+                    data=body,
+                    headers=headers,
+                    timeout=(max(0.1, min(CONNECT_TIMEOUT, watchdog.seconds)), silence),
+                    stream=True,
+                    allow_redirects=False,
+                )
             watchdog.restart(None if total is None else total - (time.monotonic() - began))
             with response:
                 yield response

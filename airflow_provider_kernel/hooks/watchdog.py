@@ -1,4 +1,4 @@
-"""A limit on a request with requests as a whole: not even a name look-up excepted, but for the system's own limit."""
+"""A limit on a request with requests as a whole, from before there is a connection."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from requests.adapters import HTTPAdapter
@@ -18,7 +19,7 @@ _here = threading.local()
 
 class Watchdog:
     """
-    Ends the connection that this thread's request uses once its time is over, as a context manager.
+    Ends the connection of one request once its time is over, as a context manager.
 
     No time-out of a socket does: those begin anew with each byte.
 
@@ -33,15 +34,23 @@ class Watchdog:
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Watchdog:
-        _here.watchdog = self
         self.restart(self.seconds)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.restart(None)
-        del _here.watchdog
         with self._lock:
             self._let_go()
+
+    @contextmanager
+    def on_this_thread(self) -> Iterator[None]:
+        """Watch the connection that is used here, in the ``with`` block; a signal handler may use another within."""
+        outer = getattr(_here, "watchdog", None)
+        _here.watchdog = self
+        try:
+            yield
+        finally:
+            _here.watchdog = outer
 
     def restart(self, seconds: float | None) -> None:
         """Count anew; None: no limit."""

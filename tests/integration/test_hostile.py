@@ -271,6 +271,16 @@ class TestTime:
                 assert time.monotonic() - began < LONG
                 assert answered
 
+    def test_requests_within_a_stream_have_their_own_time_and_leave_it_its_connection(self, server):
+        server.on(STREAM, Stream(log("one"), log("two"), state("succeeded")))
+        server.on(GET, invocation("succeeded"))
+        with KernelHook() as hook:
+            first, second = hook.follow_invocation("inv1"), hook.follow_invocation("inv1")
+            seen = [next(first), next(second), hook.get_invocation("inv1").status]
+            first.close()
+            seen += [len(list(second)), hook.get_invocation("inv1").status]
+        assert seen[2:] == ["succeeded", 2, "succeeded"]
+
     def test_the_test_button_leaves_no_thread_behind(self, connect, monkeypatch):
         monkeypatch.setattr(trial, "TRIAL_SECONDS", 0.5)
         before = set(threading.enumerate())
