@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -276,11 +277,14 @@ class KernelAsyncHook:
         settings = await self.settings()
         timeout = max(settings.timeout, call.min_timeout)
         total = 10 * timeout if within is None else min(within, 10 * timeout)
+        until = time.monotonic() + total
         async with self._request(call, settings, head=timeout, total=total, silence=timeout) as response:
-            return await self._result(call, response, settings)
+            return await self._result(call, response, settings, until)
 
-    async def _result(self, call: Call[T], response: aiohttp.ClientResponse, settings: KernelSettings) -> T:
-        """Read the reply to ``call``."""
+    async def _result(
+        self, call: Call[T], response: aiohttp.ClientResponse, settings: KernelSettings, until: float
+    ) -> T:
+        """Read the reply to ``call``, until a moment of the monotonic clock."""
         status, headers = response.status, response.headers
         share = LoopShare(self._in_use().line)
         body = ReplyBody(
@@ -289,7 +293,7 @@ class KernelAsyncHook:
             limit=settings.max_response_bytes,
             skim=call.skim,
         )
-        async for piece in _pieces(response):
+        async for piece in _pieces(response, until):
             steps = body.feed(piece)
             while await share.do(lambda: next(steps, body)) is not body:  # noqa: B023 - it is called here
                 pass
@@ -373,12 +377,13 @@ class KernelAsyncHook:
             async with self._request(
                 call, settings, head=settings.timeout, total=life, silence=silence, stream=True
             ) as response:
+                until = inf if life is None else opened + life
                 if response.status != 200:
-                    await self._result(call, response, settings)
+                    await self._result(call, response, settings, until)
                 calls.check_stream(response.headers, settings.redactor)
                 decoder = EventDecoder(redactor=settings.redactor)
                 share = LoopShare(self._in_use().line)
-                async for piece in _pieces(response):
+                async for piece in _pieces(response, until):
                     events = await share.do(partial(decoder.feed, piece))
                     began = time.perf_counter()
                     for event in events:
@@ -419,8 +424,14 @@ def _new_session() -> aiohttp.ClientSession:
     )
 
 
-async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Give the body as it comes, in pieces that take little of the event loop's time each."""
+async def _pieces(response: aiohttp.ClientResponse, until: float) -> AsyncIterator[bytes]:
+    """
+    Give the body as it comes, in pieces that take little of the event loop's time each.
+
+    :raises TimeoutError: ``until`` is over: aiohttp does not see to it where there is always more to read.
+    """
     async for chunk in response.content.iter_any():
         for start in range(0, len(chunk), PIECE_BYTES):
+            if time.monotonic() >= until:
+                raise TimeoutError
             yield chunk[start : start + PIECE_BYTES]

@@ -10,6 +10,8 @@ from typing import TypeVar
 T = TypeVar("T")
 #: Seconds of the loop's time that each reply may take at once, and in each second after that, without waiting.
 BURST, RATE = 0.005, 0.002
+#: More seconds than these what comes of a piece does not take.
+MAX_CHARGE = 0.05
 
 
 class LoopShare:
@@ -38,8 +40,8 @@ class LoopShare:
         return result
 
     def charge(self, seconds: float) -> None:
-        """Take that what came of a piece took so long."""
-        self._credit -= seconds
+        """Take that what came of a piece took so long; whoever did something else in between is not held to that."""
+        self._credit -= min(seconds, MAX_CHARGE)
 
     def _refilled(self) -> float:
         now = time.perf_counter()

@@ -10,6 +10,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,7 +27,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.invocation import InvocationRequest
 from airflow_provider_kernel.api.logs import app_lines
-from airflow_provider_kernel.hooks import transport, trial
+from airflow_provider_kernel.hooks import kernel_async, transport, trial
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from dev.wait import wait_until
 from tests.hostile import bomb, for_ever, head, listening
@@ -221,6 +222,24 @@ class TestTime:
             with pytest.raises(KernelTransportError, match="did not reply in time"):
                 ask("get_invocation", "inv1")
             assert time.monotonic() - began < LONG
+
+    async def test_a_stream_that_always_has_more_to_read_is_left_in_time_too(self):
+        class Flood:
+            """What aiohttp reads of one: it never waits, and no time-out of it strikes."""
+
+            async def iter_any(self):
+                while True:
+                    yield b"data: {}\n\n" * 10_000
+
+        read = set()
+
+        async def read_all():
+            async for piece in kernel_async._pieces(SimpleNamespace(content=Flood()), time.monotonic() + 0.1):
+                read.add(len(piece))
+
+        with pytest.raises(TimeoutError):
+            await read_all()
+        assert max(read) == kernel_async.PIECE_BYTES
 
     def test_a_tls_handshake_has_its_time_too(self, ask, connect):
         import socket

@@ -1,0 +1,72 @@
+"""Who reads much waits in a line; who reads little does not, and hears in time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from airflow_provider_kernel.hooks.loop_share import BURST, LoopShare
+
+#: Seconds of one piece of work.
+PIECE = 0.004
+
+
+def work() -> None:
+    until = time.perf_counter() + PIECE
+    while time.perf_counter() < until:
+        pass
+
+
+async def test_a_little_is_done_at_once_though_the_line_is_taken():
+    line = asyncio.Lock()
+    await line.acquire()
+    assert await asyncio.wait_for(LoopShare(line).do(lambda: "done"), 10) == "done"
+
+
+async def test_who_has_taken_more_than_a_little_waits_for_its_turn():
+    line = asyncio.Lock()
+    share = LoopShare(line)
+    share.charge(2 * BURST)
+    await line.acquire()
+    waiting = asyncio.create_task(share.do(lambda: "done"))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    line.release()
+    assert await asyncio.wait_for(waiting, 10) == "done"
+
+
+async def test_those_in_the_line_leave_half_of_the_loops_time_to_the_others_and_take_turns():
+    line, done, others = asyncio.Lock(), [0] * 10, 0
+
+    async def much(number: int) -> None:
+        share = LoopShare(line)
+        share.charge(2 * BURST)
+        while True:
+            await share.do(work)
+            done[number] += 1
+
+    tasks = [asyncio.create_task(much(number)) for number in range(10)]
+    while min(done) < 3:
+        await asyncio.sleep(0)
+        others += 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert max(done) - min(done) <= 1
+    assert others > sum(done)  # between any two pieces of theirs
+
+
+async def test_what_fails_costs_and_the_line_goes_on():
+    line = asyncio.Lock()
+    share = LoopShare(line)
+    share.charge(2 * BURST)
+
+    def fail() -> None:
+        raise ValueError("so")
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="so"):
+            await share.do(fail)
+    assert not line.locked()
