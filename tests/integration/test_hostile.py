@@ -322,6 +322,78 @@ class TestTime:
             )
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+#: What is no HTTP, or more than any server says.
+RAW = {
+    "nothing": b"",
+    "garbage": b"garbage\r\n\r\n",
+    "HTTP/0.9": b"<html>hello</html>",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x15\x03\x03\x00\x02\x02\x28",
+    "no status": b"HTTP/1.1\r\n\r\n",
+    "status abc": b"HTTP/1.1 abc OK\r\n\r\n",
+    "status 0": b"HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n",
+    "status 99999": b"HTTP/1.1 99999 OK\r\n\r\n",
+    "status 101": b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "status 103": b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+    "status 204 with a body": b"HTTP/1.1 204 OK\r\nContent-Length: 2\r\n\r\n{}",
+    "status 304": b"HTTP/1.1 304 OK\r\n\r\n",
+    "version 9": b"HTTP/9.9 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+    "length -1": OK + b"Content-Length: -1\r\n\r\n{}",
+    "length 1,1": OK + b"Content-Length: 1,1\r\n\r\n{}",
+    "length x": OK + b"Content-Length: x\r\n\r\n{}",
+    "two lengths": OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",
+    "a huge length": OK + b"Content-Length: " + b"9" * 30 + b"\r\n\r\n{}",
+    "too short": OK + b"Content-Length: 100\r\n\r\n{}",
+    "length and chunks": OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "chunk zz": OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
+    "chunk -1": OK + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n{}\r\n",
+    "a huge chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 40 + b"\r\n{}\r\n",
+    "a long extension": OK
+    + b"Transfer-Encoding: chunked\r\n\r\n2;"
+    + b"x" * 200_000
+    + b"\r\n{}\r\n0\r\n\r\n",
+    "cut in a chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n100\r\n{}",
+    "encoding gzip of nothing": OK + b"Content-Encoding: gzip\r\nContent-Length: 0\r\n\r\n",
+    "transfer-encoding gzip": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "no colon": OK + b"header\r\n\r\n",
+    "NUL": OK + b"X: \x00\r\n\r\n",
+    "a folded header": OK + b"X: a\r\n\tb\r\n\r\n",
+    "bytes that are no text": OK + b"X: \xff\xfe\r\nContent-Type: \xff\r\n\r\n",
+    "bare line ends": b"HTTP/1.1 200 OK\nX: y\n\n{}",
+    "a thousand headers": OK + b"".join(b"H%d: x\r\n" % n for n in range(1000)) + b"\r\n",
+    "a long header": OK + b"X: " + b"x" * 200_000 + b"\r\n\r\n",
+    "a long reason": b"HTTP/1.1 200 " + b"x" * 200_000 + b"\r\n\r\n",
+    "a charset": OK + b"Content-Type: application/json; charset=nonsense\r\n\r\n{}",
+    "a date": OK + b"Date: Thu, 99 Foo 99999 99:99:99 GMT\r\nContent-Length: 2\r\n\r\n[]",
+    "a cookie": OK + b"Set-Cookie: \x1b=\xff; expires=never; domain=..\r\nContent-Length: 2\r\n\r\n{}",
+}
+
+
+class TestHTTP:
+    @pytest.mark.parametrize("raw", RAW)
+    def test_what_is_no_reply_is_an_error_of_ours(self, ask, wait, connect, caplog, raw):
+        def converse(sock, request):
+            sock.sendall(RAW[raw])
+
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN, extra={"timeout": 5})
+            with pytest.raises(KernelError) as error:
+                ask("get_invocation", "inv1")
+            assert str(error.value).isprintable()
+            assert len(str(error.value)) < 500
+            with pytest.raises(KernelError):
+                wait("inv1", timeout=0.2)
+
+    @pytest.mark.parametrize("raw", RAW)
+    def test_in_the_reply_to_a_post_it_is_a_lost_reply(self, connect, raw):
+        with listening(lambda sock, request: sock.sendall(RAW[raw])) as url, KernelHook() as hook:
+            connect(host=url, password=TOKEN, extra={"timeout": 5})
+            refused = "status 304" if raw == "status 304" else None  # a redirect: Kernel has not taken it
+            with pytest.raises(KernelApiError if refused else KernelLostReplyError):
+                hook.submit(InvocationRequest("shop", "price"), lambda error: False)
+
+
 #: Ids that no address, file or log line may hold.
 IDS = ["..", ".", "", " ", "a/b", "a?b", "a%2fb", "x\n", "\x1b[2J", "i" * 1_000_000, 5, None, ["inv1"]]
 
