@@ -7,6 +7,7 @@ Each has the tags ``app`` and ``action``, where the metrics go to something that
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,8 @@ def reconnected(of: Named, *, in_triggerer: bool = False) -> None:
 def _send(kind: str, name: str, *values: Any, of: Named, in_triggerer: bool = False) -> None:
     try:
         tags = {"app": of.app_name, "action": of.action_name}
-        known = {key: value for key, value in tags.items() if value}
+        # In a tag, these have a meaning to receivers.
+        known = {key: re.sub(r"[|:,=\s]", "_", value) for key, value in tags.items() if value}
         getattr(_stats(in_triggerer), kind)(name, *values, tags=known)
     except Exception as error:  # noqa: BLE001 - whatever a configured backend raises
         log.warning("The metric %s could not be sent: %s", name, type(error).__name__)

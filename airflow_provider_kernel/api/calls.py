@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeGuard, TypeVar
 from urllib.parse import quote, urlsplit
 
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
@@ -31,8 +31,12 @@ from airflow_provider_kernel.api.text import MAX_NAME, NO_SECRETS, Redactor, cle
 T = TypeVar("T")
 #: Longest Retry-After that is honoured, in seconds.
 MAX_RETRY_AFTER = 3600.0
+#: How many details of an error are looked at.
+MAX_DETAILS = 10
 #: Longest part of an error's message that is shown, in characters.
 MAX_MESSAGE = 1_000
+#: How many items a page has at most (Kernel's OpenAPI description).
+MAX_PAGE = 100
 #: A list that goes on beyond so many items is none of Kernel's.
 MAX_OFFSET = 10**7
 _REQUEST_ID_HEADERS = ("X-Request-Id", "X-Kernel-Request-Id", "CF-Ray")
@@ -155,9 +159,13 @@ def _limits(data: Any, headers: Mapping[str, str]) -> Limits:
     limits = dict(data)["limits"] or {}
     total = limits.get("max_concurrent_invocations")
     per_app = limits.get("default_max_concurrent_invocations_per_app")
-    if type(total) is not int:
+    if not _is_limit(total):
         raise TypeError("a limit is a whole number")
-    return Limits(total, per_app if type(per_app) is int else None)
+    return Limits(total, per_app if _is_limit(per_app) else None)
+
+
+def _is_limit(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 10**12
 
 
 class Cancellation(NamedTuple):
@@ -324,7 +332,7 @@ def raise_for_status(
 def _sentence(error: Mapping[str, Any]) -> str:
     """Join Kernel's message with the messages of its details."""
     parts = [error["message"]]
-    for detail in [*(error.get("details") or []), error.get("inner_error")]:
+    for detail in [*(error.get("details") or [])[:MAX_DETAILS], error.get("inner_error")]:
         if isinstance(detail, Mapping) and isinstance(detail.get("message"), str):
             parts.append(detail["message"])
     return " ".join(map(sentence, parts)) if parts[1:] else parts[0]
@@ -352,13 +360,17 @@ def _invocation_or_none(data: Any) -> Invocation | None:
 
 
 def _list(path: str, read: Callable[[Any], Any], filters: Mapping[str, Any]) -> Call[Page]:
-    offset = filters.get("offset") or 0
-    return Call("GET", path, lambda data, headers: _page(data, headers, read, offset), _params(filters))
+    offset, limit = filters.get("offset") or 0, filters.get("limit") or MAX_PAGE
+    return Call(
+        "GET", path, lambda data, headers: _page(data, headers, read, offset, limit), _params(filters)
+    )
 
 
-def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any], offset: int) -> Page:
+def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any], offset: int, limit: int) -> Page:
     if not isinstance(data, list):
         raise TypeError("a page is a JSON array")
+    if len(data) > limit:
+        raise ValueError("a page has no more items than it was asked for")
     # X-Next-Offset is absolute, and 0 on the last page.
     following = headers.get("X-Next-Offset") or None
     has_more = headers.get("X-Has-More", "").lower()
@@ -367,7 +379,7 @@ def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any], off
     if has_more == "false" or not data or following is None:
         following = "0"
     next_offset = int(following) or None
-    if next_offset is not None and not offset < next_offset <= MAX_OFFSET:
+    if next_offset is not None and not offset + len(data) <= next_offset <= MAX_OFFSET:
         raise ValueError("a list that goes on where it was would be asked for for ever")
     return Page([read(item) for item in data], next_offset, _served_at(headers.get("Date")))
 

@@ -40,7 +40,7 @@ def check_variable(conn_id: str, environ: Mapping[str, str]) -> None:
     """
     if text := environ.get(_variable(conn_id), "").strip():
         raise KernelConfigurationError(
-            f"The environment variable {_variable(conn_id)} is set, but Airflow cannot read it. {_why(text)} "
+            f"The environment variable {_variable('…' if looks_like_token(conn_id) else conn_id)} is set, but Airflow cannot read it. {_why(text)} "
             'Write for instance {"conn_type": "kernel", "password": "sk_…", "extra": {"project": "reports"}}.'
         )
 

@@ -78,11 +78,15 @@ def parse_storable(text: str) -> tuple[Any, bool]:
 
 
 def _with_all(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object, with one more question mark where replacing has made two keys the same."""
+    """Return the object, with question marks, then numbers, where replacing has made several keys the same."""
     found: dict[str, Any] = {}
-    for key, value in pairs:
-        while key in found:
-            key += "?"
+    added: dict[str, int] = {}
+    for name, value in pairs:
+        key, number = name, added.get(name, 0)
+        while key in found:  # going on where the last of this name has stopped: all of them may be the same
+            number += 1
+            key = name + ("?" * number if number < 4 else f"???{number}")
+        added[name] = number
         found[key] = value
     return found
 

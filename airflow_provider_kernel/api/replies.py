@@ -17,7 +17,7 @@ ACCEPT_ENCODING = "gzip"
 #: Bytes of an error's body, or of one that nobody reads, that are read at most.
 MAX_ERROR_BYTES = 2**20
 #: Bytes that are decoded at once: a fraction of a millisecond's work.
-PIECE_BYTES = 2**17
+PIECE_BYTES = 2**14
 #: A longer string is left out for a triggerer, in bytes: payloads and outputs, which may be megabytes.
 MAX_SKIMMED_STRING = 512
 #: What is left of a reply for a triggerer, in bytes, at most: a page of a hundred invocations has less.
@@ -95,8 +95,11 @@ class ReplyBody:
         :raises KernelResponseTooLargeError: it is not one of Kernel's.
         :raises KernelTransportError: its encoding was cut short.
         """
-        if self._skimmer and has_too_many_containers(self._body):
-            raise _too_large_for_kernels()
+        if has_too_many_containers(self._body):
+            if self._skimmer:
+                raise _too_large_for_kernels()
+            if not self._is_success:
+                return b""
         if self._gzip and self._received and not self._gzip.eof and not self.full:
             raise KernelTransportError("The reply was cut short.")
         return bytes(self._body)

@@ -135,8 +135,8 @@ class KernelSettings:
     def redactor(self) -> Redactor:
         """What replaces the token and the proxy's password in everything that comes from outside."""
         url = urlsplit(self.proxy or "")
-        login = f"{unquote(url.username or '')}:{unquote(url.password)}" if url.password else ""
-        return Redactor([self.api_key, *self.proxy_passwords()], [login] if login else [])
+        logins = [f"{unquote(url.username)}:{unquote(url.password or '')}"] if url.username else []
+        return Redactor([self.api_key, *self.proxy_passwords()], logins)
 
     def proxy_passwords(self) -> list[str]:
         """Return the proxy's password, in each form in which it may turn up; for a masker."""

@@ -31,6 +31,8 @@ SETTLING_SECONDS = 60.0
 CLOCK_SKEW, CLOCK_SKEW_WITH_KEY = 5.0, 600.0
 #: Invocations that one look asks for at once: each is listed with its payload.
 PAGE_SIZE = 10
+#: More invocations since the request are not looked through.
+MAX_LISTED = 10_000
 #: Longest pause between two looks, in seconds.
 MAX_PAUSE = 15.0
 
@@ -107,7 +109,7 @@ class Search:
         :raises KernelTransportError: there is no end to the pages.
         """
         self._good_at = now
-        if now - self._until >= PATIENCE:
+        if now - self._until >= PATIENCE or (page.next_offset or 0) > MAX_LISTED:
             raise KernelTransportError("Kernel's list of the app's invocations does not come to an end.")
         if self._is_started_anew_by(page.served_at, now):
             return

@@ -20,9 +20,25 @@ MIN_SECRET_LENGTH = 5
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 # Controls, line separators, what turns the direction of text around, and what no terminal shows.
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+_UNSAFE_RANGES = (
+    (0x00, 0x1F),
+    (0x7F, 0x9F),
+    (0x61C, 0x61C),
+    (0x200B, 0x200F),
+    (0x2028, 0x202E),
+    (0x2060, 0x206F),
+    (0xD800, 0xDFFF),
+    (0xFEFF, 0xFEFF),
+    (0xFFF9, 0xFFFB),
+    (0xE0000, 0xE007F),
 )
+_UNSAFE = re.compile(f"[{''.join(f'{chr(first)}-{chr(last)}' for first, last in _UNSAFE_RANGES)}]")
+_ESCAPES = {
+    code: chr(code).encode("unicode_escape").decode()
+    for first, last in _UNSAFE_RANGES
+    for code in range(first, last + 1)
+}
+_ESCAPES_OF_OUTPUT = {code: text for code, text in _ESCAPES.items() if chr(code) not in "\n\t"}
 
 
 def shorten(text: str, limit: int = MAX_REASON) -> str:
@@ -50,13 +66,10 @@ def clean(text: str, limit: int = MAX_REASON, *, keep_lines: bool = False) -> st
     shown = _COLOR.sub("", text[:limit])
     if keep_lines:
         shown = shown.replace("\r\n", "\n")
-
-    def escape(found: re.Match[str]) -> str:
-        is_kept = keep_lines and found[0] in "\n\t"
-        return found[0] if is_kept else found[0].encode("unicode_escape").decode()
-
-    shown = _UNSAFE.sub(escape, shown)
-    return shown if len(text) <= limit else f"{shown}… ({len(text) - limit} more characters)"
+    if _UNSAFE.search(shown):
+        shown = shown.translate(_ESCAPES_OF_OUTPUT if keep_lines else _ESCAPES)
+    left = max(0, len(text) - limit) + max(0, len(shown) - limit)
+    return f"{shown[:limit]}… ({left} more characters)" if left else shown
 
 
 class Redactor:
@@ -72,31 +85,44 @@ class Redactor:
         for secret in secrets:
             escaped = json.dumps(secret)[1:-1]
             forms |= {secret, unquote(secret), quote(secret, safe=""), escaped, escaped.replace("/", "\\/")}
-        forms |= {base64.b64encode(login.encode()).decode() for login in logins}
+        for login in logins:
+            # HTTP clients send it in Latin-1; see proxy_address().
+            forms.add(base64.b64encode(login.encode("latin-1", "replace")).decode())
         known = sorted((form for form in forms if len(form) >= MIN_SECRET_LENGTH), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
 
     def text(self, text: str) -> str:
-        """Return ``text`` without the secrets."""
-        return self._pattern.sub(REDACTED, text) if self._pattern else text
+        """Return ``text`` without the secrets; and without colors, if those are in the middle of one."""
+        if not self._pattern:
+            return text
+        if "\x1b" in text and self._pattern.search(plain := _COLOR.sub("", text)):
+            text = plain
+        return self._pattern.sub(REDACTED, text)
 
     def json(self, value: Any, text: str) -> Any:
         """
-        Return a JSON value without the secrets in its strings; keys stay.
+        Return a JSON value without the secrets in its strings; in its keys, without tokens alone.
 
         :param value: the value; its lists and dicts are changed.
         :param text: the JSON that it was decoded from.
         """
         if not self._pattern:
             return value
-        if "\\u00" in text or "\\/" in text:  # which may hide what is plain in the value
-            text = json.dumps(value, ensure_ascii=False)
-        if not self._pattern.search(text):
-            return value
+        if "\\u001b" not in text:  # a color, which may be in the middle of one
+            if "\\u00" in text or "\\/" in text:  # which may hide what is plain in the value
+                text = json.dumps(value, ensure_ascii=False)
+            if not self._pattern.search(text):
+                return value
         top = [value]
         remaining: list[list[Any] | dict[Any, Any]] = [top]
         while remaining:
             container = remaining.pop()
+            if isinstance(container, dict) and any(
+                "sk_" in key and self._pattern.search(key) for key in container
+            ):
+                renamed = {self.text(key): item for key, item in container.items()}
+                container.clear()
+                container.update(renamed)
             items = enumerate(container) if isinstance(container, list) else container.items()
             for key, item in list(items):
                 if isinstance(item, str):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import TypeGuard
 
 from airflow_provider_kernel.api.errors import (
@@ -165,9 +166,12 @@ class Wait:
         now = self._elapsed(now)
         if self._outcome:
             if isinstance(self._outcome, Ended) and not self._log_complete:
-                if now < self._wake:
-                    return Sleep(self._wake - now)
-                return self._follow(TAIL_SILENCE, TAIL_LIFE, now)
+                left = inf if self._deadline is None else self._deadline + LAST_LOOK - now
+                if left > 0 and now < self._wake:
+                    return Sleep(min(self._wake - now, left))
+                if left > 0:
+                    return self._follow(TAIL_SILENCE, min(TAIL_LIFE, left), now)
+                self._end_log("the time of the wait is over")
             self._write(self._log.flush(self._clock))
             return self._outcome
         if self._is_overdue(now):
@@ -233,9 +237,11 @@ class Wait:
         if (error is None or fell_silent) and self._log.lines == self._stream_lines:
             self._log_complete = True  # nothing is left, though Kernel did not say so
         elif self._wake > self._ended_at + patience or (refused and self._tail_tries > 1):
-            self._log_complete = True
-            why = error or "its streams are cut short"
-            self._write([*self._log.flush(self._clock), f"… the rest of the log could not be read: {why}"])
+            self._end_log(str(error or "its streams are cut short"))
+
+    def _end_log(self, why: str) -> None:
+        self._log_complete = True
+        self._write([*self._log.flush(self._clock), f"… the rest of the log could not be read: {why}"])
 
     def saw_invocation(self, invocation: Invocation, now: float) -> None:
         """Take the answer to a look."""

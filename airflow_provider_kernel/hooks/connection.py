@@ -19,6 +19,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.missing import check_variable, how_to_make
 from airflow_provider_kernel.api.settings import KernelSettings, looks_like_token, shown
+from airflow_provider_kernel.hooks.route import with_proxy
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -74,7 +75,7 @@ def settings_of(connection: Connection) -> KernelSettings:
     )
     for warning in settings.warnings:
         warn_once(warning)
-    return settings
+    return with_proxy(settings)
 
 
 def _shown_type(conn_type: str) -> str:
@@ -107,7 +108,7 @@ def read_settings(conn_id: str, get_connection: Callable[[str], Connection]) -> 
     check_variable(conn_id, os.environ)
     could_look = _is_missing(conn_id) is not False
     if could_look and conn_id == DEFAULT_CONN_ID and os.environ.get("KERNEL_API_KEY", "").strip():
-        settings = KernelSettings.from_environment(os.environ)
+        settings = with_proxy(KernelSettings.from_environment(os.environ))
         _mask(settings.api_key)
         return settings
     time.sleep(ASK_AGAIN_AFTER)

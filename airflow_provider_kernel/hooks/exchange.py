@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_kernel.api import calls
@@ -19,7 +20,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.replies import ACCEPT_ENCODING, ReplyBody
 from airflow_provider_kernel.api.settings import KernelSettings
-from airflow_provider_kernel.hooks.route import certificates_of, proxy_of, without_login
+from airflow_provider_kernel.hooks.route import certificates_of, without_login
 from airflow_provider_kernel.hooks.transport import (
     CONNECT_TIMEOUT,
     USER_AGENT,
@@ -59,10 +60,10 @@ def new_session(settings: KernelSettings) -> requests.Session:
     session.auth = authorize
     # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
     session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
-    session.trust_env = False  # the environment is read in proxy_of() and certificates_of()
+    session.trust_env = False  # the environment is read in with_proxy() and certificates_of()
     session.verify = certificates_of(settings)
-    if proxy := proxy_of(settings):
-        session.proxies = {"http": proxy, "https": proxy}
+    if settings.proxy:
+        session.proxies = {"http": settings.proxy, "https": settings.proxy}
     return session
 
 
@@ -124,7 +125,7 @@ def exchange(
             if response is None and not isinstance(error, (requests.RequestException, ValueError)):
                 # From requests itself, before it sends: the file of certificates is gone.
                 raise KernelConfigurationError(str(error)) from None
-            proxy = without_login(session.proxies.get("https"))
+            proxy = without_login(settings.proxy)
             raise _transport_error(settings, error, timed_out=watchdog.has_bitten, proxy=proxy) from None
 
 
@@ -179,9 +180,16 @@ def run(steps: Generator[Call[Any], Any, T], send: Callable[[Call[Any]], Any]) -
 
 
 def pages(
-    ask: Callable[..., Call[Page]], send: Callable[[Call[Page]], Page], limit: int = 100
+    ask: Callable[..., Call[Page]],
+    send: Callable[[Call[Page]], Page],
+    limit: int = 100,
+    max_bytes: float = inf,
 ) -> Iterator[Any]:
-    """Give the items of all pages; a page is asked for when it is needed, and a smaller one if it is too large."""
+    """
+    Give the items of all pages; a page is asked for when it is needed, and a smaller one if it is too large.
+
+    :raises KernelResponseTooLargeError: all together are.
+    """
     offset: int | None = 0
     while offset is not None:
         try:
@@ -193,6 +201,9 @@ def pages(
             continue
         yield from page.items
         offset = page.next_offset
+        max_bytes -= page.size
+        if offset is not None and max_bytes < 0:
+            raise KernelResponseTooLargeError("Kernel's list does not come to an end.")
 
 
 def _transport_error(

@@ -249,7 +249,8 @@ class KernelHook(BaseHook):
         :param version: this version only.
         :return: the versions, with their actions, as Kernel's API describes them.
         """
-        return list(pages(partial(calls.list_apps, app_name=app_name, version=version), self.send))
+        ask = partial(calls.list_apps, app_name=app_name, version=version)
+        return list(pages(ask, self.send, max_bytes=self.settings.max_response_bytes))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> Iterator[Event]:
         """

@@ -29,7 +29,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
 from airflow_provider_kernel.api.replies import ACCEPT_ENCODING, ReplyBody
-from airflow_provider_kernel.api.settings import KernelSettings
+from airflow_provider_kernel.api.settings import KernelSettings, shown
 from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, gave_up
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
@@ -40,7 +40,7 @@ from airflow_provider_kernel.hooks.connection import (
     unreadable,
 )
 from airflow_provider_kernel.hooks.loop_share import LoopShare
-from airflow_provider_kernel.hooks.route import proxy_of, tls_of, without_login
+from airflow_provider_kernel.hooks.route import tls_of, without_login
 from airflow_provider_kernel.hooks.transport import (
     CONNECT_TIMEOUT,
     USER_AGENT,
@@ -260,7 +260,9 @@ class KernelAsyncHook:
                 # Airflow may be away for a while, or somebody at work on the connection, which says nothing of
                 # the invocation. Not the error's text: it may hold the connection's.
                 log.warning(
-                    "The connection %s could not be read: %s.", self.kernel_conn_id, type(error).__name__
+                    "The connection %s could not be read: %s.",
+                    shown(self.kernel_conn_id, 200),
+                    type(error).__name__,
                 )
                 return known
             if isinstance(error, KernelError):
@@ -328,7 +330,7 @@ class KernelAsyncHook:
                     json=call.body,
                     # Never in a variable, which a traceback might show.
                     headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
-                    proxy=proxy_of(settings),
+                    proxy=settings.proxy,
                     ssl=tls,
                     timeout=aiohttp.ClientTimeout(
                         total=total, sock_connect=CONNECT_TIMEOUT, sock_read=silence
@@ -352,7 +354,7 @@ class KernelAsyncHook:
                 root_causes(error),
                 sent=not isinstance(error, unsent),
                 timed_out=timed_out,
-                proxy=without_login(proxy_of(settings)),
+                proxy=without_login(settings.proxy),
             ) from None
         except KernelApiError as error:
             if error.status_code in (401, 403) and shared.settings is settings:

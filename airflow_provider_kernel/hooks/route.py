@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import ssl
 import stat
+from dataclasses import replace
 from functools import cache, lru_cache
 from urllib.parse import urlsplit
 
@@ -43,6 +45,15 @@ def proxy_of(settings: KernelSettings) -> str | None:
             f"{urlsplit(settings.base_url).hostname} to NO_PROXY."
         )
     return proxy
+
+
+def with_proxy(settings: KernelSettings) -> KernelSettings:
+    """
+    Return the settings with the proxy that is used, so that its password is known as a secret.
+
+    :raises KernelConfigurationError: the environment's is none that both hooks can use.
+    """
+    return replace(settings, proxy=proxy_of(settings))
 
 
 def without_login(proxy: str | None) -> str:
@@ -92,9 +103,11 @@ def trusting(path: str) -> ssl.SSLContext:
     """
     try:
         found = os.stat(path)
-        # Opening a pipe may wait for ever, and a device may have no end.
-        is_file = stat.S_ISREG(found.st_mode) and found.st_size <= MAX_CERTIFICATES_BYTES
-        if is_file or stat.S_ISDIR(found.st_mode):
+        # OpenSSL opens the files of a folder when it needs them: then all of them must be files.
+        names = [path]
+        if stat.S_ISDIR(found.st_mode):
+            names = [os.path.join(path, name) for name in os.listdir(path) if _HASHED.fullmatch(name)]
+        if names and all(map(_is_file, names)):
             return _read_certificates(path, found.st_mtime_ns)
     except (OSError, ValueError):
         pass
@@ -103,6 +116,16 @@ def trusting(path: str) -> ssl.SSLContext:
         f"The TLS certificates in {shown(path, 200)} cannot be read. It must be the path of a file of certificates in PEM "
         "format, or of a folder of them, that Airflow's processes may read."
     )
+
+
+# As OpenSSL names the certificates in a folder.
+_HASHED = re.compile(r"[0-9a-f]{8}\.r?\d+")
+
+
+def _is_file(path: str) -> bool:
+    """Tell whether opening and reading it comes to an end; a pipe, a device and what /proc has may not."""
+    found = os.stat(path)
+    return stat.S_ISREG(found.st_mode) and 0 < found.st_size <= MAX_CERTIFICATES_BYTES
 
 
 @lru_cache(maxsize=32)

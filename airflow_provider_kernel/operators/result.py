@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, AssetAlias
 
 from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.api.settings import shown
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.xcom import (
     UnsupportedOutputError,
@@ -90,7 +91,7 @@ def xcom_value(task: Task, context: Context, invocation: Invocation) -> Any:
         raise AirflowFailException(
             f"Kernel invocation {invocation.id} succeeded, but Airflow cannot carry its output as XCom: {error}. "
             f"The task is not retried, for the action would return the same. The output is still at Kernel: "
-            f"KernelHook({task.kernel_conn_id!r}).get_invocation({invocation.id!r}).output"
+            f"KernelHook({shown(task.kernel_conn_id, 200)}).get_invocation({invocation.id!r}).output"
         ) from None
 
 

@@ -16,6 +16,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter, is_worth_waiting
 from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, is_worth_a_line
 from airflow_provider_kernel.api.outcome import MAX_MESSAGE
+from airflow_provider_kernel.api.settings import shown
 from airflow_provider_kernel.api.text import shorten
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.triggers.hold import hold
@@ -159,7 +160,9 @@ class _Line:
                     raise
                 let_go = self._queue.failed(error, time.time())
                 if is_worth_a_line(self._queue.failures):
-                    log.warning("Looking for room in the account of %s: %s", self._kernel_conn_id, error)
+                    log.warning(
+                        "Looking for room in the account of %s: %s", shown(self._kernel_conn_id, 200), error
+                    )
             else:
                 let_go = self._queue.saw(active, time.time())
             for waiter in let_go:

@@ -23,6 +23,7 @@ from airflow_provider_kernel.api.finished import (
     is_too_soon,
     pause_after,
 )
+from airflow_provider_kernel.api.settings import shown
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
@@ -135,14 +136,14 @@ class Sweeper:
                     "%d of the invocations that Kernel listed, by the connection %s, have no id or no status, and "
                     "are left out.",
                     unreadable,
-                    self._kernel_conn_id,
+                    shown(self._kernel_conn_id, 200),
                 )
             listing.add(page)
         if listing.is_cut:
             log.warning(
                 "Kernel lists more than %d invocations, by the connection %s. Those that started first are left out.",
                 decisions.MAX_LISTED,
-                self._kernel_conn_id,
+                shown(self._kernel_conn_id, 200),
             )
         self._limit = listing.limit
         return Look(at, listing.sweep(), watchers)
@@ -162,12 +163,12 @@ class Sweeper:
                 if is_worth_a_line(errors):
                     log.warning(
                         "Looking for invocations that have ended, by the connection %s, in %.0f s again: %s",
-                        self._kernel_conn_id,
+                        shown(self._kernel_conn_id, 200),
                         pause,
                         error if isinstance(error, KernelError) else type(error).__name__,
                     )
                 await asyncio.sleep(pause)
             else:
                 if errors:
-                    log.info("Kernel answers again, by the connection %s.", self._kernel_conn_id)
+                    log.info("Kernel answers again, by the connection %s.", shown(self._kernel_conn_id, 200))
                 return page

@@ -27,6 +27,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.invocation import InvocationRequest
 from airflow_provider_kernel.api.logs import app_lines
+from airflow_provider_kernel.api.payload import parse_json
 from airflow_provider_kernel.hooks import kernel_async, transport, trial
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from dev.wait import wait_until
@@ -152,6 +153,31 @@ class TestSize:
                 wait("inv1", timeout=1.0)
             assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 60
 
+    def test_a_list_of_versions_without_an_end_is_left(self, server, connect):
+        def page(request):
+            offset = int(request.path.partition("offset=")[2].partition("&")[0] or 0)
+            return Reply(200, [{"app": "x" * 1000}] * 100, {"X-Next-Offset": str(offset + 100)})
+
+        server.on("GET /apps", page)
+        connect(host=server.url, password=TOKEN, extra={"max_response_mb": 1})
+        with (
+            KernelHook() as hook,
+            pytest.raises(KernelResponseTooLargeError, match="does not come to an end"),
+        ):
+            hook.get_app_versions()
+        assert len(server.seen("GET /apps")) < 20
+
+    def test_keys_that_become_the_same_take_time_in_proportion_to_their_number(self):
+        # Thousands of keys, each half a surrogate pair, which is replaced: cubic once, hours for one event.
+        def seconds(count):
+            keys = [f"\\u{0xD800 + n % 1024:x}\\u{0xD800 + n // 1024:x}" for n in range(count)]
+            text = "{" + ",".join(f'"{key}": 0' for key in keys) + "}"
+            began = time.process_time()
+            assert len(parse_json(text)) == count
+            return time.process_time() - began
+
+        assert seconds(20_000) < 40 * max(0.005, min(seconds(2_000) for _ in range(3)))
+
     def test_pages_that_are_too_large_are_asked_for_smaller(self, server, connect):
         def page(request):
             limit = int(request.path.partition("limit=")[2].partition("&")[0])
@@ -222,6 +248,32 @@ class TestTime:
             with pytest.raises(KernelTransportError, match="did not reply in time"):
                 ask("get_invocation", "inv1")
             assert time.monotonic() - began < LONG
+
+    def test_the_rest_of_a_log_is_not_waited_for_longer_than_the_wait_itself(
+        self, wait, connect, monkeypatch
+    ):
+        monkeypatch.setattr(waiting, "TAIL_SILENCE", LONG)
+
+        def converse(sock, request):
+            if "/events" in request:
+                sock.sendall(head(200, {"Content-Type": "text/event-stream", "Connection": "close"}))
+                with suppress(OSError):
+                    for number in range(100_000):
+                        sock.sendall(
+                            b"data: " + json.dumps(log(f"line {number} of {time.time()}")).encode() + b"\n\n"
+                        )
+                        time.sleep(0.02)
+            else:
+                body = json.dumps(invocation("succeeded").body).encode()
+                sock.sendall(head(200, {"Content-Length": len(body), "Connection": "close"}) + body)
+
+        lines = []
+        with listening(converse) as url:
+            connect(host=url, password=TOKEN)
+            began = time.monotonic()
+            assert wait("inv1", timeout=0.5, on_log=lines.append).status == "succeeded"
+            assert time.monotonic() - began < LONG
+        assert "the rest of the log could not be read" in lines[-1]
 
     async def test_a_stream_that_always_has_more_to_read_is_left_in_time_too(self):
         class Flood:
@@ -551,6 +603,16 @@ class TestSecrets:
         for secret in (self.PROXY_PASSWORD, "hunter2", "dXNlcjpodW50", "\x1b"):
             assert secret not in said
 
+    def test_the_environments_proxy_has_secrets_too(self, ask, connect, monkeypatch):
+        def converse(sock, request):
+            sock.sendall(b"HTTP/1.1 407 you said Basic dXNlcjpwcm94eXNlY3JldDk5\r\n\r\n")
+
+        with listening(converse) as url:
+            monkeypatch.setenv("HTTPS_PROXY", url.replace("://", "://user:proxysecret99@"))
+            connect(host="https://kernel.example", password=TOKEN)
+            with pytest.raises(KernelTransportError, match=r"407 you said Basic \*\*\*"):
+                ask("get_invocation", "inv1")
+
     @pytest.mark.parametrize(
         "fields",
         [
@@ -567,6 +629,7 @@ class TestSecrets:
             {"extra": {"proxy": TOKEN}},
             {"extra": {"allow_http": TOKEN}},
             {"extra": {"dashboard_url": TOKEN}},
+            {"extra": {"proxy": f"http://{TOKEN}:3128"}},
         ],
         ids=str,
     )
@@ -589,7 +652,18 @@ class TestSecrets:
 
 class TestFiles:
     @pytest.fixture(
-        params=["missing", "fifo", "device", "endless device", "no certificates", "socket", "too large"]
+        params=[
+            "missing",
+            "fifo",
+            "device",
+            "endless device",
+            "no certificates",
+            "socket",
+            "too large",
+            "of the kernel",
+            "empty folder",
+            "folder with a fifo",
+        ]
     )
     def path(self, request, tmp_path):
         import os
@@ -605,6 +679,15 @@ class TestFiles:
                 path = Path("/dev/zero")
             case "no certificates":
                 path.write_text("garbage")
+            case "of the kernel":
+                path = Path(
+                    "/proc/self/environ"
+                )  # a regular file of no bytes, as the one whose reading never ends
+            case "empty folder":
+                path.mkdir()
+            case "folder with a fifo":
+                path.mkdir()
+                os.mkfifo(path / "0a1b2c3d.0")
             case "socket":
                 with socket.socket(socket.AF_UNIX) as sock:
                     sock.bind(str(path))

@@ -189,6 +189,24 @@ def test_what_is_no_invocation_in_a_page_is_none_for_who_can_do_without():
     assert page.items == [Invocation("i1", "failed"), None, None, None]
 
 
+@pytest.mark.parametrize("ask", [calls.list_invocations, calls.list_apps])
+def test_a_page_of_more_than_was_asked_for_or_is_passed_over_is_none(ask):
+    items = [{"id": f"i{n}", "status": "failed"} for n in range(101)]
+    assert isinstance(error_of(ask(), 200, items), KernelTransportError)
+    assert isinstance(error_of(ask(limit=5), 200, items[:6]), KernelTransportError)
+    assert len(reply(ask(limit=5), 200, items[:5], X_Next_Offset="5").items) == 5
+    assert isinstance(error_of(ask(limit=5), 200, items[:5], X_Next_Offset="4"), KernelTransportError)
+    assert isinstance(error_of(ask(), 200, PAGE, X_Next_Offset=str(10**9)), KernelTransportError)
+
+
+@pytest.mark.parametrize("limit", [-1, 10**12, 1.5, "5", None])
+def test_a_limit_is_a_number_that_an_account_may_have(limit):
+    assert isinstance(
+        error_of(calls.entitlements(), 200, {"limits": {"max_concurrent_invocations": limit}}),
+        KernelTransportError,
+    )
+
+
 def test_an_empty_page_is_the_last_whatever_its_headers_say():
     page = reply(calls.list_apps(), 200, [], X_Has_More="true", X_Next_Offset="100")
     assert (page.items, page.next_offset) == ([], None)

@@ -146,6 +146,11 @@ def test_a_clock_that_goes_back_neither_breaks_nor_blocks_it():
     assert remote.add(line("b", START - 999 * SECOND), NOW - 999) == ["b"]
 
 
+def test_a_line_of_control_characters_is_no_longer_than_a_record_once_they_are_shown():
+    (record,) = RemoteLog().add(line("\x7f" * MAX_RECORD), NOW)
+    assert len(record) < MAX_RECORD + 100
+
+
 def test_a_line_that_is_longer_than_a_record_is_cut():
     remote = RemoteLog()
     cut = "x" * MAX_RECORD + "… (3 more characters)"

@@ -111,6 +111,11 @@ def test_no_more_of_an_errors_body_is_read_than_a_mebibyte_and_then_it_counts_as
     assert body.size <= MAX_ERROR_BYTES + PIECE_BYTES
 
 
+def test_an_errors_body_of_very_many_lists_counts_as_empty():
+    assert read(b"[" * MAX_CONTAINERS, is_success=False)
+    assert read(b"[" * (MAX_CONTAINERS + 1), is_success=False) == b""
+
+
 @pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "x" * 10_000, "\x1b[2J"])
 def test_an_encoding_that_was_not_asked_for_is_refused(encoding):
     with pytest.raises(KernelTransportError, match="was not asked for") as error:

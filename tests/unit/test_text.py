@@ -67,6 +67,8 @@ def test_a_secret_is_replaced_in_every_form_that_servers_quote_it_in(form):
 
 
 def test_the_login_of_a_proxy_is_replaced_as_it_was_sent():
+    latin = base64.b64encode("user:é-secret".encode("latin-1")).decode()
+    assert Redactor([], ["user:é-secret"]).text(latin) == REDACTED
     sent = base64.b64encode(b"user:hunter2").decode()
     assert (
         Redactor(["hunter2"], ["user:hunter2"]).text(f"Basic {sent} hunter2")
@@ -92,6 +94,19 @@ def test_a_secret_in_json_is_replaced_however_it_is_escaped(text):
         "a": [{"b": f"x {REDACTED}"}, 1, None],
         "c": REDACTED,
     }
+
+
+@pytest.mark.parametrize("color", ["\x1b[0m", "\x1b[1;31m"])
+def test_a_color_does_not_hide_a_secret(color):
+    hidden = f"x {TOKEN[:9]}{color}{TOKEN[9:]} y"
+    assert Redactor([TOKEN]).text(hidden) == f"x {REDACTED} y"
+    text = json.dumps({"a": hidden, "b": f"{color}kept"})
+    assert Redactor([TOKEN]).json(json.loads(text), text) == {"a": f"x {REDACTED} y", "b": f"{color}kept"}
+
+
+def test_a_token_that_is_a_key_is_replaced():
+    text = json.dumps([{"a": 1, TOKEN: {"b": TOKEN}}])
+    assert Redactor([TOKEN]).json(json.loads(text), text) == [{"a": 1, REDACTED: {"b": REDACTED}}]
 
 
 def test_a_secret_that_is_a_word_of_kernels_does_not_break_a_reply():

@@ -65,6 +65,10 @@ def test_what_it_does_not_is_refused_with_its_path_and_without_its_value(text, t
         (r'{"a\u0000": ["\u0000\u0000b", "\ud800c"]}', {"a?": ["??b", "?c"]}),
         (r'"\\u0000 \u0000"', "\\u0000 ?"),
         (r'[{"a\u0000": 1, "a?": 2, "a\ud800": 3}]', [{"a?": 1, "a??": 2, "a???": 3}]),
+        (
+            r'{"\u0000": 1, "\ud800": 2, "\ud801": 3, "\ud802": 4, "\ud803": 5}',
+            {"?": 1, "??": 2, "???": 3, "????": 4, "????4": 5},
+        ),
     ],
 )
 def test_characters_that_cannot_be_stored_are_replaced_in_keys_too(text, output):
