@@ -195,7 +195,7 @@ def _base_url(
         raise KernelConfigurationError(
             f"{where} has a host with a user, a password or parameters in it. {_HOST_FORM}"
         )
-    if looks_like_token(f"{text}{path}"):
+    if looks_like_token(f"{text} {path}"):
         raise KernelConfigurationError(
             f"{where} has what looks like a token in its host. The token is the password. {_HOST_FORM}"
         )
@@ -245,6 +245,9 @@ def is_loopback(host: str | None) -> bool:
         return False
 
 
+_TOKEN = re.compile(r"(?<![a-z0-9])sk_\w{6}", re.ASCII | re.IGNORECASE)
+
+
 def _without_effect(name: str) -> str:
     near = get_close_matches(name.lower().removeprefix("extra__kernel__"), EXTRAS, 1)
     hint = f"Did you mean {near[0]!r}?" if near else f"The extras are {', '.join(EXTRAS)}."
@@ -257,8 +260,8 @@ def shown(text: str, limit: int = 40) -> str:
 
 
 def looks_like_token(text: str) -> bool:
-    """Tell whether a token may have slipped into the place of another text."""
-    return "sk_" in text.lower()
+    """Tell whether a token may have slipped into the place of another text; "task_manager" is none."""
+    return _TOKEN.search(text) is not None
 
 
 def _project(value: Any, where: str) -> str | None:

@@ -129,7 +129,9 @@ def test_identity_is_no_encoding(encoding):
 
 
 @pytest.mark.parametrize(
-    "data", [b"no gzip", gzip.compress(b"x" * 100)[:-1], gzip.compress(b"x")[:-8] + bytes(8)]
+    "data",
+    [b"no gzip", gzip.compress(b"x" * 100)[:-1], gzip.compress(b"x")[:-8] + bytes(8)],
+    ids=["none", "cut short", "a wrong sum"],
 )
 def test_gzip_that_is_broken_or_cut_short_is_an_error(data):
     with pytest.raises(KernelTransportError):

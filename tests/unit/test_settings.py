@@ -7,7 +7,12 @@ import math
 import pytest
 
 from airflow_provider_kernel.api.errors import KernelConfigurationError
-from airflow_provider_kernel.api.settings import API_KEYS_URL, DEFAULT_BASE_URL, KernelSettings
+from airflow_provider_kernel.api.settings import (
+    API_KEYS_URL,
+    DEFAULT_BASE_URL,
+    KernelSettings,
+    looks_like_token,
+)
 
 pytestmark = pytest.mark.no_airflow
 
@@ -347,3 +352,20 @@ def test_a_proxys_password_is_known_in_each_of_its_forms_and_not_in_the_repr():
     assert found.proxy_passwords() == ["can%40ry", "can@ry"]
     assert "ry@proxy" not in repr(found)
     assert settings(extra={"proxy": "http://proxy"}).proxy_passwords() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_token"),
+    [
+        ("sk_canary_0123456789", True),
+        ("extra__kernel__sk_canary_0123456789", True),
+        ("https://SK_CANARY_0123456789/", True),
+        ("task_manager", False),
+        ("https://risk_department.example/disk_usage", False),
+        ("kernel_default", False),
+        ("sk_", False),
+        ("", False),
+    ],
+)
+def test_a_token_is_known_by_its_beginning_and_words_that_end_so_are_none(text, is_token):
+    assert looks_like_token(text) is is_token
