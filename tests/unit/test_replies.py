@@ -6,7 +6,6 @@ import gzip
 import itertools
 import json
 import tracemalloc
-import zlib
 
 import pytest
 from hypothesis import given
@@ -24,6 +23,7 @@ from airflow_provider_kernel.api.replies import (
     PIECE_BYTES,
     ReplyBody,
 )
+from tests.hostile import bomb
 
 pytestmark = pytest.mark.no_airflow
 
@@ -45,13 +45,6 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(borders)]
 
 
-def bomb(size: int) -> bytes:
-    """Return so many zeros, compressed a thousandfold."""
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    zeros = bytes(2**20)
-    return b"".join(packer.compress(zeros) for _ in range(size // 2**20)) + packer.flush()
-
-
 @given(st.binary(max_size=3000), st.lists(st.integers(0, 10**6)), st.integers(1, 3))
 def test_a_body_is_read_as_it_was_sent_encoded_or_not_however_it_is_cut(data, places, members):
     assert read(*cut(data, places)) == data
@@ -65,7 +58,7 @@ def test_what_fills_a_piece_exactly_is_read_to_its_end(size):
 
 
 def test_a_gigabyte_of_gzip_stops_at_the_limit_and_takes_little_memory():
-    packed = bomb(2**30)
+    packed = bomb()
     assert len(packed) < 1.1 * 2**20
     tracemalloc.start()
     with pytest.raises(KernelResponseTooLargeError, match="larger than 10 MB"):
@@ -99,7 +92,7 @@ def test_a_plain_body_stops_at_the_limit():
 @pytest.mark.parametrize("headers", [{}, GZIP])
 def test_no_more_of_an_errors_body_is_read_than_a_mebibyte_and_then_it_counts_as_empty(headers):
     body = ReplyBody(headers, is_success=False, limit=10**9)
-    pieces = [bomb(8 * 2**20)] if headers else [b"x" * 2**18] * 8
+    pieces = [bomb()] if headers else [b"x" * 2**18] * 8
     taken = 0
     for piece in pieces:
         for _ in body.feed(piece):
