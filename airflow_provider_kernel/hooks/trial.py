@@ -35,16 +35,16 @@ def _ask(hook: KernelHook, settings: KernelSettings) -> tuple[Any, Limits | None
     """
     Ask whose the token is, and for the account's limits, in a thread of its own.
 
-    Nothing bounds a name look-up, or the attempts to connect to each of many addresses.
+    The requests are over before that; but nothing bounds a name look-up, or the attempts to connect to each of many addresses.
     """
     outcome: list[Any] = []
 
     def ask() -> None:
         try:
             with hook.twin() as twin:
-                outcome.append(twin._send_once(calls.auth_context(), TRIAL_SECONDS))
+                outcome.append(twin._send_once(calls.auth_context(), 0.8 * TRIAL_SECONDS))
                 with suppress(KernelError):  # not every token may read them
-                    outcome.append(twin._send_once(calls.entitlements(), TRIAL_SECONDS))
+                    outcome.append(twin._send_once(calls.entitlements(), 0.8 * TRIAL_SECONDS))
         except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
             outcome.append(error)
 
