@@ -243,7 +243,7 @@ class TestTime:
         self, ask, connect, drip
     ):
         with listening(lambda sock, request: DRIPS[drip](sock)) as url:
-            connect(host=url, password=TOKEN, extra={"timeout": 0.3})
+            connect(host=url, password=TOKEN, extra={"timeout": 0.15})
             began = time.monotonic()
             with pytest.raises(KernelTransportError, match="did not reply in time"):
                 ask("get_invocation", "inv1")
