@@ -37,7 +37,7 @@ MAX_DETAILS = 10
 MAX_MESSAGE = 1_000
 #: How many items a page has at most (Kernel's OpenAPI description).
 MAX_PAGE = 100
-#: A list that goes on beyond so many items is none of Kernel's.
+#: Largest offset of a page. Kernel's lists are shorter.
 MAX_OFFSET = 10**7
 _REQUEST_ID_HEADERS = ("X-Request-Id", "X-Kernel-Request-Id", "CF-Ray")
 
@@ -226,7 +226,7 @@ def cancel(
 
 
 def is_success(status: int) -> bool:
-    """Tell whether a reply with this HTTP status is what was asked for."""
+    """Return whether an HTTP status is a success (2xx)."""
     return 200 <= status < 300
 
 

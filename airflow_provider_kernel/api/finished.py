@@ -44,7 +44,7 @@ MAX_ENDS = 1000
 BURST, SECONDS_PER_REQUEST = 10, 6.0
 #: Longest pause after an error, in seconds, unless Kernel asks for a longer one.
 MAX_PAUSE = 60.0
-#: More invocations than so many are not listed in one sweep: they are kept in memory.
+#: Maximum number of invocations in one sweep, which keeps them in memory.
 MAX_LISTED = 20_000
 #: The size of a page goes up while pages are light, and down while they are heavy (in bytes), for payloads and outputs
 #: come with them. Kernel takes 100.

@@ -224,7 +224,7 @@ class InvocationRequest:
 
 
 def is_invocation_id(value: Any) -> bool:
-    """Tell whether ``value`` may be an id: it becomes a part of addresses, file names and log lines."""
+    """Return whether ``value`` can be an invocation id. Ids become parts of URLs and log lines."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 

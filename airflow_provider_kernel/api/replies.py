@@ -28,7 +28,7 @@ MAX_CONTAINERS = 20_000
 
 
 def has_too_many_containers(data: bytes | bytearray) -> bool:
-    """Tell whether JSON may have more lists and objects than :data:`MAX_CONTAINERS`; brackets in texts count, too."""
+    """Return whether JSON has more than :data:`MAX_CONTAINERS` opening brackets, those in strings included."""
     return data.count(b"[") + data.count(b"{") > MAX_CONTAINERS
 
 

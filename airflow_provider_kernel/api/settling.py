@@ -31,7 +31,7 @@ SETTLING_SECONDS = 60.0
 CLOCK_SKEW, CLOCK_SKEW_WITH_KEY = 5.0, 600.0
 #: Invocations that one look asks for at once: each is listed with its payload.
 PAGE_SIZE = 10
-#: More invocations since the request are not looked through.
+#: Maximum number of invocations that are searched.
 MAX_LISTED = 10_000
 #: Longest pause between two looks, in seconds.
 MAX_PAUSE = 15.0

@@ -51,6 +51,18 @@ def write(folder, name="app.py", text=None, *, app="shop", result="1"):
     return file
 
 
+def acted(*arguments, api_key):
+    """Start an emulator with these arguments and run the action of its app; return its address and the reply."""
+    command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        url = process.stdout.readline().split()[-1]
+        try:
+            client = kernel.Kernel(base_url=url, api_key=api_key, max_retries=0)
+            return url, client.invocations.create(app_name="shop", action_name="act", version="latest")
+        finally:
+            process.terminate()
+
+
 def run(*arguments):
     """Run the command line to its end; return exit status and standard error."""
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", *map(str, arguments)]
@@ -244,15 +256,7 @@ def test_the_address_that_it_prints_is_the_one_that_is_listened_on(tmp_path, hos
     except OSError:
         if ":" in host:
             pytest.skip("this machine has no IPv6")
-    arguments = [f"--host={host}", "--api-key=sk_right", "--port=0", write(tmp_path)]
-    command = [sys.executable, "-m", "airflow_provider_kernel.emulator", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        url = process.stdout.readline().split()[-1]
-        try:
-            client = kernel.Kernel(base_url=url, api_key="sk_right", max_retries=0)
-            reply = client.invocations.create(app_name="shop", action_name="act", version="latest")
-        finally:
-            process.terminate()
+    url, reply = acted(f"--host={host}", "--api-key=sk_right", write(tmp_path), api_key="sk_right")
 
     # Where localhost is ::1 first, that is listened on.
     printed = url.rpartition(":")[0].removeprefix("http://")
@@ -311,21 +315,7 @@ def test_an_app_gets_what_it_is_given_and_nothing_else_of_the_terminal(environme
         "--env=PASSED",
         "--env=KERNEL_API_KEY",
     ]
-    command = [
-        sys.executable,
-        "-m",
-        "airflow_provider_kernel.emulator",
-        "--port=0",
-        *options,
-        environment_app,
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        url = process.stdout.readline().split()[-1]
-        try:
-            client = kernel.Kernel(base_url=url, api_key="x", max_retries=0)
-            reply = client.invocations.create(app_name="shop", action_name="act", version="latest")
-        finally:
-            process.terminate()
+    url, reply = acted(*options, environment_app, api_key="x")
     found = json.loads(reply.output)
 
     assert {name: found.pop(name) for name in ("A", "B", "C", "D", "PASSED")} == {
