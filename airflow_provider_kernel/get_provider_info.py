@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_provider_kernel import __version__
-from airflow_provider_kernel.hooks import form
+from airflow_provider_kernel.hooks import connection_form
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -57,7 +57,7 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "kernel",
                 "hook-name": "Kernel",
                 "hook-class-name": "airflow_provider_kernel.hooks.kernel.KernelHook",
-                **form.as_data(),
+                **connection_form.as_data(),
             }
         ],
     }

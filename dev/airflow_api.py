@@ -11,7 +11,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3 import Retry
 
-from airflow_provider_kernel.hooks.form import EXTRA_FIELDS
+from airflow_provider_kernel.hooks.connection_form import EXTRA_FIELDS
 
 FINAL_STATES = {"success", "failed"}
 #: A line of the app in a task's log; one that came late begins with its own time.

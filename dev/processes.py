@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from airflow_provider_kernel.emulator.system import adopt_orphans
+from airflow_provider_kernel.emulator.process_control import adopt_orphans
 from dev.wait import wait_until
 
 MARK = "DEV_RUN_FOLDER"

@@ -35,7 +35,7 @@ with DAG(
         app_name="bookshop",
         action_name="book",
         map_index_template="book {{ task.payload['number'] }}",
-        payload_key_field="airflow",  # so that each is known for certain if a reply is lost
+        metadata_field="airflow",  # so that each is known for certain if a reply is lost
     ).expand(payload=choose())
 
     @task

@@ -1,7 +1,7 @@
 """
 Runs one invocation for each genre, side by side, and compares what they return.
 
-The invocations are waited for in the triggerer, not on workers. By the key that ``payload_key_field`` adds to each
+The invocations are waited for in the triggerer, not on workers. By the key that ``metadata_field`` adds to each
 payload, one whose reply was lost is found again.
 """
 
@@ -22,7 +22,7 @@ with DAG(
         task_id="price_report",
         app_name="bookshop",
         action_name="price-report",
-        payload_key_field="airflow",
+        metadata_field="airflow",
     ).expand(payload=[{"genres": [genre]} for genre in ("Art", "Cooking", "Poetry", "Travel")])
 
     @task

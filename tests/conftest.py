@@ -45,10 +45,10 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 @pytest.fixture(scope="module")
 def no_line_is_late() -> Iterator[None]:
     """The app's lines never show their own time, however slow the machine; when they do is in test_logs.py."""
-    from airflow_provider_kernel.api import logs
+    from airflow_provider_kernel.lifecycle import log_buffer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(logs, "MAX_DELAY", float("inf"))
+        patch.setattr(log_buffer, "MAX_DELAY", float("inf"))
         yield
 
 

@@ -120,7 +120,7 @@ def check_async(async_: Any, async_timeout_seconds: Any) -> None:
     """
     Check ``async_`` with ``async_timeout_seconds``.
 
-    :param async_: as in :class:`~airflow_provider_kernel.api.invocation.InvocationRequest`.
+    :param async_: as in :class:`~airflow_provider_kernel.api.models.InvocationRequest`.
     :param async_timeout_seconds: as there.
     :raises ValueError: a wrong type, out of 10-3600, or a time-out for a synchronous call.
     """

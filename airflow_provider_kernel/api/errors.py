@@ -1,7 +1,7 @@
 """
 What can go wrong between Airflow and Kernel, and which requests may be sent again.
 
-No exception carries a token, a payload or an output, but for :class:`KernelInvocationFailed`: a failed
+No exception carries a token, a payload or an output, but for :class:`KernelInvocationFailedError`: a failed
 invocation's shortened output is its reason.
 """
 
@@ -129,7 +129,7 @@ class KernelLostReplyError(KernelError):
     """An invocation was requested and no reply came that says whether Kernel accepted it: it may be running."""
 
 
-class KernelCapacityTimeout(KernelError):
+class KernelCapacityTimeoutError(KernelError):
     """Kernel had no room for the invocation for too long; none was started."""
 
 
@@ -141,15 +141,15 @@ class KernelInvocationError(KernelError):
         self.invocation_id = invocation_id
 
 
-class KernelInvocationFailed(KernelInvocationError):
+class KernelInvocationFailedError(KernelInvocationError):
     """The invocation ended with status ``failed``: raised by the app, cancelled, timed out or crashed."""
 
 
-class KernelInvocationTimeout(KernelInvocationError):
+class KernelInvocationTimeoutError(KernelInvocationError):
     """The invocation had not ended by the deadline set in Airflow."""
 
 
-class KernelInvocationUnsettled(KernelInvocationError):
+class KernelInvocationUnknownError(KernelInvocationError):
     """The wait was given up without having seen the invocation's end."""
 
 
@@ -173,7 +173,7 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, KernelApiError) and error.status_code in (429, 529)
 
 
-def is_worth_repeating(error: KernelError) -> bool:
+def is_retryable(error: KernelError) -> bool:
     """Tell whether a request that is safe to repeat (GET, PATCH, DELETE) may succeed when sent again."""
     if isinstance(error, KernelTransportError):
         return not isinstance(error, KernelResponseTooLargeError)
@@ -185,6 +185,6 @@ def retry_after(error: BaseException | None) -> float:
     return (isinstance(error, KernelApiError) and error.retry_after) or 0.0
 
 
-def is_worth_a_line(errors: int) -> bool:
+def should_log_failure(errors: int) -> bool:
     """Tell whether the latest of so many errors in a row is told in a log: the first, second, fourth, eighth …"""
     return errors & (errors - 1) == 0

@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_kernel.api.errors import KernelTransportError
-from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.models import Invocation
 from airflow_provider_kernel.api.payload import parse_json
-from airflow_provider_kernel.api.replies import has_too_many_containers
+from airflow_provider_kernel.api.reply_body import has_too_many_containers
 from airflow_provider_kernel.api.text import NO_SECRETS, Redactor
 
 #: Longest event that is read, in bytes. A longer one (a state with a huge output, say) is dropped: the state
@@ -171,29 +170,3 @@ def _read_event(data: bytes, redactor: Redactor) -> Event | None:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, KernelTransportError):
         pass
     return None
-
-
-_RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)$",
-)
-
-
-def parse_timestamp(text: str | None) -> int | None:
-    """Return an RFC 3339 time, of any precision, as nanoseconds since 1970; None for anything else, or before that."""
-    match = _RFC3339.match(text or "")
-    if not match:
-        return None
-    date, time, fraction, zone = match.groups()
-    try:
-        moment = datetime.fromisoformat(f"{date}T{time}{'+00:00' if zone in 'Zz' else zone}")
-    except ValueError:
-        return None
-    if not 1970 <= moment.year < 9999:
-        return None  # such as Go's zero time; Python does not get far from there
-    return int(moment.timestamp()) * 1_000_000_000 + int(f"{fraction or '0':0<9.9}")
-
-
-def format_timestamp(nanoseconds: int) -> str:
-    """Return nanoseconds since 1970 as an RFC 3339 time in UTC."""
-    seconds, rest = divmod(nanoseconds, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"

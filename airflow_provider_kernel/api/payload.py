@@ -18,8 +18,8 @@ from airflow_provider_kernel.api.arguments import check_name
 
 #: Largest payload that Kernel takes, in bytes of UTF-8 ("4.5 MB", read as the smaller of its meanings).
 MAX_PAYLOAD_BYTES = 4_500_000
-#: What to write as ``payload_key_field``.
-KEY_FIELD_MEANING = "the name under which the key is to be added to the payload"
+#: What to write as ``metadata_field``.
+METADATA_FIELD_MEANING = "the name under which the key is to be added to the payload"
 #: Escapes of half a surrogate pair and of NUL; whole pairs match, too.
 _MAYBE_UNSTORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
 #: What to write for a value of these classes; for one of several, the first counts.
@@ -150,23 +150,23 @@ def is_nothing(rendered: Any) -> bool:
     return rendered is None or (isinstance(rendered, str) and rendered.strip() in ("", "None", "null"))
 
 
-def check_key_field(key_field: Any, payload: Any) -> None:
+def check_metadata_field(metadata_field: Any, payload: Any) -> None:
     """
     Check that a payload can take a key.
 
-    :param key_field: the name under which it is to be added.
+    :param metadata_field: the name under which it is to be added.
     :param payload: the payload, decoded.
     :raises ValueError: it is no JSON object, or has that name already.
     """
-    check_name("payload_key_field", key_field, KEY_FIELD_MEANING)
+    check_name("metadata_field", metadata_field, METADATA_FIELD_MEANING)
     if not isinstance(payload, Mapping):
         raise ValueError(
-            f"payload_key_field adds a key to the payload, so that must be a dict (a JSON object), not "
+            f"metadata_field adds a key to the payload, so that must be a dict (a JSON object), not "
             f"{'missing' if payload is None else type(payload).__name__}. Pass a dict, {{}} if there is nothing to say."
         )
-    if key_field in payload:
+    if metadata_field in payload:
         raise ValueError(
-            f"The payload has {key_field!r} already, under which payload_key_field would add its key. Choose another name."
+            f"The payload has {metadata_field!r} already, under which metadata_field would add its key. Choose another name."
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.operators.arguments import LATER, check_arguments
+from airflow_provider_kernel.operators.arguments import SET_DURING_EXECUTION, check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.operators.mapped import checked
 from airflow_provider_kernel.operators.submission import OnLostReply
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk.bases.decorator import Task
 
-    from airflow_provider_kernel.api.invocation import InvocationRequest
+    from airflow_provider_kernel.api.models import InvocationRequest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ class _KernelDecoratedOperator(DecoratedOperator, KernelInvokeOperator):
     template_ext: Sequence[str] = ()
     template_fields_renderers = DecoratedOperator.template_fields_renderers
     custom_operator_name = "@task.kernel"
-    asks_the_same = False
+    _request_is_deterministic = False
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class _KernelDecoratedOperator(DecoratedOperator, KernelInvokeOperator):
             python_callable=python_callable,
             op_args=op_args,
             op_kwargs=op_kwargs,
-            payload=LATER,
+            payload=SET_DURING_EXECUTION,
             **kwargs,
         )
 
@@ -101,7 +101,7 @@ def kernel_task(
     poll_interval: float = _LEFT_OUT,
     follow_logs: bool = _LEFT_OUT,
     durable: bool = _LEFT_OUT,
-    payload_key_field: str | None = _LEFT_OUT,
+    metadata_field: str | None = _LEFT_OUT,
     on_lost_reply: OnLostReply = _LEFT_OUT,
     cancel_on_kill: bool = _LEFT_OUT,
     capacity_timeout: float = _LEFT_OUT,
@@ -134,7 +134,7 @@ def kernel_task(
     :param poll_interval: longest time in seconds between two looks while there is no event stream.
     :param follow_logs: whether the lines that the app logs are written to the task's log.
     :param durable: whether a retry takes up what an earlier try has started.
-    :param payload_key_field: name under which a random key is added to what the function returns, a dict then.
+    :param metadata_field: name under which a random key is added to what the function returns, a dict then.
     :param on_lost_reply: what to do where a reply was lost and Kernel lists no invocation.
     :param cancel_on_kill: whether a user who kills the task also cancels the invocation.
     :param capacity_timeout: seconds for which a full account is waited for.

@@ -27,7 +27,7 @@ from airflow_provider_kernel.emulator.environment import (
     read_option,
 )
 from airflow_provider_kernel.emulator.loader import AppFileError
-from airflow_provider_kernel.emulator.process import Zygote
+from airflow_provider_kernel.emulator.process import Forkserver
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.emulator.engine import App
@@ -69,13 +69,13 @@ def _serve(options: argparse.Namespace) -> int:
         url = _url(address, port)
         key = options.api_key or ANY_KEY
         environment = given | {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
-        zygotes = [stack.enter_context(closing(Zygote(file, environment))) for file in options.files]
+        forkservers = [stack.enter_context(closing(Forkserver(file, environment))) for file in options.files]
         # Imported while the zygotes import their apps.
         from airflow_provider_kernel.emulator.engine import Engine
-        from airflow_provider_kernel.emulator.run import run
         from airflow_provider_kernel.emulator.server import make_app
+        from airflow_provider_kernel.emulator.uvicorn_server import run
 
-        apps = _apps(zygotes)
+        apps = _apps(forkservers)
         engine = Engine(apps, max_concurrency=options.max_concurrency, sync_timeout=options.sync_timeout)
         app = make_app(
             engine,
@@ -89,7 +89,7 @@ def _serve(options: argparse.Namespace) -> int:
             app,
             engine,
             listener,
-            zygotes,
+            forkservers,
             announcement=_announcement(url, shown, apps),
             access_log=options.access_log,
             exit_with_stdin=options.exit_with_stdin,
@@ -232,16 +232,18 @@ def _url(address: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _apps(zygotes: Sequence[Zygote]) -> dict[str, App]:
+def _apps(forkservers: Sequence[Forkserver]) -> dict[str, App]:
     from airflow_provider_kernel.emulator.engine import App, new_id
 
     apps: dict[str, App] = {}
-    for zygote in zygotes:
+    for forkserver in forkservers:
         deployment_id = new_id()
-        for name, actions in zygote.apps().items():
+        for name, actions in forkserver.apps().items():
             if name in apps:
-                raise AppFileError(f"both {apps[name].zygote.path} and {zygote.path} define the app {name!r}")
-            apps[name] = App(name, tuple(actions), zygote, new_id(), deployment_id)
+                raise AppFileError(
+                    f"both {apps[name].forkserver.path} and {forkserver.path} define the app {name!r}"
+                )
+            apps[name] = App(name, tuple(actions), forkserver, new_id(), deployment_id)
     return apps
 
 

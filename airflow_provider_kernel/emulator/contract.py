@@ -16,9 +16,9 @@ from airflow_provider_kernel.api.arguments import (
     MAX_ASYNC_TIMEOUT_SECONDS,
     MIN_ASYNC_TIMEOUT_SECONDS,
 )
-from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.api.payload import MAX_PAYLOAD_BYTES, parse_json
-from airflow_provider_kernel.emulator.moments import parse_since
+from airflow_provider_kernel.emulator.timestamps import parse_since
 
 #: A request body is refused beyond this: the largest payload, every byte of it escaped (``\u0001``), and room.
 MAX_BODY_BYTES = 6 * MAX_PAYLOAD_BYTES + 65_536

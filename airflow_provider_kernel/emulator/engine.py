@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator.contract import (
     VERSION_LABEL,
     ApiError,
@@ -24,7 +24,7 @@ from airflow_provider_kernel.emulator.contract import (
     bad_request,
     not_found,
 )
-from airflow_provider_kernel.emulator.process import Process, Zygote
+from airflow_provider_kernel.emulator.process import Forkserver, Process
 from airflow_provider_kernel.emulator.store import Outcome, Record, Store, failed
 
 #: Seconds that output may still come from a process which outlived the others.
@@ -42,7 +42,7 @@ class App:
 
     name: str
     actions: tuple[str, ...]
-    zygote: Zygote
+    forkserver: Forkserver
     id: str
     deployment_id: str
 
@@ -53,11 +53,11 @@ class _Run:
 
     task: asyncio.Task[None] | None = None
     process: Process | None = None
-    verdict: Outcome | None = None
+    result: Outcome | None = None
 
-    def end(self, verdict: Outcome) -> None:
+    def end(self, result: Outcome) -> None:
         """Kill it. The first verdict stands."""
-        self.verdict = self.verdict or verdict
+        self.result = self.result or result
         if self.process is not None:
             self.process.kill()
 
@@ -109,7 +109,7 @@ class Engine:
         self.store.add(record)
         run = self._runs[record.id] = _Run()
         seconds = request.async_timeout if request.is_async else self._sync_timeout
-        run.task = asyncio.create_task(self._run(record, run, app.zygote, seconds))
+        run.task = asyncio.create_task(self._run(record, run, app.forkserver, seconds))
         return record
 
     async def ended(self, record: Record) -> None:
@@ -125,7 +125,7 @@ class Engine:
         :raises ApiError: 400, it has ended already.
         """
         run = self._runs.get(record.id)
-        if run is None or run.verdict is not None:
+        if run is None or run.result is not None:
             await self.ended(record)  # whoever is told that it has ended must not find it running
             raise bad_request(f"The invocation {record.id} has already ended")
         has_failed = request.status is InvocationStatus.FAILED
@@ -141,24 +141,24 @@ class Engine:
         if tasks := [run.task for run in runs if run.task]:
             await asyncio.wait(tasks, timeout=1)
 
-    async def _run(self, record: Record, run: _Run, zygote: Zygote, seconds: float) -> None:
+    async def _run(self, record: Record, run: _Run, forkserver: Forkserver, seconds: float) -> None:
         timer = asyncio.get_running_loop().call_later(
             seconds, run.end, failed(f"The invocation exceeded its time limit of {seconds:g} seconds.")
         )
         outcome = failed("The emulator itself failed; its standard error has the traceback.")
         try:
-            outcome = await self._execute(record, run, zygote)
+            outcome = await self._execute(record, run, forkserver)
         except OSError as error:
             outcome = failed(f"The emulator could not start a process: {error}.")
         finally:
             timer.cancel()
             del self._runs[record.id]
-            record.end(run.verdict or outcome, time.time_ns())
+            record.end(run.result or outcome, time.time_ns())
             self.store.forget()
 
-    async def _execute(self, record: Record, run: _Run, zygote: Zygote) -> Outcome:
+    async def _execute(self, record: Record, run: _Run, forkserver: Forkserver) -> Outcome:
         run.process = await Process.start(
-            zygote,
+            forkserver,
             {
                 "id": record.id,
                 "app_name": record.app_name,
@@ -167,7 +167,7 @@ class Engine:
             },
         )
         record.run()
-        if run.verdict is not None:
+        if run.result is not None:
             run.process.kill()
         logging = asyncio.create_task(_log(run.process, record))
         outcome = await run.process.wait()

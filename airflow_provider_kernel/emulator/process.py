@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_kernel.api.invocation import InvocationStatus
-from airflow_provider_kernel.emulator.lines import LineCutter
+from airflow_provider_kernel.api.models import InvocationStatus
+from airflow_provider_kernel.emulator.line_splitter import LineSplitter
 from airflow_provider_kernel.emulator.loader import AppFileError
 from airflow_provider_kernel.emulator.store import Outcome, failed
 
 
-class Zygote:
+class Forkserver:
     """
     A process that has imported one app file.
 
@@ -38,7 +38,7 @@ class Zygote:
                 [
                     sys.executable,
                     "-m",
-                    "airflow_provider_kernel.emulator.zygote",
+                    "airflow_provider_kernel.emulator.forkserver",
                     str(theirs.fileno()),
                     str(path),
                 ],
@@ -108,7 +108,7 @@ class Process:
         self._reader, self._writer, self._output, self._pipe = reader, writer, output, pipe
 
     @classmethod
-    async def start(cls, zygote: Zygote, request: Mapping[str, Any]) -> Process:
+    async def start(cls, forkserver: Forkserver, request: Mapping[str, Any]) -> Process:
         """
         Have the zygote start a process for ``request``, see ``warden``.
 
@@ -122,7 +122,7 @@ class Process:
                 ours.close()
                 raise
             try:
-                await zygote.order(theirs.fileno(), sending)
+                await forkserver.order(theirs.fileno(), sending)
             except OSError:
                 ours.close()
                 os.close(receiving)
@@ -148,7 +148,7 @@ class Process:
 
     async def lines(self) -> AsyncIterator[list[str]]:
         """Yield the lines that the processes print, as they come, until nobody can print any more."""
-        cutter = LineCutter()
+        cutter = LineSplitter()
         try:
             while data := await self._output.read(65_536):
                 if lines := cutter.feed(data):

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_kernel.api.invocation import InvocationStatus
-from airflow_provider_kernel.emulator.moments import format_moment
+from airflow_provider_kernel.api.models import InvocationStatus
+from airflow_provider_kernel.emulator.timestamps import format_timestamp
 
 #: Log text kept for an invocation, in characters; the oldest lines are dropped beyond it.
 MAX_LOG = 8 * 2**20
@@ -112,8 +112,8 @@ class Record:
             "action_name": self.action_name,
             "payload": self.payload,
             "output": self.output,
-            "started_at": format_moment(self.started),
-            "finished_at": None if self.finished is None else format_moment(self.finished),
+            "started_at": format_timestamp(self.started),
+            "finished_at": None if self.finished is None else format_timestamp(self.finished),
             "status": self.status.value,
             "status_reason": self.reason if with_reason else None,
         }

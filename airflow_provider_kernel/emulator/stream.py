@@ -15,8 +15,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from airflow_provider_kernel.emulator.moments import format_moment
 from airflow_provider_kernel.emulator.store import Record
+from airflow_provider_kernel.emulator.timestamps import format_timestamp
 
 #: Lines that are sent in one piece.
 _BATCH = 256
@@ -46,7 +46,7 @@ async def follow(record: Record, since: int | None, heartbeat: float) -> AsyncIt
                 events.append(_log(time.time_ns(), f"[{missing} older lines of this log were dropped]"))
             lines = record.lines(position, _BATCH)
             position += len(lines)
-            events += [_log(moment, message) for moment, message in lines]
+            events += [_log(timestamp, message) for timestamp, message in lines]
             if is_ended and len(lines) < _BATCH:
                 yield b"".join([*events, _state(record)])
                 return
@@ -62,14 +62,14 @@ async def follow(record: Record, since: int | None, heartbeat: float) -> AsyncIt
         record.followers.discard(changed.set)
 
 
-def _log(moment: int, message: str) -> bytes:
-    return _event("log", moment, message=message)
+def _log(timestamp: int, message: str) -> bytes:
+    return _event("log", timestamp, message=message)
 
 
 def _state(record: Record) -> bytes:
     return _event("invocation_state", invocation=record.as_json(with_reason=False))
 
 
-def _event(kind: str, moment: int | None = None, **fields: Any) -> bytes:
-    timestamp = format_moment(time.time_ns() if moment is None else moment)
+def _event(kind: str, at: int | None = None, **fields: Any) -> bytes:
+    timestamp = format_timestamp(time.time_ns() if at is None else at)
     return b"data: " + encode_json({"event": kind, "timestamp": timestamp, **fields}) + b"\n\n"

@@ -22,7 +22,10 @@ import traceback
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_provider_kernel.emulator.system import die_first_when_memory_is_short, signal_on_parent_death
+from airflow_provider_kernel.emulator.process_control import (
+    die_first_when_memory_is_short,
+    signal_on_parent_death,
+)
 
 if TYPE_CHECKING:
     from kernel.app_framework import KernelApp

@@ -11,15 +11,15 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_provider_kernel.api.connection_hints import check_variable, how_to_make
 from airflow_provider_kernel.api.errors import (
     KernelConfigurationError,
     KernelConnectionNotFoundError,
     KernelError,
     KernelTransportError,
 )
-from airflow_provider_kernel.api.missing import check_variable, how_to_make
 from airflow_provider_kernel.api.settings import KernelSettings, looks_like_token, shown
-from airflow_provider_kernel.hooks.route import with_proxy
+from airflow_provider_kernel.transport.proxy_tls import with_proxy
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection

@@ -11,36 +11,36 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook
 from tenacity import Retrying
 
-from airflow_provider_kernel.api import calls
-from airflow_provider_kernel.api.calls import Call, Cancellation
+from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.endpoints import Cancellation, Request
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelError,
-    KernelInvocationUnsettled,
+    KernelInvocationUnknownError,
     KernelTransportError,
     is_certainly_not_accepted,
 )
 from airflow_provider_kernel.api.events import Event
-from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
+from airflow_provider_kernel.api.models import Invocation, InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
-from airflow_provider_kernel.api.settling import Search, Settled
-from airflow_provider_kernel.api.waiting import (
+from airflow_provider_kernel.hooks import connection_form
+from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, read_settings
+from airflow_provider_kernel.hooks.connection_test import check_connection
+from airflow_provider_kernel.hooks.waits import log_transient_error, new_wait
+from airflow_provider_kernel.lifecycle.lookup import LookupResult, SubmissionLookup
+from airflow_provider_kernel.lifecycle.wait_machine import (
     Ended,
-    Find,
     Follow,
     GaveUp,
-    Look,
+    Poll,
     Sleep,
-    Wait,
+    StatusLookup,
+    WaitMachine,
     gave_up,
     is_kernels_refusal,
 )
-from airflow_provider_kernel.hooks import form
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, read_settings
-from airflow_provider_kernel.hooks.exchange import events_of, exchange, new_session, pages, result_of, run
-from airflow_provider_kernel.hooks.transport import lost_reply, retrying
-from airflow_provider_kernel.hooks.trial import try_out
-from airflow_provider_kernel.hooks.waits import new_wait, trouble
+from airflow_provider_kernel.transport.errors import lost_reply, retrying
+from airflow_provider_kernel.transport.sync import events_of, exchange, new_session, pages, result_of, run
 
 if TYPE_CHECKING:
     import requests
@@ -65,8 +65,8 @@ class KernelHook(BaseHook):
     default_conn_name = DEFAULT_CONN_ID
     conn_type = "kernel"
     hook_name = "Kernel"
-    get_connection_form_widgets = staticmethod(form.widgets)
-    get_ui_field_behaviour = staticmethod(form.field_behaviour)
+    get_connection_form_widgets = staticmethod(connection_form.widgets)
+    get_ui_field_behaviour = staticmethod(connection_form.field_behaviour)
 
     def __init__(self, kernel_conn_id: str = DEFAULT_CONN_ID) -> None:
         super().__init__()
@@ -91,11 +91,11 @@ class KernelHook(BaseHook):
     def _session(self) -> requests.Session:
         return new_session(self.settings)
 
-    def twin(self) -> KernelHook:
+    def clone(self) -> KernelHook:
         """Return a hook with the same settings and a session of its own, without reading the connection again."""
-        twin = type(self)(self.kernel_conn_id)
-        twin.settings = self.settings
-        return twin
+        clone = type(self)(self.kernel_conn_id)
+        clone.settings = self.settings
+        return clone
 
     def close(self) -> None:
         """Close the session, if there is one; the next call makes another."""
@@ -146,11 +146,11 @@ class KernelHook(BaseHook):
         :return: what Kernel's reply says.
         """
         try:
-            return self.send(calls.invoke(request, may_repeat))
+            return self.send(endpoints.invoke(request, may_repeat))
         except (KernelApiError, KernelTransportError) as error:
             raise lost_reply(request, error) or error from None
 
-    def settle(self, search: Search) -> Settled:
+    def settle(self, search: SubmissionLookup) -> LookupResult:
         """
         Look whether Kernel accepted a request whose reply was lost.
 
@@ -160,16 +160,16 @@ class KernelHook(BaseHook):
         """
         while True:
             match search.next(time.time()):
-                case Call() as call:
+                case Request() as call:
                     try:
                         page = self._send_once(call)
                     except KernelError as error:
-                        search.saw_error(error, time.time())
+                        search.on_error(error, time.time())
                     else:
-                        search.saw_page(page, time.time())
+                        search.on_page(page, time.time())
                 case Sleep(seconds):
                     time.sleep(seconds)
-                case Settled() as settled:
+                case LookupResult() as settled:
                     return settled
 
     def find_invocation(self, invocation_id: str, *, timeout: float | None = None) -> Invocation | None:
@@ -179,15 +179,17 @@ class KernelHook(BaseHook):
         :param invocation_id: its id.
         :param timeout: seconds after which to ask no more, 0 to ask once; default: as long as a wait would.
         :return: the invocation; None if there is none, for half a minute.
-        :raises KernelInvocationTimeout: there was no good answer by then.
-        :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
+        :raises KernelInvocationTimeoutError: there was no good answer by then.
+        :raises KernelInvocationUnknownError: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
         now = time.time()
         deadline = None if timeout is None else now + timeout
-        wait = Find(invocation_id, now, trouble(self.log, "Asking", invocation_id), deadline)
+        wait = StatusLookup(
+            invocation_id, now, log_transient_error(self.log, "Asking", invocation_id), deadline
+        )
         try:
             return self._go_through(wait, invocation_id)
-        except KernelInvocationUnsettled as error:
+        except KernelInvocationUnknownError as error:
             if is_kernels_refusal(error.__cause__) and error.__cause__.status_code == 404:
                 return None
             raise
@@ -200,7 +202,7 @@ class KernelHook(BaseHook):
         :return: the invocation.
         :raises KernelError: there is no such invocation (404), or Kernel cannot be asked.
         """
-        return self.send(calls.get_invocation(invocation_id))
+        return self.send(endpoints.get_invocation(invocation_id))
 
     def list_invocations(
         self,
@@ -228,7 +230,7 @@ class KernelHook(BaseHook):
         :return: the invocations; all parameters together must fit.
         """
         ask = partial(
-            calls.list_invocations,
+            endpoints.list_invocations,
             app_name=app_name,
             version=version,
             action_name=action_name,
@@ -249,7 +251,7 @@ class KernelHook(BaseHook):
         :param version: this version only.
         :return: the versions, with their actions, as Kernel's API describes them.
         """
-        ask = partial(calls.list_apps, app_name=app_name, version=version)
+        ask = partial(endpoints.list_apps, app_name=app_name, version=version)
         return list(pages(ask, self.send, max_bytes=self.settings.max_response_bytes))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> Iterator[Event]:
@@ -261,7 +263,7 @@ class KernelHook(BaseHook):
         :return: the events, as they come.
         :raises KernelError: the stream cannot be opened, or broke.
         """
-        return self._follow(invocation_id, since, silence=None, life=None)
+        return self._follow(invocation_id, since, idle_timeout=None, max_lifetime=None)
 
     def wait_for_invocation(
         self,
@@ -283,8 +285,8 @@ class KernelHook(BaseHook):
         :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait; a
             line is added before and after them that says so. None: there was no earlier wait.
         :return: the invocation, succeeded or failed.
-        :raises KernelInvocationTimeout: it had not ended by then.
-        :raises KernelInvocationUnsettled: Kernel refuses to tell, or could not be asked for 15 minutes.
+        :raises KernelInvocationTimeoutError: it had not ended by then.
+        :raises KernelInvocationUnknownError: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
         wait = new_wait(
             invocation_id,
@@ -296,26 +298,28 @@ class KernelHook(BaseHook):
         )
         return self._go_through(wait, invocation_id)
 
-    def _go_through(self, wait: Wait, invocation_id: str) -> Invocation:
+    def _go_through(self, wait: WaitMachine, invocation_id: str) -> Invocation:
         while True:
             match wait.next(time.time()):
-                case Follow(silence, life, since):
+                case Follow(idle_timeout, max_lifetime, since):
                     error = None
                     try:
-                        with closing(self._follow(invocation_id, since, silence, life)) as events:
+                        with closing(
+                            self._follow(invocation_id, since, idle_timeout, max_lifetime)
+                        ) as events:
                             for event in events:
-                                if not wait.saw_event(event, time.time()):
+                                if not wait.on_event(event, time.time()):
                                     break
                     except KernelError as stream_error:
                         error = stream_error
-                    wait.stream_ended(time.time(), error)
-                case Look(within):
+                    wait.on_stream_end(time.time(), error)
+                case Poll(within):
                     try:
-                        found = self._send_once(calls.get_invocation(invocation_id), within)
+                        found = self._send_once(endpoints.get_invocation(invocation_id), within)
                     except KernelError as look_error:
-                        wait.saw_error(look_error, time.time())
+                        wait.on_error(look_error, time.time())
                     else:
-                        wait.saw_invocation(found, time.time())
+                        wait.on_invocation(found, time.time())
                 case Sleep(seconds):
                     time.sleep(seconds)
                 case Ended(invocation):
@@ -335,7 +339,7 @@ class KernelHook(BaseHook):
         :return: the invocation, and whether it was this that ended it.
         :raises KernelError: Kernel refused or could not be asked.
         """
-        return run(calls.cancel(invocation_id, reason, by), self.send)
+        return run(endpoints.cancel(invocation_id, reason, by), self.send)
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -343,25 +347,25 @@ class KernelHook(BaseHook):
 
         :return: whether the connection is good, and a sentence for a person; after 15 seconds at most.
         """
-        return try_out(self)
+        return check_connection(self)
 
-    def send(self, call: Call[T]) -> T:
+    def send(self, call: Request[T]) -> T:
         """Send ``call``, again where that is safe and may help; return what its reply says."""
         reply: T = Retrying(**retrying(call))(self._send_once, call)
         return reply
 
-    def _send_once(self, call: Call[T], within: float | None = None) -> T:
+    def _send_once(self, call: Request[T], within: float | None = None) -> T:
         """Send ``call``; ``within`` are the seconds that it may take as a whole, if less than otherwise."""
         settings = self.settings
         timeout = max(settings.timeout, call.min_timeout)
         # The time is for the head and for each piece: a large output may take longer as a whole, but not for ever.
         total = 10 * timeout if within is None else min(within, 10 * timeout)
-        with self._request(call, settings, head=timeout, silence=timeout, total=total) as response:
+        with self._request(call, settings, head=timeout, idle_timeout=timeout, total=total) as response:
             return result_of(call, response, settings)
 
     @contextmanager
     def _request(
-        self, call: Call[Any], settings: KernelSettings, **limits: Any
+        self, call: Request[Any], settings: KernelSettings, **limits: Any
     ) -> Iterator[requests.Response]:
         """Send ``call`` and give its reply; see :func:`exchange`."""
         try:
@@ -374,18 +378,23 @@ class KernelHook(BaseHook):
             raise
 
     def _follow(
-        self, invocation_id: str, since: str | None, silence: float | None, life: float | None
+        self, invocation_id: str, since: str | None, idle_timeout: float | None, max_lifetime: float | None
     ) -> Generator[Event, None, None]:
-        call = calls.follow_events(invocation_id, since)
+        call = endpoints.follow_events(invocation_id, since)
         opened = time.monotonic()
-        if life is not None:
-            silence = min(silence or life, max(life, 0.1))
+        if max_lifetime is not None:
+            idle_timeout = min(idle_timeout or max_lifetime, max(max_lifetime, 0.1))
         try:
             settings = self.settings
             with self._request(
-                call, settings, head=settings.timeout, silence=silence, total=life, stream=True
+                call,
+                settings,
+                head=settings.timeout,
+                idle_timeout=idle_timeout,
+                total=max_lifetime,
+                stream=True,
             ) as response:
                 yield from events_of(call, response, settings)
         except KernelTransportError:
-            if life is None or time.monotonic() - opened < life:
+            if max_lifetime is None or time.monotonic() - opened < max_lifetime:
                 raise

@@ -18,8 +18,8 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from tenacity import AsyncRetrying
 
-from airflow_provider_kernel.api import calls
-from airflow_provider_kernel.api.calls import Call, Cancellation, Page
+from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.endpoints import Cancellation, Page, Request
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelError,
@@ -27,10 +27,9 @@ from airflow_provider_kernel.api.errors import (
     KernelTransportError,
 )
 from airflow_provider_kernel.api.events import Event, EventDecoder
-from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus
-from airflow_provider_kernel.api.replies import ACCEPT_ENCODING, ReplyBody
+from airflow_provider_kernel.api.models import Invocation, InvocationStatus
+from airflow_provider_kernel.api.reply_body import ACCEPT_ENCODING, ReplyBody
 from airflow_provider_kernel.api.settings import KernelSettings, shown
-from airflow_provider_kernel.api.waiting import Ended, Follow, GaveUp, Look, Sleep, gave_up
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
     ask_in_thread,
@@ -39,16 +38,17 @@ from airflow_provider_kernel.hooks.connection import (
     settings_of,
     unreadable,
 )
-from airflow_provider_kernel.hooks.loop_share import LoopShare
-from airflow_provider_kernel.hooks.route import tls_of, without_login
-from airflow_provider_kernel.hooks.transport import (
+from airflow_provider_kernel.hooks.waits import new_wait
+from airflow_provider_kernel.lifecycle.wait_machine import Ended, Follow, GaveUp, Poll, Sleep, gave_up
+from airflow_provider_kernel.transport.errors import (
     CONNECT_TIMEOUT,
     USER_AGENT,
     retrying,
     root_causes,
     transport_error,
 )
-from airflow_provider_kernel.hooks.waits import new_wait
+from airflow_provider_kernel.transport.loop_share import LoopShare
+from airflow_provider_kernel.transport.proxy_tls import tls_of, without_login
 
 if TYPE_CHECKING:
     import aiohttp
@@ -118,11 +118,11 @@ class KernelAsyncHook:
 
     async def get_invocation(self, invocation_id: str) -> Invocation:
         """As :meth:`KernelHook.get_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.get_invocation>`."""
-        return await self.send(calls.get_invocation(invocation_id, skim=False))
+        return await self.send(endpoints.get_invocation(invocation_id, skim=False))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> AsyncGenerator[Event, None]:
         """As :meth:`KernelHook.follow_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.follow_invocation>`."""
-        return self._follow(invocation_id, since, silence=None, life=None)
+        return self._follow(invocation_id, since, idle_timeout=None, max_lifetime=None)
 
     async def list_page(self, **filters: Any) -> Page:
         """
@@ -130,7 +130,7 @@ class KernelAsyncHook:
 
         The filters are those of Kernel's API.
         """
-        return await self._send_once(calls.list_invocations(**filters))
+        return await self._send_once(endpoints.list_invocations(**filters))
 
     async def list_active_ids(self) -> frozenset[str]:
         """
@@ -159,7 +159,7 @@ class KernelAsyncHook:
         self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
     ) -> Cancellation:
         """As :meth:`KernelHook.cancel_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.cancel_invocation>`."""
-        return await self._run(calls.cancel(invocation_id, reason, by))
+        return await self._run(endpoints.cancel(invocation_id, reason, by))
 
     async def wait_for_invocation(
         self,
@@ -195,25 +195,27 @@ class KernelAsyncHook:
         )
         while True:
             match wait.next(time.time()):
-                case Follow(silence, life, since):
+                case Follow(idle_timeout, max_lifetime, since):
                     error = None
                     try:
-                        async with aclosing(self._follow(invocation_id, since, silence, life)) as events:
+                        async with aclosing(
+                            self._follow(invocation_id, since, idle_timeout, max_lifetime)
+                        ) as events:
                             async for event in events:
-                                if not wait.saw_event(event, time.time()):
+                                if not wait.on_event(event, time.time()):
                                     break
                     except KernelError as stream_error:
                         error = stream_error
-                    wait.stream_ended(time.time(), error)
-                case Look(within):
+                    wait.on_stream_end(time.time(), error)
+                case Poll(within):
                     try:
                         found = await self._send_once(
-                            calls.get_invocation(invocation_id, skim=not with_output), within
+                            endpoints.get_invocation(invocation_id, skim=not with_output), within
                         )
                     except KernelError as look_error:
-                        wait.saw_error(look_error, time.time())
+                        wait.on_error(look_error, time.time())
                     else:
-                        wait.saw_invocation(found, time.time())
+                        wait.on_invocation(found, time.time())
                 case Sleep(seconds):
                     await asyncio.sleep(seconds)
                 case Ended(invocation):
@@ -269,29 +271,29 @@ class KernelAsyncHook:
                 raise
             raise unreadable(self.kernel_conn_id, error) from None
 
-    async def send(self, call: Call[T]) -> T:
+    async def send(self, call: Request[T]) -> T:
         """Send ``call``, again where that is safe and may help."""
         reply: T = await AsyncRetrying(**retrying(call))(self._send_once, call)
         return reply
 
-    async def _send_once(self, call: Call[T], within: float | None = None) -> T:
+    async def _send_once(self, call: Request[T], within: float | None = None) -> T:
         """As :meth:`KernelHook._send_once`."""
         settings = await self.settings()
         timeout = max(settings.timeout, call.min_timeout)
         total = 10 * timeout if within is None else min(within, 10 * timeout)
         until = time.monotonic() + total
-        async with self._request(call, settings, head=timeout, total=total, silence=timeout) as response:
+        async with self._request(call, settings, head=timeout, total=total, idle_timeout=timeout) as response:
             return await self._result(call, response, settings, until)
 
     async def _result(
-        self, call: Call[T], response: aiohttp.ClientResponse, settings: KernelSettings, until: float
+        self, call: Request[T], response: aiohttp.ClientResponse, settings: KernelSettings, until: float
     ) -> T:
         """Read the reply to ``call``, until a moment of the monotonic clock."""
         status, headers = response.status, response.headers
         share = LoopShare(self._in_use().line)
         body = ReplyBody(
             headers,
-            is_success=call.has_result and calls.is_success(status),
+            is_success=call.has_result and endpoints.is_success(status),
             limit=settings.max_response_bytes,
             skim=call.skim,
         )
@@ -301,18 +303,20 @@ class KernelAsyncHook:
                 pass
             if body.full:
                 break
-        read = partial(calls.read_reply, call, status, headers, body.close(), settings.redactor, body.size)
+        read = partial(
+            endpoints.read_reply, call, status, headers, body.close(), settings.redactor, body.size
+        )
         return await share.do(read)
 
     @asynccontextmanager
     async def _request(
         self,
-        call: Call[Any],
+        call: Request[Any],
         settings: KernelSettings,
         *,
         head: float,
         total: float | None,
-        silence: float | None = None,
+        idle_timeout: float | None = None,
         stream: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send ``call`` and give its reply; errors of aiohttp, here and in the ``with`` block, become ours."""
@@ -333,7 +337,7 @@ class KernelAsyncHook:
                     proxy=settings.proxy,
                     ssl=tls,
                     timeout=aiohttp.ClientTimeout(
-                        total=total, sock_connect=CONNECT_TIMEOUT, sock_read=silence
+                        total=total, sock_connect=CONNECT_TIMEOUT, sock_read=idle_timeout
                     ),
                     allow_redirects=False,
                 )
@@ -370,19 +374,24 @@ class KernelAsyncHook:
             return shared.tls[1]
 
     async def _follow(
-        self, invocation_id: str, since: str | None, silence: float | None, life: float | None
+        self, invocation_id: str, since: str | None, idle_timeout: float | None, max_lifetime: float | None
     ) -> AsyncGenerator[Event, None]:
         settings = await self.settings()
         opened = time.monotonic()
-        call = calls.follow_events(invocation_id, since)
+        call = endpoints.follow_events(invocation_id, since)
         try:
             async with self._request(
-                call, settings, head=settings.timeout, total=life, silence=silence, stream=True
+                call,
+                settings,
+                head=settings.timeout,
+                total=max_lifetime,
+                idle_timeout=idle_timeout,
+                stream=True,
             ) as response:
-                until = inf if life is None else opened + life
+                until = inf if max_lifetime is None else opened + max_lifetime
                 if response.status != 200:
                     await self._result(call, response, settings, until)
-                calls.check_stream(response.headers, settings.redactor)
+                endpoints.check_stream(response.headers, settings.redactor)
                 decoder = EventDecoder(redactor=settings.redactor)
                 share = LoopShare(self._in_use().line)
                 async for piece in _pieces(response, until):
@@ -392,10 +401,10 @@ class KernelAsyncHook:
                         yield event
                     share.charge(time.perf_counter() - began)
         except KernelTransportError:
-            if life is None or time.monotonic() - opened < life:
+            if max_lifetime is None or time.monotonic() - opened < max_lifetime:
                 raise
 
-    async def _run(self, steps: Generator[Call[Any], Any, T]) -> T:
+    async def _run(self, steps: Generator[Request[Any], Any, T]) -> T:
         try:
             call = next(steps)
             while True:

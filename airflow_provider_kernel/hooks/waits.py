@@ -9,10 +9,10 @@ from typing import Any
 
 from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.api.waiting import Wait
+from airflow_provider_kernel.lifecycle.wait_machine import WaitMachine
 
 
-def trouble(log: Any, doing: str, invocation_id: str) -> Callable[[KernelError], None]:
+def log_transient_error(log: Any, doing: str, invocation_id: str) -> Callable[[KernelError], None]:
     """Return what logs an error that is waited out."""
     return partial(log.warning, "%s for Kernel invocation %s: %s", doing, invocation_id)
 
@@ -26,15 +26,15 @@ def new_wait(
     on_log: Callable[[str], None] | None,
     replayed_before: float | None,
     in_triggerer: bool = False,
-) -> Wait:
+) -> WaitMachine:
     """Return a wait that begins now; the arguments are those of :class:`Wait` and of :func:`metrics.reconnected`."""
-    return Wait(
+    return WaitMachine(
         invocation_id,
         time.time(),
         deadline=deadline,
         poll_interval=poll_interval,
         on_log=on_log,
         replayed_before=replayed_before,
-        on_trouble=trouble(log, "Waiting", invocation_id),
+        on_transient_error=log_transient_error(log, "Waiting", invocation_id),
         on_reconnect=partial(metrics.reconnected, in_triggerer=in_triggerer),
     )

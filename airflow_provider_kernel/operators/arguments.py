@@ -21,8 +21,8 @@ from airflow_provider_kernel.api.arguments import (
     is_template,
 )
 from airflow_provider_kernel.api.payload import (
-    KEY_FIELD_MEANING,
-    check_key_field,
+    METADATA_FIELD_MEANING,
+    check_metadata_field,
     encode_payload,
     parse_exactly,
 )
@@ -36,7 +36,7 @@ except ImportError:  # Airflow 2
 
 
 #: Stands for an argument that is set when the task runs; Airflow's own NOTSET or SET_DURING_EXECUTION will do, too.
-LATER = ArgNotSet()
+SET_DURING_EXECUTION = ArgNotSet()
 #: Jinja's options by which a Dag marks its templates otherwise.
 _JINJA_MARKS = (
     "variable_start_string",
@@ -64,13 +64,13 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
         version=VERSION_MEANING,
         kernel_conn_id=CONNECTION_MEANING,
     )
-    if given.get("payload_key_field") is not None:
-        check_name("payload_key_field", given["payload_key_field"], KEY_FIELD_MEANING)
+    if given.get("metadata_field") is not None:
+        check_name("metadata_field", given["metadata_field"], METADATA_FIELD_MEANING)
     for name in ("payload", "op_args", "op_kwargs"):
         with suppress(RecursionError):  # check_payload says so
             check_storable(name, given.get(name))
     if "payload" in given and not is_file(given["payload"], template_ext):
-        check_payload(given["payload"], given.get("payload_key_field"), given.get("dag"))
+        check_payload(given["payload"], given.get("metadata_field"), given.get("dag"))
     check_async(given.get("async_", True), given.get("async_timeout_seconds"))
     if given.get("on_lost_reply", "fail") not in ("fail", "resubmit"):
         raise ValueError(f"on_lost_reply must be 'fail' or 'resubmit', not {given['on_lost_reply']!r}.")
@@ -122,7 +122,7 @@ def check_names(given: Mapping[str, Any], **meanings: str) -> None:
             check_name(name, given[name], meanings[name])
 
 
-def check_payload(payload: Any, key_field: Any, dag: Any) -> None:
+def check_payload(payload: Any, metadata_field: Any, dag: Any) -> None:
     """
     Check a payload, and whether it can take a key.
 
@@ -132,8 +132,8 @@ def check_payload(payload: Any, key_field: Any, dag: Any) -> None:
     if is_unrendered(payload, dag):
         return
     text = encode_payload(payload, partial(is_unrendered, is_whole=False))
-    if key_field is not None:
-        check_key_field(key_field, None if text is None else parse_exactly(text))
+    if metadata_field is not None:
+        check_metadata_field(metadata_field, None if text is None else parse_exactly(text))
 
 
 def require_name(name: str, rendered: Any, meaning: str) -> None:

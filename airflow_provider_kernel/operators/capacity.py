@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_kernel.api.capacity import MIN_PAUSE, worker_pause
 from airflow_provider_kernel.api.errors import (
-    KernelCapacityTimeout,
+    KernelCapacityTimeoutError,
     KernelConfigurationError,
     KernelError,
     retry_after,
 )
+from airflow_provider_kernel.capacity.queue import MIN_PAUSE, worker_pause
 from airflow_provider_kernel.operators.deferral import backstop
 from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
 
 if TYPE_CHECKING:
+    from airflow_provider_kernel.operators.attempt import TaskAttempt
     from airflow_provider_kernel.operators.interruptible import Interruptible
     from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
-    from airflow_provider_kernel.operators.this_try import ThisTry
 
 
 class CapacityWait:
@@ -29,13 +29,15 @@ class CapacityWait:
     The wait of one leg.
 
     :param task: the operator.
-    :param this_try: the try that waits.
+    :param attempt: the try that waits.
     :param interruptible: by which ``on_kill`` ends the wait on the worker.
     """
 
-    def __init__(self, task: KernelInvokeOperator, this_try: ThisTry, interruptible: Interruptible) -> None:
+    def __init__(
+        self, task: KernelInvokeOperator, attempt: TaskAttempt, interruptible: Interruptible
+    ) -> None:
         self._task = task
-        self._this_try = this_try
+        self._this_try = attempt
         self._interruptible = interruptible
         self._deadline: float | None = None
         self._refusals = 0
@@ -56,7 +58,7 @@ class CapacityWait:
         """
         See that there is time left to submit.
 
-        :raises KernelCapacityTimeout: there is none.
+        :raises KernelCapacityTimeoutError: there is none.
         """
         if time.time() >= self._execution_deadline():
             raise _no_capacity()
@@ -66,7 +68,7 @@ class CapacityWait:
         Wait until it is time to submit again, where ``error`` says that the account is full.
 
         :raises TaskDeferred: the wait is the trigger's.
-        :raises KernelCapacityTimeout: it has lasted long enough.
+        :raises KernelCapacityTimeoutError: it has lasted long enough.
         """
         now = time.time()
         if self._deadline is None:
@@ -82,7 +84,7 @@ class CapacityWait:
                     retry_after=retry_after(error),
                     deadline=self._deadline,
                 ),
-                method_name="execute_with_capacity",
+                method_name="execute_after_capacity",
                 kwargs={"ti_id": self._this_try.id},
                 timeout=backstop(self._deadline, now),
             )
@@ -96,8 +98,8 @@ class CapacityWait:
         return self._this_try.execution_deadline(self._task.execution_timeout)
 
 
-def _no_capacity() -> KernelCapacityTimeout:
-    return KernelCapacityTimeout(
+def _no_capacity() -> KernelCapacityTimeoutError:
+    return KernelCapacityTimeoutError(
         "Kernel's account was full until capacity_timeout or execution_timeout had passed, so no invocation was "
         "started. A retry of the task waits again."
     )

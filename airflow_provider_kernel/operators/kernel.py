@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_storable
-from airflow_provider_kernel.api.invocation import InvocationRequest
+from airflow_provider_kernel.api.models import InvocationRequest
 from airflow_provider_kernel.api.payload import is_nothing, parse_storable
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
@@ -24,8 +24,8 @@ from airflow_provider_kernel.operators.arguments import (
 )
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.interruptible import Interruptible
-from airflow_provider_kernel.operators.leg import Leg
 from airflow_provider_kernel.operators.mapped import checked
+from airflow_provider_kernel.operators.runner import InvocationRunner
 from airflow_provider_kernel.operators.submission import OnLostReply
 from airflow_provider_kernel.operators.xcom import UnsupportedOutputError, check_output
 
@@ -48,7 +48,7 @@ class KernelInvokeOperator(BaseOperator):
     invocations. A task that a user kills, or that passes its deadline, has its invocation cancelled. All this
     across tries needs Airflow 3.3, which is the first to have a place for the record.
 
-    A failed invocation raises :class:`~airflow_provider_kernel.api.errors.KernelInvocationFailed` with Kernel's
+    A failed invocation raises :class:`~airflow_provider_kernel.api.errors.KernelInvocationFailedError` with Kernel's
     reason and the shortened output, and a retry of the task runs the action anew. What no retry can mend (400,
     401, 403, 404, a connection without a token), and what a retry might run a second time, fails at once.
 
@@ -74,7 +74,7 @@ class KernelInvokeOperator(BaseOperator):
         be followed. Default 30.
     :param follow_logs: whether the lines that the app logs are written to the task's log. Default True.
     :param durable: whether a retry takes up what an earlier try has started. Default True; needs Airflow 3.3.
-    :param payload_key_field: name under which a random key is added to the payload, which must be a dict, with
+    :param metadata_field: name under which a random key is added to the payload, which must be a dict, with
         Dag, run, task and map index beside it. By it an invocation whose reply was lost is known for certain, even
         among others with the same payload. Default: None, which adds nothing.
     :param on_lost_reply: what to do where the reply to the request was lost and Kernel does not list an invocation
@@ -92,7 +92,7 @@ class KernelInvokeOperator(BaseOperator):
     operator_extra_links = (KernelInvocationLink(),)
     ui_color = "#e4e0f9"
     #: Whether the same arguments make the same request again; not so where a function makes the payload.
-    asks_the_same = True
+    _request_is_deterministic = True
     #: Whether this try has left the address of its link.
     has_link = False
 
@@ -112,7 +112,7 @@ class KernelInvokeOperator(BaseOperator):
         poll_interval: float = 30.0,
         follow_logs: bool = True,
         durable: bool = True,
-        payload_key_field: str | None = None,
+        metadata_field: str | None = None,
         on_lost_reply: OnLostReply = "fail",
         cancel_on_kill: bool = True,
         capacity_timeout: float = 24 * 3600,
@@ -132,7 +132,7 @@ class KernelInvokeOperator(BaseOperator):
         self.poll_interval = poll_interval
         self.follow_logs = follow_logs
         self.durable = durable
-        self.payload_key_field = payload_key_field
+        self.metadata_field = metadata_field
         self.on_lost_reply = on_lost_reply
         self.cancel_on_kill = cancel_on_kill
         self.capacity_timeout = capacity_timeout
@@ -176,7 +176,7 @@ class KernelInvokeOperator(BaseOperator):
         name = self.payload
         self.payload = self._text_of_file(name)
         check_storable(f"The payload file {name!r}", self.payload)
-        check_payload(self.payload, self.payload_key_field, self.get_dag())
+        check_payload(self.payload, self.metadata_field, self.get_dag())
 
     def _text_of_file(self, name: str) -> str:
         env = self.get_template_env()
@@ -270,8 +270,8 @@ class KernelInvokeOperator(BaseOperator):
                 self.async_,
                 self.async_timeout_seconds,
             )
-            if self.payload_key_field is not None:
-                request.marked(self.payload_key_field, {})
+            if self.metadata_field is not None:
+                request.marked(self.metadata_field, {})
         except ValueError as error:
             raise AirflowFailException(str(error)) from error
         return request
@@ -303,9 +303,11 @@ class KernelInvokeOperator(BaseOperator):
         :return: the decoded output.
         """
         with self._leg(context) as leg:
-            return leg.start() if leg.is_of_new_try(ti_id) else leg.complete(event, submitted_at)
+            return leg.start() if leg.is_resumed_by_new_attempt(ti_id) else leg.complete(event, submitted_at)
 
-    def execute_with_capacity(self, context: Context, event: dict[str, Any], ti_id: str | None = None) -> Any:
+    def execute_after_capacity(
+        self, context: Context, event: dict[str, Any], ti_id: str | None = None
+    ) -> Any:
         """
         Continue after the wait for capacity: submit the invocation.
 
@@ -315,7 +317,7 @@ class KernelInvokeOperator(BaseOperator):
         :return: as that of :meth:`execute`.
         """
         with self._leg(context) as leg:
-            if not leg.is_of_new_try(ti_id):
+            if not leg.is_resumed_by_new_attempt(ti_id):
                 leg.has_waited_for_capacity(event)
             return leg.start()
 
@@ -337,7 +339,7 @@ class KernelInvokeOperator(BaseOperator):
             if next_method != FAIL_METHOD:
                 raise
             with self._leg(context) as leg:
-                if leg.is_of_new_try():
+                if leg.is_resumed_by_new_attempt():
                     return leg.start()
                 return leg.end_deferral(error, is_timeout=(next_kwargs or {}).get("error") in TIMED_OUT)
 
@@ -346,11 +348,11 @@ class KernelInvokeOperator(BaseOperator):
         self._interruptible.interrupt()
 
     @contextmanager
-    def _leg(self, context: Context) -> Iterator[Leg]:
+    def _leg(self, context: Context) -> Iterator[InvocationRunner]:
         with self.hook:
-            leg = Leg(self, context, self._interruptible)
+            leg = InvocationRunner(self, context, self._interruptible)
             try:
                 with leg.running():
                     yield leg
             finally:
-                self.has_link |= leg.this_try.has_link
+                self.has_link |= leg.attempt.has_link

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from airflow.providers.common.compat.sdk import AirflowFailException, AssetAlias, conf
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.api.settings import shown
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.xcom import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_kernel.api.invocation import Invocation
+    from airflow_provider_kernel.api.models import Invocation
     from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
     from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
 
@@ -42,7 +42,7 @@ OWN_KEYS = frozenset(
 )
 
 
-def announce_end(task: Task, context: Context, invocation: Invocation) -> None:
+def record_result_metadata(task: Task, context: Context, invocation: Invocation) -> None:
     """
     Tell which version ran, as far as Kernel says it, and have the task's asset events name the invocation.
 
@@ -144,7 +144,9 @@ def _warn_of_size(task: Task, invocation: Invocation) -> None:
         )
 
 
-def left_to_itself(task: KernelInvokeOperator, context: Context, invocation_id: str | None) -> str | None:
+def return_without_waiting(
+    task: KernelInvokeOperator, context: Context, invocation_id: str | None
+) -> str | None:
     """Return the invocation's id, which is all that ``wait_for_completion=False`` asks for; mark the assets."""
     if invocation_id is not None:
         _mark_assets(task, context, invocation_id, None)

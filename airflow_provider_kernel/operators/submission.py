@@ -12,15 +12,15 @@ from uuid import uuid4
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_kernel.api.errors import KernelError, KernelLostReplyError, was_not_sent
-from airflow_provider_kernel.api.invocation import Invocation, InvocationRequest
-from airflow_provider_kernel.api.record import Decision, Record, decide
-from airflow_provider_kernel.api.settling import SETTLING_SECONDS, Search, Settled
+from airflow_provider_kernel.api.models import Invocation, InvocationRequest
+from airflow_provider_kernel.lifecycle.lookup import LOOKUP_SECONDS, LookupResult, SubmissionLookup
+from airflow_provider_kernel.lifecycle.record import Decision, Record, decide
+from airflow_provider_kernel.operators.attempt import KernelSupersededError, TaskAttempt
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
-from airflow_provider_kernel.operators.this_try import KernelSupersededError, ThisTry
 from airflow_provider_kernel.operators.trace import trace_context
 
 if TYPE_CHECKING:
-    from airflow_provider_kernel.api.calls import Cancellation
+    from airflow_provider_kernel.api.endpoints import Cancellation
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,12 @@ class Submission:
     Gives a try its invocation, that of an earlier try or a new one, and cancels it.
 
     :param hook: on the task's connection.
-    :param this_try: the try.
+    :param attempt: the try.
     :param render: returns what it asks for, without a key; raises what the task is to fail with if that is nonsense.
     :param interruptible: in which it looks and waits.
-    :param key_field: name in the payload under which a key is added; None: no key.
+    :param metadata_field: name in the payload under which a key is added; None: no key.
     :param on_lost_reply: what to do where Kernel turns out not to have accepted a request.
-    :param asks_the_same: whether ``render`` would return the same again; if not, it is called only to submit, and
+    :param _request_is_deterministic: whether ``render`` would return the same again; if not, it is called only to submit, and
         to compare where a user wants a new run.
     :param is_waited_for: whether a try that succeeds has seen the end of its invocation.
     """
@@ -49,21 +49,21 @@ class Submission:
     def __init__(
         self,
         hook: KernelHook,
-        this_try: ThisTry,
+        attempt: TaskAttempt,
         render: Callable[[], InvocationRequest],
         interruptible: Interruptible,
-        key_field: str | None = None,
+        metadata_field: str | None = None,
         on_lost_reply: OnLostReply = "fail",
-        asks_the_same: bool = True,
+        _request_is_deterministic: bool = True,
         is_waited_for: bool = True,
     ) -> None:
         self._hook = hook
-        self._try = this_try
+        self._try = attempt
         self._render = render
         self._interruptible = interruptible
-        self._key_field = key_field
+        self._key_field = metadata_field
         self._on_lost_reply = on_lost_reply
-        self._asks_the_same = asks_the_same
+        self._asks_the_same = _request_is_deterministic
         self._is_waited_for = is_waited_for
         #: What this try has to do with: an invocation, or the intent of one that Kernel may have accepted.
         self.invocation_id: str | None = None
@@ -88,11 +88,11 @@ class Submission:
         is_retry = record.generation == self._try.generation
         return record.fingerprint if is_retry and not self._asks_the_same else self._fingerprint
 
-    def take_up(self) -> Invocation | None:
+    def reattach(self) -> Invocation | None:
         """
         Return the invocation of an earlier try, if this one is to go on with it.
 
-        :raises KernelInvocationUnsettled: what became of it cannot be learned.
+        :raises KernelInvocationUnknownError: what became of it cannot be learned.
         :raises KernelError: whether there is one cannot be learned, or it cannot be cancelled.
         """
         record = self._try.record
@@ -117,7 +117,7 @@ class Submission:
                 decision.value,
             )
             match decision:
-                case Decision.TAKE_UP if now:
+                case Decision.REATTACH if now:
                     if record.fingerprint != fingerprint:
                         log.warning(
                             "It was asked for something else than this try would ask for: the arguments have changed."
@@ -127,7 +127,7 @@ class Submission:
                         generation=self._try.generation,
                         fingerprint=fingerprint,
                         invocation_id=here,
-                        handed_over=False,
+                        deferred=False,
                     )
                     return now
                 case Decision.SUBMIT:
@@ -166,7 +166,7 @@ class Submission:
                 action_name=self._request.action_name,
                 app_version=self._request.version,
                 submitted_at=time.time(),
-                key_field=self._key_field,
+                metadata_field=self._key_field,
                 key=uuid4().hex if self._key_field else None,
                 replaces=before.invocation_id if before else None,
                 replaces_cancelled=replaces_cancelled,
@@ -180,9 +180,9 @@ class Submission:
 
     def _ask(self, request: InvocationRequest, intent: Record, may_resubmit: bool) -> Invocation | None:
         """Send the request; return what came of it, None if it is to be sent again."""
-        if intent.key_field:
+        if intent.metadata_field:
             mark = {"key": intent.key, **self._try.names, **trace_context()}
-            request = request.marked(intent.key_field, mark)
+            request = request.marked(intent.metadata_field, mark)
 
         def may_repeat(error: KernelError) -> bool:
             return was_not_sent(error) and not self._interruptible.is_interrupted
@@ -226,7 +226,7 @@ class Submission:
         It began after the intent was written and looks for its key, and for longer than Kernel's reply took. Without
         a key it may have to fail, for others look the same; and where a user has ended the task, nobody looks.
         """
-        if not intent.key or time.time() - intent.submitted_at >= SETTLING_SECONDS:
+        if not intent.key or time.time() - intent.submitted_at >= LOOKUP_SECONDS:
             return False
         # A success may be the other try's own, which has left the invocation to itself.
         return self._try.is_killed(by_success=self._is_waited_for) is False
@@ -240,8 +240,8 @@ class Submission:
         """
         if self.invocation_id is None and self.pending is not None:
             settled = self._certain(self.pending, self._hook.settle(self._search(self.pending)))
-            if settled.doubtful:
-                raise KernelLostReplyError(self._doubt(self.pending, settled.doubtful))
+            if settled.ambiguous:
+                raise KernelLostReplyError(self._doubt(self.pending, settled.ambiguous))
             if settled.found is None:
                 self._try.forget()
                 return None
@@ -260,10 +260,10 @@ class Submission:
 
     def _cancel(self, invocation_id: str, reason: str) -> Cancellation:
         # A wait that was interrupted may be in the middle of a request on the hook's own session.
-        with self._hook.twin() as hook:
+        with self._hook.clone() as hook:
             try:
                 cancellation = hook.cancel_invocation(
-                    invocation_id, f"Airflow: {reason}", self._try.canceller
+                    invocation_id, f"Airflow: {reason}", self._try.canceller_identity
                 )
             except KernelError as error:
                 log.error(
@@ -275,16 +275,16 @@ class Submission:
         log.log(logging.WARNING if cancellation.browsers_error else logging.INFO, "%s", cancellation)
         return cancellation
 
-    def _certain(self, intent: Record, settled: Settled) -> Settled:
+    def _certain(self, intent: Record, settled: LookupResult) -> LookupResult:
         """Take a match for a doubt where it may well be a twin's: the payloads of a mapped task are often alike."""
         if settled.found and not intent.key and self._try.is_mapped:
-            return Settled(doubtful=(settled.found.id,))
+            return LookupResult(ambiguous=(settled.found.id,))
         return settled
 
     def _settle(self, intent: Record, *, may_resubmit: bool | None = None) -> Invocation | None:
         """Return the invocation that came of a request; None if it is to be submitted (again)."""
         self.pending = intent
-        log.info("Looking for it among the app's invocations, for up to %.0f s.", SETTLING_SECONDS)
+        log.info("Looking for it among the app's invocations, for up to %.0f s.", LOOKUP_SECONDS)
         search = self._search(intent)
         try:
             settled = self._certain(intent, self._interruptible.run(lambda: self._hook.settle(search)))
@@ -292,7 +292,7 @@ class Submission:
             message = (
                 f"Whether Kernel accepted the invocation could not be learned, so it may be running: {error}"
             )
-            if self._try.has_successor:
+            if self._try.will_retry:
                 raise KernelError(f"{message} A retry of the task looks again.") from error
             raise KernelLostReplyError(message) from error
         self.pending = None
@@ -300,16 +300,16 @@ class Submission:
             if not intent.key:
                 log.warning(
                     "Kernel invocation %s has the same payload and is taken for the one that was asked for. "
-                    "payload_key_field would make that certain.",
+                    "metadata_field would make that certain.",
                     settled.found.id,
                 )
             return settled.found
         cleared = intent.generation != self._try.generation
-        if settled.doubtful:
-            doubt = self._doubt(intent, settled.doubtful)
+        if settled.ambiguous:
+            unconfirmed_error = self._doubt(intent, settled.ambiguous)
             if not cleared:
-                raise KernelLostReplyError(doubt)
-            log.warning("%s As the task was cleared since, the action is run anew.", doubt)
+                raise KernelLostReplyError(unconfirmed_error)
+            log.warning("%s As the task was cleared since, the action is run anew.", unconfirmed_error)
             return None
         if may_resubmit is None:
             may_resubmit = self._on_lost_reply == "resubmit"
@@ -322,18 +322,18 @@ class Submission:
             'task; to have that done by itself, set on_lost_reply="resubmit".'
         )
 
-    def _search(self, intent: Record) -> Search:
+    def _search(self, intent: Record) -> SubmissionLookup:
         if intent.key:
-            return Search(intent, None, time.time())  # it is known by that
+            return SubmissionLookup(intent, None, time.time())  # it is known by that
         payload = self._request.payload if self._request else None
         is_known = intent.fingerprint == self._fingerprint
-        return Search(intent, payload, time.time(), is_payload_known=is_known)
+        return SubmissionLookup(intent, payload, time.time(), is_payload_known=is_known)
 
-    def _doubt(self, intent: Record, doubtful: Sequence[str]) -> str:
-        ids = ", ".join(doubtful[:5]) + (f" and {len(doubtful) - 5} more" if len(doubtful) > 5 else "")
+    def _doubt(self, intent: Record, ambiguous: Sequence[str]) -> str:
+        ids = ", ".join(ambiguous[:5]) + (f" and {len(ambiguous) - 5} more" if len(ambiguous) > 5 else "")
         return (
             "Kernel may have accepted a request of this task that had no reply, as one of these invocations of "
             f"{intent.app_name}/{intent.action_name}: {ids}. Which of them is this task's cannot be told; see whether "
             "one has its payload and belongs to no other task, and cancel it or wait for its end. Then clear the "
-            "task to run the action again. payload_key_field would make it certain."
+            "task to run the action again. metadata_field would make it certain."
         )

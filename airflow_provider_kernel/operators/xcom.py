@@ -39,7 +39,7 @@ class UnsupportedOutputError(ValueError):
 
 def read_output(text: str | None) -> tuple[Any, bool]:
     """
-    Decode an output as :attr:`~airflow_provider_kernel.api.invocation.Invocation.output` does.
+    Decode an output as :attr:`~airflow_provider_kernel.api.models.Invocation.output` does.
 
     :param text: Kernel's text; None if there is no output.
     :return: the value, and whether characters that Airflow cannot store were replaced in it.

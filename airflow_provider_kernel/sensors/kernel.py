@@ -23,16 +23,16 @@ from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, MAX_SECOND
 from airflow_provider_kernel.api.errors import (
     KernelConfigurationError,
     KernelInvocationError,
-    KernelInvocationTimeout,
-    KernelInvocationUnsettled,
+    KernelInvocationTimeoutError,
+    KernelInvocationUnknownError,
 )
-from airflow_provider_kernel.api.invocation import Invocation, InvocationStatus, is_invocation_id
-from airflow_provider_kernel.api.outcome import Outcome
+from airflow_provider_kernel.api.models import Invocation, InvocationStatus, is_invocation_id
 from airflow_provider_kernel.api.payload import is_nothing
-from airflow_provider_kernel.api.record import try_id
 from airflow_provider_kernel.api.settings import shown
-from airflow_provider_kernel.api.waiting import PATIENCE
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+from airflow_provider_kernel.lifecycle.record import try_id
+from airflow_provider_kernel.lifecycle.wait_machine import MAX_OUTAGE
+from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 from airflow_provider_kernel.links import kernel as link
 from airflow_provider_kernel.operators.arguments import (
     check_names,
@@ -42,7 +42,7 @@ from airflow_provider_kernel.operators.arguments import (
 )
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
 from airflow_provider_kernel.operators.mapped import checked
-from airflow_provider_kernel.operators.result import announce_end, xcom_value
+from airflow_provider_kernel.operators.result import record_result_metadata, xcom_value
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 if TYPE_CHECKING:
@@ -179,8 +179,8 @@ class KernelInvocationSensor(BaseSensorOperator):
                 poll_interval=self.poke_interval,
                 follow_logs=self.follow_logs,
                 cancel_on_kill=False,
-                cancel_at_deadline=False,
-                handed_over_at=now,
+                cancel_on_timeout=False,
+                deferred_at=now,
             ),
             method_name="execute_complete",
             kwargs={"ti_id": try_id(context["ti"]), "deferred_at": now},
@@ -194,14 +194,14 @@ class KernelInvocationSensor(BaseSensorOperator):
         :param context: Airflow's.
         :return: whether it has ended, with the decoded output if so.
         :raises AirflowFailException: the invocation has failed.
-        :raises KernelInvocationUnsettled: Kernel refuses to tell, or does not know it.
+        :raises KernelInvocationUnknownError: Kernel refuses to tell, or does not know it.
         """
         try:
             found = self.hook.find_invocation(self.invocation_id, timeout=POKE_SECONDS)
-        except KernelInvocationTimeout:
+        except KernelInvocationTimeoutError:
             return PokeReturnValue(is_done=False)  # Kernel is away; so is this worker, until the next poke
         if found is None:
-            raise Outcome(
+            raise WaitResult(
                 self.invocation_id, "unsettled", f"Kernel knows no invocation {self.invocation_id}."
             ).error()
         if not found.is_ended:
@@ -224,22 +224,22 @@ class KernelInvocationSensor(BaseSensorOperator):
         :param deferred_at: when it was deferred, in seconds since 1970.
         :return: the decoded output.
         """
-        outcome = Outcome.from_event(event)
+        outcome = WaitResult.from_event(event)
         if outcome.invocation_id != self.invocation_id or ti_id not in (None, try_id(context["ti"])):
             # A new try, which Airflow resumes after a clear with the old one's event.
             return self.execute(context)
-        if outcome.status == "unsettled" and deferred_at and time.time() - deferred_at >= PATIENCE:
+        if outcome.status == "unsettled" and deferred_at and time.time() - deferred_at >= MAX_OUTAGE:
             # Kernel was away for longer than a trigger waits; what it refuses, or is broken here, this look tells.
             with self.hook:
                 look = self.poke(context)
             return look.xcom_value if look.is_done else self._defer(context)
         with self.hook:
-            if outcome.may_run:
+            if outcome.possibly_running:
                 ended = self._ended()
             else:
                 found = self.hook.find_invocation(self.invocation_id)
                 if found is None or not found.is_ended:
-                    raise outcome.doubt(found)
+                    raise outcome.unconfirmed_error(found)
                 ended = found
         if ended:
             return self._result(ended, context)
@@ -261,7 +261,7 @@ class KernelInvocationSensor(BaseSensorOperator):
             with self.hook:
                 ended = self._ended()
             if ended:
-                next_method, next_kwargs = "execute_complete", {"event": Outcome.of(ended).to_event()}
+                next_method, next_kwargs = "execute_complete", {"event": WaitResult.of(ended).to_event()}
         with self._skipping():
             if next_method == FAIL_METHOD:
                 return self._end_deferral(next_kwargs, context)
@@ -276,9 +276,9 @@ class KernelInvocationSensor(BaseSensorOperator):
             AirflowFailException,
             AirflowSensorTimeout,
             AirflowTaskTimeout,
-            KernelInvocationUnsettled,
+            KernelInvocationUnknownError,
         ) as error:
-            is_known = not isinstance(error, KernelInvocationUnsettled)
+            is_known = not isinstance(error, KernelInvocationUnknownError)
             if self.never_fail or (self.soft_fail and is_known):
                 raise AirflowSkipException(str(error)) from error
             raise
@@ -294,7 +294,7 @@ class KernelInvocationSensor(BaseSensorOperator):
             reason = f"Airflow ended the wait for Kernel invocation {self.invocation_id} ({error})."
             if (next_kwargs or {}).get("error") in TIMED_OUT:
                 raise self._timeout_error(reason) from error
-            raise KernelInvocationUnsettled(reason, invocation_id=self.invocation_id) from error
+            raise KernelInvocationUnknownError(reason, invocation_id=self.invocation_id) from error
 
     @property
     def _limit(self) -> float:
@@ -321,7 +321,7 @@ class KernelInvocationSensor(BaseSensorOperator):
         is_known = self.deferrable or not self.reschedule
         waited = time.time() - _started_at(context) if is_known else None
         metrics.ended(ended, succeeded=succeeded, seconds=waited)
-        announce_end(self, context, ended)
+        record_result_metadata(self, context, ended)
         try:
             if not succeeded:
                 failure = ended.failure()

@@ -13,13 +13,13 @@ from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter, is_worth_waiting
-from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, is_worth_a_line
-from airflow_provider_kernel.api.outcome import MAX_MESSAGE
+from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, should_log_failure
 from airflow_provider_kernel.api.settings import shown
 from airflow_provider_kernel.api.text import shorten
+from airflow_provider_kernel.capacity.queue import CapacityQueue, Waiter, is_worth_waiting
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
-from airflow_provider_kernel.triggers.hold import hold
+from airflow_provider_kernel.lifecycle.wait_result import MAX_MESSAGE
+from airflow_provider_kernel.triggers.min_deferral import hold
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
@@ -34,7 +34,7 @@ class KernelCapacityTrigger(BaseTrigger):
     The event's ``capacity`` is ``free``: submit, and be prepared to be refused again; ``timeout``: the deadline
     has passed; or ``unsettled``: the connection cannot be used, or Kernel refuses, as ``message`` says. Its ``deadline`` is the
     trigger's. The triggers of one connection in one triggerer form one queue
-    (:class:`~airflow_provider_kernel.api.capacity.CapacityQueue`), for which one of them looks at the account.
+    (:class:`~airflow_provider_kernel.capacity.queue.CapacityQueue`), for which one of them looks at the account.
 
     Arguments that this version does not know are ignored, and all may be missing: another version of the
     provider, before an upgrade or a downgrade, may have written them.
@@ -75,7 +75,7 @@ class KernelCapacityTrigger(BaseTrigger):
         """Wait, and yield the one event."""
         lines = _lines.setdefault(asyncio.get_running_loop(), {})
         if self.kernel_conn_id not in lines:
-            lines[self.kernel_conn_id] = _Line(self.kernel_conn_id)
+            lines[self.kernel_conn_id] = _SharedQueue(self.kernel_conn_id)
         verdict = await lines[self.kernel_conn_id].wait(
             self.refused_at, self.retry_after, self.deadline, on_joined=self._say_place
         )
@@ -92,7 +92,7 @@ class KernelCapacityTrigger(BaseTrigger):
         )
 
 
-class _Line:
+class _SharedQueue:
     """All who wait for one connection in one event loop, and the task that looks for them."""
 
     def __init__(self, kernel_conn_id: str) -> None:
@@ -152,19 +152,19 @@ class _Line:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._queue.wake_at() - time.time()):
                 await joined.wait()
-        if len(self._queue) and self._queue.look_at() <= time.time():
+        if len(self._queue) and self._queue.next_poll_at() <= time.time():
             try:
                 active = await self._active_ids(hook)
             except KernelError as error:
                 if not is_worth_waiting(error):
                     raise
-                let_go = self._queue.failed(error, time.time())
-                if is_worth_a_line(self._queue.failures):
+                let_go = self._queue.on_failed(error, time.time())
+                if should_log_failure(self._queue.failures):
                     log.warning(
                         "Looking for room in the account of %s: %s", shown(self._kernel_conn_id, 200), error
                     )
             else:
-                let_go = self._queue.saw(active, time.time())
+                let_go = self._queue.on_listed(active, time.time())
             for waiter in let_go:
                 self._tell(waiter, capacity="free")
         for waiter in self._queue.expired(time.time()):
@@ -189,4 +189,4 @@ class _Line:
             future.set_result(verdict)
 
 
-_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Line]] = WeakKeyDictionary()
+_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _SharedQueue]] = WeakKeyDictionary()

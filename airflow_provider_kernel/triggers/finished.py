@@ -15,11 +15,11 @@ from weakref import WeakKeyDictionary
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_name, check_seconds
-from airflow_provider_kernel.api.finished import Cursor, Wanted, check_no_template, report
-from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
-from airflow_provider_kernel.triggers.cursors import CursorStore
-from airflow_provider_kernel.triggers.sweeps import Look, Sweeper, Watcher
+from airflow_provider_kernel.triggers.cursor_store import CursorStore
+from airflow_provider_kernel.triggers.scanner import Look, Scanner, Watcher
+from airflow_provider_kernel.watch.ends import Cursor, InvocationFilter, check_no_template, report
 
 HAS_WATCHERS = HAS_SHARED_STREAMS = True
 try:
@@ -37,7 +37,7 @@ HAS_QUEUES = "queue" in signature(BaseEventTrigger.__init__).parameters
 log = logging.getLogger(__name__)
 #: Bounds of ``poll_interval``, in seconds.
 MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 10.0, 3600.0
-_sweepers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Sweeper]] = WeakKeyDictionary()
+_scanners: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Scanner]] = WeakKeyDictionary()
 
 
 class KernelInvocationFinishedTrigger(BaseEventTrigger):
@@ -108,7 +108,7 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
                 )
         super().__init__(queue=queue)
         self.queue = queue
-        self.wanted = Wanted(app_name, action_name, version, status)
+        self.wanted = InvocationFilter(app_name, action_name, version, status)
         check_name("kernel_conn_id", kernel_conn_id, CONNECTION_MEANING)
         check_no_template("kernel_conn_id", kernel_conn_id)
         check_seconds("poll_interval", poll_interval, MIN_POLL_INTERVAL, MAX_POLL_INTERVAL)
@@ -142,7 +142,7 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
         """Look by itself, and yield events: before Airflow 3.3, which calls the methods below instead."""
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
-        sweeper = Sweeper(self.kernel_conn_id)
+        sweeper = Scanner(self.kernel_conn_id)
         watcher = Watcher(self.wanted, self.poll_interval, Cursor())
         with sweeper.joined(watcher):
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
@@ -169,12 +169,12 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
         watcher = Watcher(
             self.wanted, self.poll_interval, await store.load_patiently() if store else Cursor()
         )
-        with _sweeper(self.kernel_conn_id).joined(watcher):
+        with _scanner(self.kernel_conn_id).joined(watcher):
             async for look in shared_stream:
-                look.takers += 1
+                look.consumers += 1
                 if not watcher.waits_for(look):
                     continue
-                if store and watcher.cursor.news(look.sweep, self.wanted):
+                if store and watcher.cursor.count_new(look.scan, self.wanted):
                     # Another triggerer may have taken over from this one, which was frozen.
                     await store.refresh(watcher.cursor)
                 for event in self._events(watcher, look):
@@ -184,7 +184,7 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
 
     def _events(self, watcher: Watcher, look: Look) -> Iterator[TriggerEvent]:
         """Yield what there is to report: one event or none."""
-        if ended := watcher.cursor.take(look.sweep, self.wanted, time.time()):
+        if ended := watcher.cursor.take(look.scan, self.wanted, time.time()):
             watcher.fired_at = look.at
             look.fired += len(ended)
             yield TriggerEvent(report(ended))
@@ -207,7 +207,7 @@ class _Looks(SharedStreamProducer):
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
         hook = await self._open.enter_async_context(KernelAsyncHook(self._kernel_conn_id))
-        async for look in _sweeper(self._kernel_conn_id).looks(hook):
+        async for look in _scanner(self._kernel_conn_id).looks(hook):
             yield look, look
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
@@ -217,7 +217,7 @@ class _Looks(SharedStreamProducer):
         :raises RuntimeError: it has not. All watchers of the connection start anew from what is kept.
         """
         for look, outcome in batch:
-            if look.fired and outcome.acked < look.takers:
+            if look.fired and outcome.acked < look.consumers:
                 raise RuntimeError(
                     f"Airflow has not confirmed that it has stored the ends of {look.fired} Kernel invocations. "
                     "They are reported again."
@@ -230,7 +230,7 @@ class _Looks(SharedStreamProducer):
         await self._open.aclose()
 
 
-def _sweeper(kernel_conn_id: str) -> Sweeper:
+def _scanner(kernel_conn_id: str) -> Scanner:
     """Return the one that looks for all watchers of the connection in this event loop."""
-    here = _sweepers.setdefault(asyncio.get_running_loop(), {})
-    return here.setdefault(kernel_conn_id, Sweeper(kernel_conn_id))
+    here = _scanners.setdefault(asyncio.get_running_loop(), {})
+    return here.setdefault(kernel_conn_id, Scanner(kernel_conn_id))

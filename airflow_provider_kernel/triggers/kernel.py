@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
-from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError, KernelInvocationTimeout
-from airflow_provider_kernel.api.logs import app_lines
-from airflow_provider_kernel.api.outcome import Outcome
-from airflow_provider_kernel.api.record import canceller
+from airflow_provider_kernel.api.errors import (
+    KernelError,
+    KernelInvocationError,
+    KernelInvocationTimeoutError,
+)
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thread, is_dag_test
-from airflow_provider_kernel.triggers.hold import hold
+from airflow_provider_kernel.lifecycle.log_buffer import app_lines
+from airflow_provider_kernel.lifecycle.record import canceller_identity
+from airflow_provider_kernel.lifecycle.wait_result import WaitResult
+from airflow_provider_kernel.triggers.min_deferral import hold
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.api.settings import KernelSettings
@@ -37,7 +41,7 @@ class KernelInvocationTrigger(BaseTrigger):
     """
     Waits until an invocation has ended, and fires one event that says how.
 
-    The event holds the fields of :class:`~airflow_provider_kernel.api.outcome.Outcome`: ``invocation_id`` and
+    The event holds the fields of :class:`~airflow_provider_kernel.lifecycle.wait_result.Outcome`: ``invocation_id`` and
     ``status``, and where Kernel's own words are not to be had a ``message``; never the output. The lines that
     the app logs are written to the task's log meanwhile. At the deadline the invocation is cancelled, unless it is
     somebody else's; what could not be learned is left to the worker, which knows whether a retry will take it up.
@@ -54,9 +58,9 @@ class KernelInvocationTrigger(BaseTrigger):
     :param follow_logs: whether the lines that the app logs are written to the task's log.
     :param cancel_on_kill: whether a user's kill cancels the invocation.
     :param durable: whether a retry of the task will take the invocation up.
-    :param handed_over_at: when the wait began, in seconds since 1970, so that a later start of the trigger knows
+    :param deferred_at: when the wait began, in seconds since 1970, so that a later start of the trigger knows
         that lines of the log were shown before.
-    :param cancel_at_deadline: whether the deadline cancels the invocation.
+    :param cancel_on_timeout: whether the deadline cancels the invocation.
     """
 
     def __init__(
@@ -68,8 +72,8 @@ class KernelInvocationTrigger(BaseTrigger):
         follow_logs: bool = True,
         cancel_on_kill: bool = True,
         durable: bool = False,
-        handed_over_at: float | None = None,
-        cancel_at_deadline: bool = True,
+        deferred_at: float | None = None,
+        cancel_on_timeout: bool = True,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -80,8 +84,8 @@ class KernelInvocationTrigger(BaseTrigger):
         self.follow_logs = follow_logs
         self.cancel_on_kill = cancel_on_kill
         self.durable = durable
-        self.handed_over_at = handed_over_at
-        self.cancel_at_deadline = cancel_at_deadline
+        self.deferred_at = deferred_at
+        self.cancel_on_timeout = cancel_on_timeout
         self._killing: asyncio.Task[None] | None = None
         self._settings: KernelSettings | None = None
 
@@ -97,8 +101,8 @@ class KernelInvocationTrigger(BaseTrigger):
                 "follow_logs": self.follow_logs,
                 "cancel_on_kill": self.cancel_on_kill,
                 "durable": self.durable,
-                "handed_over_at": self.handed_over_at,
-                "cancel_at_deadline": self.cancel_at_deadline,
+                "deferred_at": self.deferred_at,
+                "cancel_on_timeout": self.cancel_on_timeout,
             },
         )
 
@@ -108,7 +112,7 @@ class KernelInvocationTrigger(BaseTrigger):
 
         _warm_up(self.task_instance)
         now = time.time()
-        is_restarted = self.handed_over_at is not None and now - self.handed_over_at > RESTARTED_AFTER
+        is_restarted = self.deferred_at is not None and now - self.deferred_at > RESTARTED_AFTER
         try:
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
                 with suppress(KernelError):  # the wait will tell
@@ -122,17 +126,17 @@ class KernelInvocationTrigger(BaseTrigger):
                         replayed_before=now if is_restarted else None,
                         with_output=False,
                     )
-                    outcome = Outcome.of(invocation)
-                except KernelInvocationTimeout as error:
+                    outcome = WaitResult.of(invocation)
+                except KernelInvocationTimeoutError as error:
                     outcome = await self._end_at_deadline(hook, error)
                 except KernelInvocationError as error:
-                    outcome = Outcome.of_open(error)
-            await hold(self.task_instance, self.handed_over_at)
+                    outcome = WaitResult.of_open(error)
+            await hold(self.task_instance, self.deferred_at)
         except asyncio.CancelledError:
             is_ctrl_c = is_dag_test()  # whose process ends with this
             # Before Airflow 3.3 a user's kill looks like a restart.
             if is_ctrl_c or not hasattr(BaseTrigger, "on_kill"):
-                await self._to_the_end(self._end_killed(if_unknown=is_ctrl_c))
+                await self._run_shielded(self._end_killed(if_unknown=is_ctrl_c))
             if is_ctrl_c and not self.cancel_on_kill:
                 self.log.warning(
                     "Kernel invocation %s runs on (cancel_on_kill=False), until it ends or its async_timeout_seconds pass.",
@@ -141,23 +145,25 @@ class KernelInvocationTrigger(BaseTrigger):
             raise
         yield TriggerEvent(outcome.to_event())
 
-    async def _end_at_deadline(self, hook: KernelAsyncHook, error: KernelInvocationTimeout) -> Outcome:
-        if not self.cancel_at_deadline:
-            return Outcome.of_open(error)
+    async def _end_at_deadline(
+        self, hook: KernelAsyncHook, error: KernelInvocationTimeoutError
+    ) -> WaitResult:
+        if not self.cancel_on_timeout:
+            return WaitResult.of_open(error)
         try:
             cancellation = await hook.cancel_invocation(self.invocation_id, f"Airflow: {error}", self._by())
         except KernelError as cancel_error:
             self.log.error(
                 "Kernel invocation %s could not be cancelled: %s", self.invocation_id, cancel_error
             )
-            return Outcome.of_open(error)
-        return Outcome.of_giving_up(error, cancellation)
+            return WaitResult.of_open(error)
+        return WaitResult.of_giving_up(error, cancellation)
 
     async def on_kill(self) -> None:
         """Cancel the invocation if a user killed the task; Airflow 3.3 and later call this, for other reasons too."""
-        await self._to_the_end(self._end_killed(if_unknown=True))
+        await self._run_shielded(self._end_killed(if_unknown=True))
 
-    async def _to_the_end(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _run_shielded(self, work: Coroutine[Any, Any, None]) -> None:
         """Do ``work`` to its end, though Airflow cancels who waits for it after about a second."""
         self._killing = asyncio.create_task(work)
         await asyncio.shield(self._killing)
@@ -179,7 +185,7 @@ class KernelInvocationTrigger(BaseTrigger):
         try:
             try:
                 if self.task_instance is not None:
-                    is_killed = not await asking(ask_in_thread, self._somebody_has_it)
+                    is_killed = not await asking(ask_in_thread, self._is_still_owned)
             except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
                 self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
             if not is_killed:
@@ -207,7 +213,7 @@ class KernelInvocationTrigger(BaseTrigger):
             cancellation = hook.cancel_invocation(self.invocation_id, KILLED, self._by())
             self.log.info("The task was killed. %s", cancellation)
 
-    def _somebody_has_it(self) -> bool:
+    def _is_still_owned(self) -> bool:
         """
         Tell whether the task was not killed: another triggerer has taken over, or Airflow is to retry the task.
 
@@ -232,7 +238,7 @@ class KernelInvocationTrigger(BaseTrigger):
     def _by(self) -> dict[str, Any] | None:
         """Return what the invocation is told of who cancels it; None where Airflow does not tell."""
         ti: Any = self.task_instance
-        return ti and canceller(ti)
+        return ti and canceller_identity(ti)
 
     def _write(self, record: str) -> None:
         self.log.info("%s", app_lines(record))

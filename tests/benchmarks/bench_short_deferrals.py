@@ -32,7 +32,7 @@ DEFAULT_SETTINGS = {
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
 }
 #: Sets for how long a deferral lasts at least; Python runs it at the triggerer's start.
-HOLD = "import airflow_provider_kernel.triggers.hold as hold\n\nhold.shortest_deferral = lambda: {}\n"
+HOLD = "import airflow_provider_kernel.triggers.min_deferral as hold\n\nhold.shortest_deferral = lambda: {}\n"
 
 
 def main() -> int:

@@ -13,10 +13,10 @@ import kernel
 import pytest
 from tenacity import wait_none
 
-from airflow_provider_kernel.api import settling, waiting
-from airflow_provider_kernel.hooks import transport
+from airflow_provider_kernel.lifecycle import lookup, wait_machine
 from airflow_provider_kernel.testing import KernelEmulator
-from airflow_provider_kernel.triggers import hold
+from airflow_provider_kernel.transport import errors
+from airflow_provider_kernel.triggers import min_deferral
 from dev.processes import is_alive
 from dev.wait import wait_until
 from tests.faulty import FaultyProxy
@@ -53,7 +53,7 @@ def emulator_env(emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch) -> K
 @pytest.fixture
 def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send again at once what is sent again; Retry-After is still waited for."""
-    monkeypatch.setattr(transport, "_backoff", wait_none())
+    monkeypatch.setattr(errors, "_backoff", wait_none())
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def proxy(
     emulator: KernelEmulator, monkeypatch: pytest.MonkeyPatch, no_backoff: None
 ) -> Iterator[FaultyProxy]:
     """A faulty way to the session's emulator, as ``kernel_default``; what must not be waited for is short."""
-    monkeypatch.setattr(settling, "SETTLING_SECONDS", 0.5)
-    monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
+    monkeypatch.setattr(lookup, "LOOKUP_SECONDS", 0.5)
+    monkeypatch.setattr(wait_machine, "RECONNECT_SPREAD", 0.01)
     with FaultyProxy(emulator.base_url) as proxy:
         monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", proxy.connection_json())
         yield proxy
@@ -126,7 +126,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 @pytest.fixture(autouse=True)
 def fire_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have triggers fire as soon as they can: no scheduler is misled here."""
-    monkeypatch.setattr(hold, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setattr(min_deferral, "shortest_deferral", lambda: 0.0)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from airflow_provider_kernel.api import capacity
+from airflow_provider_kernel.capacity import queue as capacity_queue
 from airflow_provider_kernel.hooks import kernel_async
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 from airflow_provider_kernel.testing import KernelEmulator
@@ -29,10 +29,10 @@ LIST = "GET /invocations"
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """Every time of the queue, by ``SPEED``; no probes, unless a test wants them."""
-    for name, value in vars(capacity).items():
+    for name, value in vars(capacity_queue).items():
         if name.isupper() and isinstance(value, float) and name not in ("LOOK_SHARE", "UNLIMITED"):
-            monkeypatch.setattr(capacity, name, value / SPEED)
-    monkeypatch.setattr(capacity, "PROBE_PAUSE", 1e9)
+            monkeypatch.setattr(capacity_queue, name, value / SPEED)
+    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 1e9)
 
 
 @pytest.fixture
@@ -161,11 +161,11 @@ def test_however_many_wait_one_looks_for_them_and_not_too_often(full, looks):
         nothing_is_left()
 
     asyncio.run(main())
-    assert all(later - at >= capacity.LOOK_PAUSE for at, later in itertools.pairwise(looks))
+    assert all(later - at >= capacity_queue.LOOK_PAUSE for at, later in itertools.pairwise(looks))
 
 
 def test_twenty_against_four_all_get_in_without_a_stampede(start_emulator, monkeypatch, looks):
-    monkeypatch.setattr(capacity, "PROBE_PAUSE", 30 / SPEED)
+    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 30 / SPEED)
     account = Account(start_emulator(max_concurrency=4))
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", account.connection_json)
     tries, pauses = [], []
@@ -191,13 +191,13 @@ def test_twenty_against_four_all_get_in_without_a_stampede(start_emulator, monke
         nothing_is_left()
 
     asyncio.run(main())
-    assert min(pauses) >= capacity.MIN_PAUSE
+    assert min(pauses) >= capacity_queue.MIN_PAUSE
     assert len(tries) <= 3 * 20
-    assert all(later - at >= capacity.LOOK_PAUSE for at, later in itertools.pairwise(looks))
+    assert all(later - at >= capacity_queue.LOOK_PAUSE for at, later in itertools.pairwise(looks))
 
 
 def test_at_the_deadline_it_says_so_and_not_before(full, mocker):
-    saw = mocker.spy(capacity.CapacityQueue, "saw")
+    on_listed = mocker.spy(capacity_queue.CapacityQueue, "on_listed")
 
     async def main() -> None:
         deadline = time.time() + 0.7
@@ -206,7 +206,7 @@ def test_at_the_deadline_it_says_so_and_not_before(full, mocker):
             "deadline": deadline,
         }
         assert deadline <= time.time()
-        assert saw.call_args.args[-1] >= deadline  # the last chance: a look that ended after it
+        assert on_listed.call_args.args[-1] >= deadline  # the last chance: a look that ended after it
         nothing_is_left()
 
     asyncio.run(main())

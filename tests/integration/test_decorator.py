@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSkipException
 
-from airflow_provider_kernel.api import capacity
+from airflow_provider_kernel.capacity import queue as capacity_queue
 from airflow_provider_kernel.decorators.kernel import kernel_task
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from tests import faults
@@ -73,7 +73,7 @@ def test_the_function_is_called_once_and_not_by_the_leg_after_the_deferral(defer
     assert len(task.calls) == 1
 
 
-@pytest.mark.parametrize("step", ["after:accepted", "before:handed_over", "before:ended"])
+@pytest.mark.parametrize("step", ["after:accepted", "before:deferred", "before:ended"])
 def test_a_retry_takes_the_invocation_up_and_does_not_call_the_function(proxy, step, told):
     task = Decorated(unlike, retries=1)
     task.run_until_it_dies_at(step)
@@ -91,7 +91,7 @@ def test_a_retry_takes_it_up_even_where_the_function_would_fail_by_now(proxy):
 
 def test_a_lost_reply_is_settled_by_the_key_without_the_function(proxy):
     """The worker dies after Kernel accepted and before it knew that."""
-    task = Decorated(unlike, retries=1, payload_key_field="key")
+    task = Decorated(unlike, retries=1, metadata_field="key")
     task.run_until_it_dies_at("before:accepted")
     result = task.retry().run()
     assert result["test"] == task.calls[0]["test"]
@@ -109,7 +109,7 @@ def test_a_lost_reply_without_a_key_is_settled_by_what_the_function_returns_agai
 def test_a_lost_reply_without_a_key_is_in_doubt_where_the_function_says_something_else(proxy):
     task = Decorated(unlike, retries=1)
     task.run_until_it_dies_at("before:accepted")
-    with pytest.raises(AirflowFailException, match="payload_key_field would make it certain"):
+    with pytest.raises(AirflowFailException, match="metadata_field would make it certain"):
         task.retry().run()
     assert len(proxy.accepted) == 1
 
@@ -132,7 +132,7 @@ def test_a_retry_after_a_failure_calls_the_function_anew(proxy):
 
 
 def test_a_full_account_is_waited_for_and_the_payload_made_when_it_is_sent(proxy, monkeypatch):
-    monkeypatch.setattr(capacity, "MIN_PAUSE", 0.01)
+    monkeypatch.setattr(capacity_queue, "MIN_PAUSE", 0.01)
     proxy.on(POST, faults.answer(429), times=1)
     task = Decorated(unlike)
     assert task.run() == task.calls[-1]
@@ -146,7 +146,7 @@ def test_a_full_account_is_waited_for_and_the_payload_made_when_it_is_sent(proxy
         ({1, 2}, r"payload is a set.*list\(…\)"),
         ("not json", "payload is a string that is not JSON text"),
         ({"when": object()}, r"payload\['when'\] is a object"),
-        ([1], "payload_key_field adds a key to the payload, so that must be a dict"),
+        ([1], "metadata_field adds a key to the payload, so that must be a dict"),
         (None, "must be a dict .* not missing"),
         ({"key": 1}, "has 'key' already"),
     ],
@@ -154,7 +154,7 @@ def test_a_full_account_is_waited_for_and_the_payload_made_when_it_is_sent(proxy
 def test_what_is_no_payload_fails_with_the_operators_sentence_and_without_a_retry(
     proxy, returned, says, retries
 ):
-    task = Decorated(lambda: returned, payload_key_field="key", retries=retries)
+    task = Decorated(lambda: returned, metadata_field="key", retries=retries)
     with pytest.raises(AirflowFailException, match=says):
         task.run()
     assert proxy.accepted == []
@@ -209,5 +209,5 @@ def test_neither_payload_nor_output_is_in_a_log(told):
 
 
 def test_a_key_is_added_to_what_the_function_returns():
-    result = Decorated(lambda: {"sku": 1}, payload_key_field="airflow").run()
+    result = Decorated(lambda: {"sku": 1}, metadata_field="airflow").run()
     assert (result["sku"], result["airflow"]["task_id"]) == (1, "t")

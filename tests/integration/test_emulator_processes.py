@@ -16,7 +16,7 @@ import pytest
 
 from airflow_provider_kernel.emulator.contract import InvokeRequest
 from airflow_provider_kernel.emulator.engine import App, Engine
-from airflow_provider_kernel.emulator.process import Zygote
+from airflow_provider_kernel.emulator.process import Forkserver
 from tests.integration.conftest import APP, client_of
 
 pytestmark = pytest.mark.no_airflow
@@ -67,8 +67,8 @@ def test_the_end_of_a_synchronous_call_leaves_nothing_behind(start_emulator, ali
 
 
 def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(alive):
-    zygote = Zygote(APP, os.environ)
-    app = App("tests", tuple(zygote.apps()["tests"]), zygote, "id", "deployment")
+    forkserver = Forkserver(APP, os.environ)
+    app = App("tests", tuple(forkserver.apps()["tests"]), forkserver, "id", "deployment")
 
     async def run():
         engine = Engine({"tests": app}, max_concurrency=None, sync_timeout=60)
@@ -81,7 +81,7 @@ def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(aliv
     try:
         record = asyncio.run(run())
     finally:
-        zygote.close()
+        forkserver.close()
     assert (record.status, record.reason) == (
         "failed",
         "The invocation exceeded its time limit of 1 seconds.",

@@ -16,21 +16,22 @@ from uuid import uuid4
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
-from airflow_provider_kernel.api import capacity, waiting
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
-    KernelCapacityTimeout,
+    KernelCapacityTimeoutError,
     KernelError,
-    KernelInvocationFailed,
-    KernelInvocationTimeout,
-    KernelInvocationUnsettled,
+    KernelInvocationFailedError,
+    KernelInvocationTimeoutError,
+    KernelInvocationUnknownError,
     KernelTransportError,
 )
+from airflow_provider_kernel.capacity import queue as capacity_queue
 from airflow_provider_kernel.hooks import connection, kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.lifecycle import wait_machine
 from airflow_provider_kernel.operators import capacity as operators_capacity
 from airflow_provider_kernel.operators import submission
-from airflow_provider_kernel.operators.this_try import KernelSupersededError
+from airflow_provider_kernel.operators.attempt import KernelSupersededError
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
 from tests import faults
@@ -102,7 +103,7 @@ def sleeping(**kwargs):
 class TestAfterACrash:
     @both_waits
     @pytest.mark.parametrize(
-        "step", ["after:accepted", "before:handed_over", "after:handed_over", "before:ended", "after:ended"]
+        "step", ["after:accepted", "before:deferred", "after:deferred", "before:ended", "after:ended"]
     )
     def test_the_next_try_takes_the_invocation_up(self, statuses, step, deferrable):
         task, payload = echo(retries=1, deferrable=deferrable)
@@ -116,13 +117,13 @@ class TestAfterACrash:
         assert task.record["ended"]
 
     @both_waits
-    @pytest.mark.parametrize("key_field", [None, "airflow"])
+    @pytest.mark.parametrize("metadata_field", [None, "airflow"])
     @pytest.mark.parametrize("step", ["before:accepted", "after:intent"])
     def test_a_try_that_died_in_the_middle_of_its_request_is_settled_by_looking(
-        self, statuses, step, key_field, deferrable
+        self, statuses, step, metadata_field, deferrable
     ):
         task, payload = echo(
-            retries=1, deferrable=deferrable, payload_key_field=key_field, on_lost_reply="resubmit"
+            retries=1, deferrable=deferrable, metadata_field=metadata_field, on_lost_reply="resubmit"
         )
         task.run_until_it_dies_at(step)
         result = task.retry().run()
@@ -162,7 +163,7 @@ class TestAfterACrash:
     def test_an_action_that_failed_is_run_anew(self, statuses):
         task = Task("fail", unique(message="no such sku"), retries=1)
         for _ in range(2):
-            with pytest.raises(KernelInvocationFailed, match="A retry of the task runs the action anew"):
+            with pytest.raises(KernelInvocationFailedError, match="A retry of the task runs the action anew"):
                 task.run()
             task.retry()
         assert statuses() == ["failed", "failed"]
@@ -173,13 +174,13 @@ class TestAfterACrash:
         task.run_until_it_dies_at("after:accepted")
         task.change_record(submitted_at=task.record["submitted_at"] - 48)
         began = time.monotonic()
-        with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
+        with pytest.raises(KernelInvocationTimeoutError, match="It was cancelled"):
             task.retry().run()
         assert time.monotonic() - began < 20
         assert statuses() == ["failed"]
 
     def test_an_invocation_that_is_gone_is_not_run_again_but_by_a_clear(self, proxy, monkeypatch):
-        monkeypatch.setattr(waiting, "NOT_FOUND_GRACE", 0.2)
+        monkeypatch.setattr(wait_machine, "NOT_FOUND_GRACE", 0.2)
         task = sleeping(retries=2)
         task.run_until_it_dies_at("after:accepted")
         task.change_record(invocation_id="gone")
@@ -228,7 +229,7 @@ class TestAfterACrash:
         task.run_until_it_dies_at("after:accepted")
         started = task.record["invocation_id"]
         proxy.on("GET /invocations/{id}", faults.answer(401), times=2)
-        with pytest.raises(KernelInvocationUnsettled, match=f"{started} .*It was cancelled"):
+        with pytest.raises(KernelInvocationUnknownError, match=f"{started} .*It was cancelled"):
             task.retry().run()
         assert statuses() == ["failed"]
 
@@ -302,8 +303,8 @@ class TestAfterAClear:
         assert statuses() == ["failed", "running"]
 
     def test_a_proxys_404_is_not_taken_for_kernels(self, proxy, statuses, monkeypatch):
-        monkeypatch.setattr(waiting, "NOT_FOUND_GRACE", 0.1)
-        monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.1)
+        monkeypatch.setattr(wait_machine, "NOT_FOUND_GRACE", 0.1)
+        monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.1)
         task = sleeping()
         task.defer()
         proxy.on("GET /invocations/{id}", faults.html(404), times=5)
@@ -324,17 +325,17 @@ class TestAfterAClear:
 class TestALostReply:
     @both_waits
     @losing
-    @pytest.mark.parametrize("key_field", [None, "airflow"])
-    def test_is_settled_by_looking(self, proxy, statuses, fault, key_field, deferrable):
+    @pytest.mark.parametrize("metadata_field", [None, "airflow"])
+    def test_is_settled_by_looking(self, proxy, statuses, fault, metadata_field, deferrable):
         proxy.on(POST, fault, times=1)
-        task, payload = echo(deferrable=deferrable, payload_key_field=key_field)
+        task, payload = echo(deferrable=deferrable, metadata_field=metadata_field)
         assert task.run()["test"] == payload["test"]
         assert statuses() == ["succeeded"]
 
     def test_without_a_key_it_warns_that_it_may_be_a_twin(self, proxy, told):
         proxy.on(POST, faults.drop_reply(), times=1)
         echo()[0].run()
-        assert "taken for the one that was asked for. payload_key_field would make that certain" in told()
+        assert "taken for the one that was asked for. metadata_field would make that certain" in told()
 
     def test_among_identical_twins_it_fails_and_names_them(self, proxy):
         task, payload = echo()
@@ -346,9 +347,9 @@ class TestALostReply:
         task.at("after:intent", run_a_twin)  # no sooner, or it may be too old to be taken for the task's
         with pytest.raises(
             AirflowFailException, match="Which of them is this task's cannot be told"
-        ) as doubt:
+        ) as unconfirmed_error:
             task.run()
-        assert len(re.findall(r"[a-z0-9]{24}", str(doubt.value))) == 2
+        assert len(re.findall(r"[a-z0-9]{24}", str(unconfirmed_error.value))) == 2
         assert len(proxy.accepted) == 2
 
     def test_with_a_key_it_is_found_among_identical_twins(self, proxy, statuses):
@@ -356,7 +357,7 @@ class TestALostReply:
         for _ in range(12):
             echo(payload=payload)[0].run()
         proxy.on(POST, faults.drop_reply(), times=1)
-        task, _ = echo(payload=payload, payload_key_field="airflow")
+        task, _ = echo(payload=payload, metadata_field="airflow")
         key = task.run()["airflow"]
         assert key["key"] == task.record["key"]
         assert key["task_id"] == "t"
@@ -366,12 +367,12 @@ class TestALostReply:
     def test_a_mapped_task_without_a_key_does_not_take_what_may_be_a_twins(self, proxy):
         proxy.on(POST, faults.drop_reply(), times=1)
         task, _ = echo(map_index=3)
-        with pytest.raises(AirflowFailException, match=r"see whether one has its payload.*payload_key_field"):
+        with pytest.raises(AirflowFailException, match=r"see whether one has its payload.*metadata_field"):
             task.run()
 
     def test_a_mapped_task_with_a_key_does(self, proxy, statuses):
         proxy.on(POST, faults.drop_reply(), times=1)
-        task, _ = echo(map_index=3, payload_key_field="airflow")
+        task, _ = echo(map_index=3, metadata_field="airflow")
         assert task.run()["airflow"]["map_index"] == 3
         assert statuses() == ["succeeded"]
 
@@ -428,12 +429,12 @@ class TestALostReply:
     @pytest.mark.parametrize(
         "changed", [{"app_name": "another"}, {"action_name": "fail"}, {"version": "9.9"}]
     )
-    @pytest.mark.parametrize("key_field", [None, "airflow"])
-    def test_a_lost_request_is_looked_for_where_it_was_sent(self, proxy, statuses, changed, key_field):
-        task = sleeping(retries=1, on_lost_reply="resubmit", payload_key_field=key_field)
+    @pytest.mark.parametrize("metadata_field", [None, "airflow"])
+    def test_a_lost_request_is_looked_for_where_it_was_sent(self, proxy, statuses, changed, metadata_field):
+        task = sleeping(retries=1, on_lost_reply="resubmit", metadata_field=metadata_field)
         task.run_until_it_dies_at("before:accepted")
         task.arguments |= changed
-        if key_field:
+        if metadata_field:
             task.retry().defer()
         else:
             with pytest.raises(AirflowFailException, match="cannot be told"):
@@ -519,7 +520,7 @@ class TestTheStore:
         assert proxy.seen(POST) == []
 
     @both_waits
-    @pytest.mark.parametrize("stage", ["accepted", "handed_over", "ended"])
+    @pytest.mark.parametrize("stage", ["accepted", "deferred", "ended"])
     def test_after_that_the_task_goes_on_without(self, statuses, stage, deferrable):
         task, payload = echo(retries=1, deferrable=deferrable)
 
@@ -537,7 +538,7 @@ class TestTheStore:
     def test_a_superseded_try_leaves_what_it_started_to_the_one_that_finds_it_by_its_key(
         self, statuses, state
     ):
-        task = Task("sleep", unique(seconds=1), retries=1, payload_key_field="airflow")
+        task = Task("sleep", unique(seconds=1), retries=1, metadata_field="airflow")
         superseded(task, lambda: setattr(task.retry(), "state", state))
         assert statuses() == ["running"]
         task.run()
@@ -545,20 +546,20 @@ class TestTheStore:
 
     @pytest.mark.parametrize("state", ["success", "failed", "skipped", "removed", "unknown to Airflow"])
     def test_it_cancels_it_where_no_other_try_will_look_for_it(self, statuses, state, mocker):
-        task = sleeping(retries=1, payload_key_field="airflow")
+        task = sleeping(retries=1, metadata_field="airflow")
         if state == "unknown to Airflow":
             mocker.patch.object(task.ti, "get_task_states", side_effect=ConnectionError)
         superseded(task, lambda: setattr(task.retry(), "state", state))
         assert statuses() == ["failed"]
 
     def test_it_cancels_it_where_the_other_try_may_have_stopped_looking(self, statuses, monkeypatch):
-        monkeypatch.setattr(submission, "SETTLING_SECONDS", 0.0)
-        task = sleeping(retries=1, payload_key_field="airflow")
+        monkeypatch.setattr(submission, "LOOKUP_SECONDS", 0.0)
+        task = sleeping(retries=1, metadata_field="airflow")
         superseded(task, task.retry)
         assert statuses() == ["failed"]
 
     def test_what_no_task_waits_for_is_left_to_a_try_that_has_succeeded_with_it(self, statuses):
-        task = sleeping(retries=1, payload_key_field="airflow", wait_for_completion=False)
+        task = sleeping(retries=1, metadata_field="airflow", wait_for_completion=False)
 
         def other_try_succeeds():
             task.retry().run()
@@ -577,7 +578,7 @@ class TestTheStore:
         assert statuses() == ["failed", "running"]
         # The same once more would be two tries that chase each other.
         cancel_late(task)
-        with pytest.raises(KernelInvocationFailed):
+        with pytest.raises(KernelInvocationFailedError):
             task.resume(second.value)()
         assert statuses() == ["failed", "failed"]
 
@@ -610,10 +611,10 @@ class TestTheStore:
         task = sleeping()
 
         task.at("before:accepted", away)
-        task.at("before:handed_over", away)
+        task.at("before:deferred", away)
         task.defer()
         assert task.record["invocation_id"] is None
-        with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
+        with pytest.raises(KernelInvocationTimeoutError, match="It was cancelled"):
             task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
         assert statuses() == ["failed"]
 
@@ -695,7 +696,7 @@ class TestAKill:
 
     def test_marked_failed_just_before_the_deferral_cancels_though_no_signal_came(self, statuses):
         task = sleeping()
-        task.at("after:handed_over", lambda: setattr(task, "state", "failed"))
+        task.at("after:deferred", lambda: setattr(task, "state", "failed"))
         with cancelled_by_a_kill():
             task.run()
         assert statuses() == ["failed"]
@@ -823,7 +824,7 @@ class TestAWaitThatIsGivenUp:
             for route in ("GET /invocations/{id}", "GET /invocations/{id}/events")
         ]
         with pytest.raises(
-            KernelInvocationUnsettled,
+            KernelInvocationUnknownError,
             match=r"could not be learned.*A retry of the task takes the invocation up",
         ):
             task.run()
@@ -839,14 +840,14 @@ class TestAWaitThatIsGivenUp:
         task = sleeping(deferrable=deferrable)
         proxy.on("GET /invocations/{id}", faults.answer(401), times=2)
         proxy.on("GET /invocations/{id}/events", faults.answer(401))
-        with pytest.raises(KernelInvocationUnsettled, match="It was cancelled"):
+        with pytest.raises(KernelInvocationUnknownError, match="It was cancelled"):
             task.run()
         assert statuses() == ["failed"]
 
     def test_a_trigger_that_failed_hands_over(self, statuses):
         task = sleeping(retries=1)
         task.defer()
-        with pytest.raises(KernelInvocationUnsettled, match="A retry of the task takes the invocation up"):
+        with pytest.raises(KernelInvocationUnknownError, match="A retry of the task takes the invocation up"):
             task.operator.resume_execution("__fail__", {"error": "Trigger failure"}, task.context)
         assert statuses() == ["running"]
         task.retry().defer()
@@ -855,7 +856,7 @@ class TestAWaitThatIsGivenUp:
     def test_a_deferral_that_timed_out_is_cancelled_though_there_is_a_next_try(self, statuses):
         task = sleeping(retries=1)
         task.defer()
-        with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
+        with pytest.raises(KernelInvocationTimeoutError, match="It was cancelled"):
             task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
         assert statuses() == ["failed"]
 
@@ -865,10 +866,12 @@ class TestAWaitThatIsGivenUp:
     ):
         task = sleeping(retries=1, timeout=0.5, deferrable=deferrable)
         rule = proxy.on("PATCH /invocations/{id}", faults.answer(403))
-        with pytest.raises(KernelInvocationTimeout, match=r"may still be running.*takes the invocation up"):
+        with pytest.raises(
+            KernelInvocationTimeoutError, match=r"may still be running.*takes the invocation up"
+        ):
             task.run()
         rule.lift()
-        with pytest.raises(KernelInvocationTimeout, match="It was cancelled"):
+        with pytest.raises(KernelInvocationTimeoutError, match="It was cancelled"):
             task.retry().run()
         assert statuses() == ["failed"]
 
@@ -889,7 +892,7 @@ class TestAWaitThatIsGivenUp:
             return 0.1
 
         monkeypatch.setattr(kernel_async, "SETTINGS_LIFE", 0.0)
-        monkeypatch.setattr(waiting.Wait, "_pause", pause)
+        monkeypatch.setattr(wait_machine.WaitMachine, "_pause", pause)
         monkeypatch.setenv("AIRFLOW_CONN_VAULT", proxy.connection_json())
         task = Task("sleep", unique(seconds=1.5), kernel_conn_id="vault")
         deferral = task.defer()
@@ -903,7 +906,7 @@ class TestAFullAccount:
     def short_pauses(self, monkeypatch):
         pauses = ("MIN_PAUSE", "LOOK_PAUSE", "MAX_LOOK_PAUSE", "PROBE_PAUSE", "MAX_WORKER_PAUSE")
         for name in (*pauses, "PAUSE_PER_ACTIVE", "SPREAD"):
-            monkeypatch.setattr(capacity, name, 0.1)
+            monkeypatch.setattr(capacity_queue, name, 0.1)
         monkeypatch.setattr(operators_capacity, "MIN_PAUSE", 0.1)
 
     @both_waits
@@ -922,7 +925,7 @@ class TestAFullAccount:
         task, _ = echo(deferrable=deferrable, capacity_timeout=0.7)
         began = time.monotonic()
         with pytest.raises(
-            KernelCapacityTimeout, match=r"no invocation was started. A retry of the task waits"
+            KernelCapacityTimeoutError, match=r"no invocation was started. A retry of the task waits"
         ):
             task.run()
         assert 0.7 <= time.monotonic() - began < 5
@@ -932,7 +935,7 @@ class TestAFullAccount:
     def test_need_not_be_waited_for(self, proxy, deferrable):
         proxy.on(POST, faults.answer(429))
         task, _ = echo(deferrable=deferrable, capacity_timeout=0)
-        with pytest.raises(KernelCapacityTimeout):
+        with pytest.raises(KernelCapacityTimeoutError):
             task.run()
         assert len(proxy.seen(POST)) == 1
 
@@ -956,7 +959,7 @@ class TestAFullAccount:
         event = {"capacity": "timeout", "deadline": 1.0}
         result = task.clear().legs(
             lambda: task.operator.resume_execution(
-                "execute_with_capacity", {"event": event, "ti_id": ti_id}, task.context
+                "execute_after_capacity", {"event": event, "ti_id": ti_id}, task.context
             )
         )
         assert result == payload
@@ -965,17 +968,17 @@ class TestAFullAccount:
         task, _ = echo()
         event = {"capacity": "unsettled", "message": "no token"}
         with pytest.raises(AirflowFailException, match="no token"):
-            task.operator.resume_execution("execute_with_capacity", {"event": event}, task.context)
+            task.operator.resume_execution("execute_after_capacity", {"event": event}, task.context)
 
     def test_a_deferral_that_airflow_ended_started_nothing(self, proxy):
         proxy.on(POST, faults.answer(429))
         task, _ = echo()
         task.defer()
-        with pytest.raises(KernelCapacityTimeout, match="no invocation was started"):
+        with pytest.raises(KernelCapacityTimeoutError, match="no invocation was started"):
             task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
 
     def test_a_user_kill_ends_the_wait_on_the_worker(self, proxy, monkeypatch):
-        monkeypatch.setattr(capacity, "MAX_WORKER_PAUSE", 60)
+        monkeypatch.setattr(capacity_queue, "MAX_WORKER_PAUSE", 60)
         proxy.on(POST, faults.answer(429, headers={"Retry-After": "60"}))
         task, _ = echo(deferrable=False)
         with (

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from airflow_provider_kernel.api import waiting
-from airflow_provider_kernel.api.logs import REPLAY, REPLAY_OVER
+from airflow_provider_kernel.lifecycle import wait_machine
+from airflow_provider_kernel.lifecycle.log_buffer import REPLAY, REPLAY_OVER
 from tests import faults
 
 pytestmark = pytest.mark.usefixtures("no_line_is_late")
@@ -33,10 +33,12 @@ def by_proxy(proxy, connect):
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Their real length is proved, without waiting, by the unit tests of the state machine."""
-    monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.02)
-    monkeypatch.setattr(waiting, "MAX_STREAM_PAUSE", 0.05)
-    monkeypatch.setattr(waiting, "STREAM_SILENCE", 1.0)  # the emulator's heartbeat comes twice as often
-    monkeypatch.setattr(waiting, "TAIL_SILENCE", 1.0)
+    monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.02)
+    monkeypatch.setattr(wait_machine, "MAX_STREAM_PAUSE", 0.05)
+    monkeypatch.setattr(
+        wait_machine, "STREAM_IDLE_TIMEOUT", 1.0
+    )  # the emulator's heartbeat comes twice as often
+    monkeypatch.setattr(wait_machine, "LOG_DRAIN_IDLE_TIMEOUT", 1.0)
 
 
 def printed(count):
@@ -129,8 +131,8 @@ def test_the_log_is_read_to_its_end_though_its_streams_break_after_the_end(
     proxy, submit, wait, spell, monkeypatch
 ):
     # The second stream opens after the end, and not before.
-    monkeypatch.setattr(waiting, "MAX_STREAM_PAUSE", 1000.0)
-    monkeypatch.setattr(waiting, "SHORT_LIFE", 1000.0)
+    monkeypatch.setattr(wait_machine, "MAX_STREAM_PAUSE", 1000.0)
+    monkeypatch.setattr(wait_machine, "SHORT_LIFE", 1000.0)
     for fault in spell:
         proxy.on(STREAM, fault, times=1)
     invocation_id, lines = submit("logs", {"n": 10}, wait_for="succeeded"), []

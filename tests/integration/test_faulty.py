@@ -113,7 +113,11 @@ def test_streams_break_or_fall_silent_after_as_many_events_as_asked(proxy, http)
     proxy.on(STREAM, faults.cut_after(events=1, reset=True), times=1)
     proxy.on(STREAM, faults.half_open(events=1), times=1)
     proxy.on(STREAM, faults.garble(), times=1)
-    for count, trouble in ((2, httpx.TransportError), (1, httpx.TransportError), (1, httpx.ReadTimeout)):
+    for count, trouble in (
+        (2, httpx.TransportError),
+        (1, httpx.TransportError),
+        (1, httpx.ReadTimeout),
+    ):
         seen = []
         http.timeout = httpx.Timeout(10, read=0.5 if trouble is httpx.ReadTimeout else 10)
         with pytest.raises(trouble):  # noqa: PT012 - the events before the trouble count

@@ -8,16 +8,17 @@ import socket
 
 import pytest
 
-from airflow_provider_kernel.api.calls import follow_events
+from airflow_provider_kernel.api.endpoints import follow_events
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
     KernelLostReplyError,
     KernelTransportError,
 )
-from airflow_provider_kernel.hooks import connection, kernel_async, transport
+from airflow_provider_kernel.hooks import connection, kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+from airflow_provider_kernel.transport import errors
 from tests.integration.conftest import TOKEN
 from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
 
@@ -62,7 +63,7 @@ def test_trouble_that_does_not_pass_is_reported_in_the_end(server, ask):
     server.on(GET, html(503))
     with pytest.raises(KernelApiError, match="answered 503: the body is text/html and not Kernel's"):
         ask("get_invocation", "inv1")
-    assert len(server.seen(GET)) == transport.ATTEMPTS
+    assert len(server.seen(GET)) == errors.ATTEMPTS
 
 
 def test_retry_after_is_waited_for(server, ask, mocker):
@@ -167,7 +168,7 @@ def test_over_tls_too_a_silent_reply_is_ended_in_time(tls, connect, monkeypatch)
         call = follow_events("inv1")
         with (
             pytest.raises(KernelTransportError, match="did not reply in time"),
-            hook._request(call, hook.settings, head=9, silence=None, total=0.3, stream=True) as response,
+            hook._request(call, hook.settings, head=9, idle_timeout=None, total=0.3, stream=True) as response,
         ):
             assert response.content
 
@@ -340,7 +341,7 @@ class TestWhatTheAsynchronousHooksShare:
             with pytest.raises(KernelTransportError, match="'kernel_default' could not be read") as error:
                 await hook.get_invocation("inv1")
             assert "canary" not in str(error.value)
-        assert connection.call_count == transport.ATTEMPTS
+        assert connection.call_count == errors.ATTEMPTS
 
     async def test_a_cancelled_reader_leaves_the_reading_to_the_next(self, server, mocker):
         server.on(GET, invocation("running"))

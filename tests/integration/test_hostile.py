@@ -14,22 +14,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_provider_kernel.api import waiting
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
     KernelError,
-    KernelInvocationFailed,
-    KernelInvocationTimeout,
+    KernelInvocationFailedError,
+    KernelInvocationTimeoutError,
     KernelLostReplyError,
     KernelResponseTooLargeError,
     KernelTransportError,
 )
-from airflow_provider_kernel.api.invocation import InvocationRequest
-from airflow_provider_kernel.api.logs import app_lines
+from airflow_provider_kernel.api.models import InvocationRequest
 from airflow_provider_kernel.api.payload import parse_json
-from airflow_provider_kernel.hooks import kernel_async, transport, trial
+from airflow_provider_kernel.hooks import connection_test, kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
+from airflow_provider_kernel.lifecycle import wait_machine
+from airflow_provider_kernel.lifecycle.log_buffer import app_lines
+from airflow_provider_kernel.transport import errors
 from dev.wait import wait_until
 from tests.hostile import bomb, for_ever, head, listening
 from tests.integration.conftest import TOKEN
@@ -44,9 +45,9 @@ LONG = 25.0
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch, no_backoff):
-    monkeypatch.setattr(transport, "ATTEMPTS", 1)
-    monkeypatch.setattr(waiting, "LAST_LOOK", 0.5)
-    monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
+    monkeypatch.setattr(errors, "ATTEMPTS", 1)
+    monkeypatch.setattr(wait_machine, "LAST_LOOK", 0.5)
+    monkeypatch.setattr(wait_machine, "RECONNECT_SPREAD", 0.01)
 
 
 class TestSize:
@@ -149,7 +150,7 @@ class TestSize:
         with listening(converse) as url:
             connect(host=url, password=TOKEN)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            with pytest.raises(KernelInvocationTimeout):
+            with pytest.raises(KernelInvocationTimeoutError):
                 wait("inv1", timeout=1.0)
             assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 60
 
@@ -234,7 +235,7 @@ class TestTime:
         with listening(lambda sock, request: DRIPS[drip](sock)) as url:
             connect(host=url, password=TOKEN)
             began = time.monotonic()
-            with pytest.raises(KernelInvocationTimeout):
+            with pytest.raises(KernelInvocationTimeoutError):
                 wait("inv1", timeout=0.5)
             assert time.monotonic() - began < LONG
 
@@ -252,7 +253,7 @@ class TestTime:
     def test_the_rest_of_a_log_is_not_waited_for_longer_than_the_wait_itself(
         self, wait, connect, monkeypatch
     ):
-        monkeypatch.setattr(waiting, "TAIL_SILENCE", LONG)
+        monkeypatch.setattr(wait_machine, "LOG_DRAIN_IDLE_TIMEOUT", LONG)
 
         def converse(sock, request):
             if "/events" in request:
@@ -353,7 +354,7 @@ class TestTime:
         assert seen[2:] == ["succeeded", 2, "succeeded"]
 
     def test_the_test_button_leaves_no_thread_behind(self, connect, monkeypatch):
-        monkeypatch.setattr(trial, "TRIAL_SECONDS", 0.5)
+        monkeypatch.setattr(connection_test, "TEST_SECONDS", 0.5)
         before = set(threading.enumerate())
         with listening(lambda sock, request: DRIPS["a head"](sock)) as url:
             connect(host=url, password=TOKEN)
@@ -502,7 +503,7 @@ class TestText:
     def test_a_failures_reason_is_on_one_line_and_the_output_keeps_its_own(self, server, wait):
         server.on(STREAM, Stream(state("failed")))
         server.on(GET, invocation("failed", status_reason=NASTY, output="one\n\ttwo\x1b[2J"))
-        with pytest.raises(KernelInvocationFailed) as error:
+        with pytest.raises(KernelInvocationFailedError) as error:
             wait("inv1").result()
         assert str(error.value) == f"Kernel invocation inv1 failed: {SAFE}.\nIts output: one\n\ttwo\\x1b[2J"
 

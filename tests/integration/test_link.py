@@ -59,7 +59,7 @@ def test_every_way_to_run_leaves_the_link(arguments):
 
 def test_a_retry_that_takes_the_invocation_up_has_its_link():
     task = Task("echo", 7, retries=1)
-    task.run_until_it_dies_at("after:handed_over")
+    task.run_until_it_dies_at("after:deferred")
     before = task.xcom[LINK]
     assert task.retry().run() == 7
     assert task.xcom[LINK] == before

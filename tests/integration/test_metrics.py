@@ -31,7 +31,7 @@ with suppress(ImportError):
         stats.Stats.initialize(factory=get_stats_factory(stats.Stats))
 """
 TASK = BEGIN.format(where="airflow.sdk.observability") + (
-    "from airflow_provider_kernel.api.errors import KernelInvocationFailed\n"
+    "from airflow_provider_kernel.api.errors import KernelInvocationFailedError\n"
     "from tests.integration.task import Task\n"
 )
 TRIGGERER = BEGIN.format(where="airflow.observability") + (
@@ -71,7 +71,7 @@ def test_a_task_counts_what_it_submits_and_the_ends_that_it_sees(sent, emulator_
         TASK
         + "Task('sleep', {'seconds': 1}).run()\n"
         + "Task('echo', 1, wait_for_completion=False).run()\n"
-        + "with suppress(KernelInvocationFailed):\n    Task('fail', {'message': 'no'}, deferrable=False).run()\n"
+        + "with suppress(KernelInvocationFailedError):\n    Task('fail', {'message': 'no'}, deferrable=False).run()\n"
     )
     assert counted(received) == [
         "airflow.kernel.submitted,app=tests,action=sleep:1|c",

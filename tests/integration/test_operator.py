@@ -18,15 +18,15 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, XCom
 from airflow.triggers.base import BaseTrigger
 
-from airflow_provider_kernel.api import waiting
 from airflow_provider_kernel.api.errors import (
     KernelError,
-    KernelInvocationFailed,
-    KernelInvocationTimeout,
-    KernelInvocationUnsettled,
+    KernelInvocationFailedError,
+    KernelInvocationTimeoutError,
+    KernelInvocationUnknownError,
 )
-from airflow_provider_kernel.api.logs import REPLAY
-from airflow_provider_kernel.hooks import transport
+from airflow_provider_kernel.lifecycle import wait_machine
+from airflow_provider_kernel.lifecycle.log_buffer import REPLAY
+from airflow_provider_kernel.transport import errors
 from airflow_provider_kernel.triggers import kernel as kernel_trigger
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 from tests.integration.scripted import Reply, Stream, error, invocation, state
@@ -147,7 +147,7 @@ class TestAgainstAKernelThatMisbehaves:
     def test_an_unknown_status_is_no_success(self, server, deferrable):
         server.on("GET /invocations/inv1", invocation("completed", output="1"))
         server.on("GET /invocations/inv1/events", Stream(state("completed")))
-        with pytest.raises(KernelInvocationTimeout):
+        with pytest.raises(KernelInvocationTimeoutError):
             Task(deferrable=deferrable, timeout=0.5).run()
         assert len(server.seen("PATCH /invocations/inv1")) == 1
 
@@ -176,8 +176,8 @@ class TestAgainstAKernelThatMisbehaves:
             Task(deferrable=deferrable).run()
 
     def test_a_success_is_not_lost_when_kernel_is_away_just_then(self, server, monkeypatch):
-        monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.01)
-        away = [error(503)] * (2 * transport.ATTEMPTS)
+        monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.01)
+        away = [error(503)] * (2 * errors.ATTEMPTS)
         server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
         server.on("GET /invocations/inv1", *away, invocation("succeeded", output="7"))
         task = Task(poll_interval=0.1)
@@ -201,7 +201,7 @@ class TestAgainstAKernelThatMisbehaves:
         server.on(
             "GET /invocations/inv1", invocation("failed", status_reason="cut \ud83d", output='"\ud83d"')
         )
-        with pytest.raises(KernelInvocationFailed) as failed:
+        with pytest.raises(KernelInvocationFailedError) as failed:
             Task(deferrable=deferrable).run()
         assert str(failed.value).encode()
 
@@ -213,7 +213,7 @@ class TestAgainstAKernelThatMisbehaves:
 
     def test_an_event_that_kernel_contradicts_is_no_success(self, server):
         task = Task()
-        with pytest.raises(KernelInvocationUnsettled, match="was reported as succeeded, but is running"):
+        with pytest.raises(KernelInvocationUnknownError, match="was reported as succeeded, but is running"):
             task.operator.execute_complete(task.context, {"invocation_id": "inv1", "status": "succeeded"})
         assert server.seen("PATCH /invocations/inv1")
 
@@ -232,9 +232,9 @@ class TestKill:
     @pytest.mark.parametrize(
         ("error", "kind"),
         [
-            ("Trigger timeout", KernelInvocationTimeout),
-            ("Trigger/execution timeout", KernelInvocationTimeout),  # Airflow 2
-            ("Trigger failure", KernelInvocationUnsettled),
+            ("Trigger timeout", KernelInvocationTimeoutError),
+            ("Trigger/execution timeout", KernelInvocationTimeoutError),  # Airflow 2
+            ("Trigger failure", KernelInvocationUnknownError),
         ],
     )
     def test_a_deferral_that_airflow_ended_cancels_the_invocation(self, error, kind):
@@ -260,7 +260,7 @@ class TestTrigger:
         path, arguments = deferral.trigger.serialize()
         assert path == "airflow_provider_kernel.triggers.kernel.KernelInvocationTrigger"
         assert before + 99 < arguments.pop("deadline") < time.time() + 101
-        assert before < arguments.pop("handed_over_at") < time.time()
+        assert before < arguments.pop("deferred_at") < time.time()
         assert arguments == {
             "invocation_id": task.invocation_id,
             "kernel_conn_id": "kernel_default",
@@ -268,7 +268,7 @@ class TestTrigger:
             "follow_logs": False,
             "cancel_on_kill": True,
             "durable": True,
-            "cancel_at_deadline": True,
+            "cancel_on_timeout": True,
         }
         assert 100 < deferral.timeout.total_seconds() < 1_000
 
@@ -288,7 +288,7 @@ class TestTrigger:
     @pytest.mark.parametrize(("ago", "is_marked"), [(60.0, True), (1.0, False)])
     def test_the_log_that_is_shown_again_after_a_restart_says_so(self, submit, told, ago, is_marked):
         invocation_id = submit("logs", {"n": 2}, wait_for="succeeded")
-        asyncio.run(first_event(KernelInvocationTrigger(invocation_id, handed_over_at=time.time() - ago)))
+        asyncio.run(first_event(KernelInvocationTrigger(invocation_id, deferred_at=time.time() - ago)))
         said = told()
         assert said.count("[app] line 1") == 1
         assert (REPLAY in said) is is_marked
@@ -396,7 +396,7 @@ class TestTrigger:
         monkeypatch.delattr(BaseTrigger, "on_kill", raising=False)
         told = {"return_value": outcome == "waits on"} if outcome != "unknown" else {"side_effect": OSError}
         mocker.patch.object(kernel_trigger, "ASKING_SECONDS", 0.1)
-        mocker.patch.object(KernelInvocationTrigger, "_somebody_has_it", **told)
+        mocker.patch.object(KernelInvocationTrigger, "_is_still_owned", **told)
 
         async def start_and_cancel():
             trigger = KernelInvocationTrigger(running)
@@ -427,11 +427,11 @@ class TestTrigger:
         assert status(invocation_id) == "succeeded"
 
     def test_a_connection_that_stays_gone_is_told_and_not_swallowed(self, monkeypatch):
-        monkeypatch.setattr(waiting, "PATIENCE", 0.2)
-        monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.1)
+        monkeypatch.setattr(wait_machine, "MAX_OUTAGE", 0.2)
+        monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.1)
         monkeypatch.delenv("AIRFLOW_CONN_KERNEL_DEFAULT")
         monkeypatch.delenv("KERNEL_API_KEY")
         event = asyncio.run(first_event(KernelInvocationTrigger("inv1")))
         assert event["status"] == "unsettled"
-        assert event["may_run"]
+        assert event["possibly_running"]
         assert "no KERNEL_API_KEY" in event["message"]

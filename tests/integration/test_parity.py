@@ -23,10 +23,10 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_kernel.api.errors import (
-    KernelCapacityTimeout,
+    KernelCapacityTimeoutError,
     KernelError,
-    KernelInvocationFailed,
-    KernelInvocationTimeout,
+    KernelInvocationFailedError,
+    KernelInvocationTimeoutError,
 )
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
@@ -99,7 +99,12 @@ class Row:
 
 
 def failing(action: str, payload: Any, says: str, **kwargs: Any) -> Row:
-    row = {"option": "the reason of a failure", "error": KernelInvocationFailed, "status": "failed", **kwargs}
+    row = {
+        "option": "the reason of a failure",
+        "error": KernelInvocationFailedError,
+        "status": "failed",
+        **kwargs,
+    }
     return Row(action=action, payload=payload, says=says, **row)
 
 
@@ -115,7 +120,7 @@ def looks_apart(shortest: float, longest: float, at_least: int) -> Callable[[Fau
 
 SLEEPING = {"action": "sleep", "payload": {"seconds": 60}}
 LATE_END = {
-    "error": KernelInvocationTimeout,
+    "error": KernelInvocationTimeoutError,
     "says": LATE,
     "status": "failed",
     "also": lambda proxy: b"deadline" in proxy.seen("PATCH /invocations/{id}")[0].body,
@@ -189,16 +194,16 @@ ROWS = [
     Row("durable", payload=1, result=1, arguments={"durable": True}),
     Row("durable", payload=1, result=1, arguments={"durable": False}, leaves_record=False),
     Row(
-        "payload_key_field",
+        "metadata_field",
         payload={"a": 1},
-        arguments={"payload_key_field": "airflow"},
+        arguments={"metadata_field": "airflow"},
         result={"a": 1, "airflow": KEY},
     ),
     Row(
         "on_lost_reply",
         payload={},
         ways=LOST,
-        arguments={"on_lost_reply": "fail", "payload_key_field": "airflow"},
+        arguments={"on_lost_reply": "fail", "metadata_field": "airflow"},
         error=AirflowFailException,
         says=r".*on_lost_reply.*",
         status=None,
@@ -209,7 +214,7 @@ ROWS = [
         "on_lost_reply",
         payload={},
         ways=LOST,
-        arguments={"on_lost_reply": "resubmit", "payload_key_field": "airflow"},
+        arguments={"on_lost_reply": "resubmit", "metadata_field": "airflow"},
         result={"airflow": KEY},
     ),
     Row("cancel_on_kill", **SLEEPING, run=killed, status="failed", arguments={"cancel_on_kill": True}),
@@ -218,7 +223,7 @@ ROWS = [
         "capacity_timeout",
         ways=REFUSED,
         arguments={"capacity_timeout": 0},
-        error=KernelCapacityTimeout,
+        error=KernelCapacityTimeoutError,
         says=r"Kernel's account was full .*no invocation was started.*",
         status=None,
         accepted=0,

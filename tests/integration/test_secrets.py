@@ -40,7 +40,7 @@ def witness(capfd, caplog, mocker):
 
     def witness(task):
         task.at("after:accepted", lambda: seen.append(json.dumps(task.stored)))
-        task.at("after:handed_over", lambda: seen.append(json.dumps(task.stored)))
+        task.at("after:deferred", lambda: seen.append(json.dumps(task.stored)))
         try:
             task.run()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is looked at
@@ -120,9 +120,7 @@ def test_token_payload_and_output_are_in_no_log_error_trigger_event_or_record(
 ):
     trouble(proxy)
     payload = {"test": uuid4().hex, "secret": "canary_payload"}
-    said = witness(
-        Task("echo", payload, deferrable=deferrable, capacity_timeout=0, payload_key_field="airflow")
-    )
+    said = witness(Task("echo", payload, deferrable=deferrable, capacity_timeout=0, metadata_field="airflow"))
     assert "Kernel" in said
     for canary in (TOKEN, "canary_payload", payload["test"]):
         assert canary not in said

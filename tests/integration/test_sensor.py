@@ -21,9 +21,9 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_kernel.api import waiting
-from airflow_provider_kernel.api.errors import KernelInvocationFailed, KernelInvocationUnsettled
-from airflow_provider_kernel.api.logs import REPLAY
+from airflow_provider_kernel.api.errors import KernelInvocationFailedError, KernelInvocationUnknownError
+from airflow_provider_kernel.lifecycle import wait_machine
+from airflow_provider_kernel.lifecycle.log_buffer import REPLAY
 from airflow_provider_kernel.operators import result
 from airflow_provider_kernel.sensors import kernel as kernel_sensor
 from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
@@ -102,7 +102,7 @@ def test_what_had_ended_before_is_returned_at_once(wait, submit):
 def test_a_failure_is_told_with_kernels_reason_and_not_retried(wait, submit):
     with pytest.raises(AirflowFailException, match="the shelf is empty") as failed:
         Sensor(submit("fail", {"message": "the shelf is empty"}), **wait).run()
-    assert isinstance(failed.value.__cause__, KernelInvocationFailed)
+    assert isinstance(failed.value.__cause__, KernelInvocationFailedError)
 
 
 @every_wait
@@ -193,7 +193,12 @@ def test_version_and_size_of_the_output_are_told_as_the_operator_does(submit, wa
 
 def test_an_end_just_after_the_timeout_counts(submit):
     invocation_id = submit("echo", 7, wait_for="succeeded")
-    event = {"invocation_id": invocation_id, "status": "timeout", "message": "Too late.", "may_run": True}
+    event = {
+        "invocation_id": invocation_id,
+        "status": "timeout",
+        "message": "Too late.",
+        "possibly_running": True,
+    }
     sensor = Sensor(invocation_id)
     assert sensor.operator.execute_complete(sensor.context, event) == 7
 
@@ -228,7 +233,7 @@ def test_a_deferral_that_airflow_ended_for_its_time_is_a_timeout(running, status
 def test_a_trigger_that_failed_is_no_end_and_is_not_skipped(running, status, soft_fail, told):
     sensor = Sensor(running, soft_fail=soft_fail)
     arguments = {"error": "Trigger failure", "traceback": ["a line of the trigger"]}
-    with pytest.raises(KernelInvocationUnsettled, match=f"wait for .*{running}.*Trigger failure"):
+    with pytest.raises(KernelInvocationUnknownError, match=f"wait for .*{running}.*Trigger failure"):
         sensor.operator.resume_execution("__fail__", arguments, sensor.context)
     assert status(running) == "running"
     assert "a line of the trigger" in told()
@@ -270,7 +275,7 @@ def test_lines_that_a_restarted_triggerer_shows_again_are_marked(submit, until, 
     sensor = Sensor(invocation_id)
     deferral = sensor.defer()
     until(lambda: status(invocation_id) == "succeeded")
-    deferral.trigger.handed_over_at -= 60
+    deferral.trigger.deferred_at -= 60
     assert sensor.legs(sensor.resume(deferral)) == 2
     assert REPLAY in told()
 
@@ -323,7 +328,12 @@ def test_a_new_try_that_airflow_resumes_with_the_event_of_the_old_one_waits_for_
 def test_a_new_try_does_not_take_the_timeout_of_the_old_one_for_its_own(submit):
     invocation_id = submit("logs", {"n": 2, "delay": 1.0})
     sensor = Sensor(invocation_id)
-    event = {"invocation_id": invocation_id, "status": "timeout", "message": "Too late.", "may_run": True}
+    event = {
+        "invocation_id": invocation_id,
+        "status": "timeout",
+        "message": "Too late.",
+        "possibly_running": True,
+    }
     arguments = {**(sensor.defer().kwargs or {}), "event": event}
     sensor.clear()
     assert (
@@ -336,8 +346,8 @@ def test_a_new_try_does_not_take_the_timeout_of_the_old_one_for_its_own(submit):
 class TestAgainstAKernelThatMisbehaves:
     @pytest.fixture(autouse=True)
     def all_streams_are_cut(self, server, monkeypatch):
-        monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.01)
-        monkeypatch.setattr(waiting, "TAIL_PATIENCE", 0.2)  # so the log has no end
+        monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.01)
+        monkeypatch.setattr(wait_machine, "LOG_DRAIN_SECONDS", 0.2)  # so the log has no end
         server.on("GET /invocations/inv1/events", Stream(state("running"), end="cut"))
 
     @every_wait
@@ -351,8 +361,8 @@ class TestAgainstAKernelThatMisbehaves:
     def test_it_is_deferred_again_where_kernel_is_away_for_longer_than_a_trigger_waits(
         self, server, monkeypatch
     ):
-        monkeypatch.setattr(waiting, "PATIENCE", 0.1)
-        monkeypatch.setattr(kernel_sensor, "PATIENCE", 0.1)
+        monkeypatch.setattr(wait_machine, "MAX_OUTAGE", 0.1)
+        monkeypatch.setattr(kernel_sensor, "MAX_OUTAGE", 0.1)
         monkeypatch.setattr(kernel_sensor, "POKE_SECONDS", 0.1)
         away = [error(503)] * 100
         server.on("GET /invocations/inv1", *away, invocation("succeeded", output="7"))
@@ -374,9 +384,9 @@ class TestAgainstAKernelThatMisbehaves:
             "invocation_id": "inv1",
             "status": "unsettled",
             "message": "No certificates.",
-            "may_run": True,
+            "possibly_running": True,
         }
-        with pytest.raises(KernelInvocationUnsettled, match="No certificates"):
+        with pytest.raises(KernelInvocationUnknownError, match="No certificates"):
             sensor.operator.execute_complete(sensor.context, event, **arguments)
 
     @pytest.mark.parametrize("mode", ["poke", "reschedule"])
@@ -396,14 +406,14 @@ class TestAgainstAKernelThatMisbehaves:
     def test_a_refusal_fails_with_its_reason_and_is_not_skipped(
         self, server, wait, refusal, says, monkeypatch
     ):
-        monkeypatch.setattr(waiting, "NOT_FOUND_GRACE", 0.2)
+        monkeypatch.setattr(wait_machine, "NOT_FOUND_GRACE", 0.2)
         server.on("GET /invocations/inv1", refusal)
         server.on("GET /invocations/inv1/events", refusal)
-        with pytest.raises(KernelInvocationUnsettled, match=says):
+        with pytest.raises(KernelInvocationUnknownError, match=says):
             Sensor(soft_fail=True, **wait).run()
 
     def test_an_event_that_kernel_contradicts_is_no_success(self, server):
         server.on("GET /invocations/inv1", invocation("running"))
         sensor = Sensor()
-        with pytest.raises(KernelInvocationUnsettled, match="was reported as succeeded, but is running"):
+        with pytest.raises(KernelInvocationUnknownError, match="was reported as succeeded, but is running"):
             sensor.operator.execute_complete(sensor.context, {"invocation_id": "inv1", "status": "succeeded"})

@@ -17,7 +17,7 @@ def span(emulator_env):
 
 
 def test_the_key_has_the_trace_beside_it(span):
-    mark = Task("echo", {"a": 1}, payload_key_field="airflow").run()["airflow"]
+    mark = Task("echo", {"a": 1}, metadata_field="airflow").run()["airflow"]
     assert mark["traceparent"] == f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags:02x}"
     assert mark["key"]
 

@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from airflow_provider_kernel.api import waiting
-from airflow_provider_kernel.api.errors import KernelInvocationTimeout, KernelInvocationUnsettled
+from airflow_provider_kernel.api.errors import KernelInvocationTimeoutError, KernelInvocationUnknownError
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
+from airflow_provider_kernel.lifecycle import wait_machine
 from tests.integration.scripted import Stream, error, html, invocation, log, state
 
 pytestmark = pytest.mark.usefixtures("no_line_is_late")
@@ -24,9 +24,9 @@ STREAM = "GET /invocations/inv1/events"
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch):
     """The pauses are proved, without waiting, by the unit tests of the state machine."""
-    monkeypatch.setattr(waiting.Wait, "_pause", lambda self, count: 0.01)
-    monkeypatch.setattr(waiting, "MAX_STREAM_PAUSE", 0.01)
-    monkeypatch.setattr(waiting, "RECONNECT_SPREAD", 0.01)
+    monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.01)
+    monkeypatch.setattr(wait_machine, "MAX_STREAM_PAUSE", 0.01)
+    monkeypatch.setattr(wait_machine, "RECONNECT_SPREAD", 0.01)
 
 
 def test_a_stream_to_the_end_costs_two_requests(server, wait):
@@ -70,14 +70,14 @@ def test_a_stream_that_breaks_is_opened_again_where_it_stopped_and_no_line_comes
 
 
 def test_a_silent_stream_makes_it_look(server, wait, monkeypatch):
-    monkeypatch.setattr(waiting, "STREAM_SILENCE", 0.2)
+    monkeypatch.setattr(wait_machine, "STREAM_IDLE_TIMEOUT", 0.2)
     server.on(STREAM, Stream(state("running"), end="silent"))
     server.on(LOOK, invocation("running"), invocation("succeeded"))
     assert wait("inv1").status == "succeeded"
 
 
 def test_even_a_stream_that_seems_well_is_left_now_and_then_to_look(server, wait, monkeypatch):
-    monkeypatch.setattr(waiting, "MAX_STREAM_LIFE", 0.2)
+    monkeypatch.setattr(wait_machine, "STREAM_MAX_LIFETIME", 0.2)
     server.on(STREAM, Stream(*[log(f"{n}", n) for n in range(3)], end="silent"))
     server.on(LOOK, invocation("succeeded"))
     assert wait("inv1").status == "succeeded"
@@ -94,7 +94,7 @@ def test_a_refusal_is_asked_once_more_and_then_given_up(server, wait, refusal):
     server.on(STREAM, refusal)
     server.on(LOOK, refusal)
     says = f"inv1 could not be learned: Kernel answered {refusal.status}"
-    with pytest.raises(KernelInvocationUnsettled, match=says):
+    with pytest.raises(KernelInvocationUnknownError, match=says):
         wait("inv1")
     assert len(server.seen(LOOK)) == 2
 
@@ -103,7 +103,7 @@ def test_the_deadline_holds_while_a_stream_is_open_and_after_a_last_look(server,
     server.on(STREAM, Stream(state("running"), end="silent"))
     server.on(LOOK, invocation("running"))
     began = time.monotonic()
-    with pytest.raises(KernelInvocationTimeout, match="inv1 had not ended by its deadline"):
+    with pytest.raises(KernelInvocationTimeoutError, match="inv1 had not ended by its deadline"):
         wait("inv1", timeout=0.5)
     assert 0.5 <= time.monotonic() - began < 5
     assert len(server.seen(LOOK)) == 1

@@ -39,7 +39,7 @@ AT_ONCE = 60
 
 def steps(wait: str) -> tuple[str, ...]:
     """Return all steps of a task that waits so."""
-    return (*SUBMITTING, *(["after:handed_over"] if wait == "deferred" else []), *ENDING)
+    return (*SUBMITTING, *(["after:deferred"] if wait == "deferred" else []), *ENDING)
 
 
 class World:

@@ -18,7 +18,7 @@ class SteppedInvokeOperator(KernelInvokeOperator):
     """
     Announces the steps of its record, and stops at the one that the Dag run's ``conf`` names.
 
-    A step is ``before:`` or ``after:`` writing the stage ``intent``, ``accepted``, ``handed_over`` or ``ended`` to
+    A step is ``before:`` or ``after:`` writing the stage ``intent``, ``accepted``, ``deferred`` or ``ended`` to
     the record. The conf has ``folder``, and may have ``step``, and ``map_index`` where the task is mapped. In the
     folder, for each map index: ``trace`` has a line for each step that was reached; while it is stopped there is
     ``stopped``; ``go`` lets it go on; ``killed`` says that its ``on_kill`` was called. It stops only once.
@@ -98,6 +98,6 @@ def stage_of(record: dict[str, Any]) -> str:
     """Return how far the invocation has come, as the record has it."""
     if record["ended"]:
         return "ended"
-    if record["handed_over"]:
-        return "handed_over"
+    if record["deferred"]:
+        return "deferred"
     return "intent" if record["invocation_id"] is None else "accepted"

@@ -59,7 +59,7 @@ def test_timeout_fails_the_task_and_cancels_the_invocation(
     task = finished(runs[dag_id])
 
     assert task.state() == "failed"
-    assert "KernelInvocationTimeout" in task.error()
+    assert "KernelInvocationTimeoutError" in task.error()
     assert invocation(emulator, task)["status"] == "failed"
 
 

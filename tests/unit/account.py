@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_kernel.api.capacity import CapacityQueue, Waiter
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError
+from airflow_provider_kernel.capacity.queue import CapacityQueue, Waiter
 
 START = 1_800_000_000.0
 #: Seconds from a refusal until the trigger runs, and from the trigger's event until the worker submits.
@@ -173,13 +173,13 @@ class Account:
         if not len(queue) or queue.wake_at() != planned:
             return  # somebody who joined changed the plan
         let_go = []
-        if self.now >= queue.look_at():
+        if self.now >= queue.next_poll_at():
             self.looks[number].append(self.now)
             throttled = self._throttled(2)
             error = self.failing(self.now - START)
             if throttled:
                 error = KernelApiError("slowly", status_code=429, retry_after=throttled)
-            let_go = queue.failed(error, self.now) if error else queue.saw(self.active, self.now)
+            let_go = queue.on_failed(error, self.now) if error else queue.on_listed(self.active, self.now)
         for waiter in let_go:
             self._in(self.random.uniform(*self.resuming), self._submit, self._waiting.pop(waiter))
         for waiter in queue.expired(self.now):

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_kernel.api import capacity
-from airflow_provider_kernel.api.capacity import (
-    FRESH,
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.capacity import queue as capacity_queue
+from airflow_provider_kernel.capacity.queue import (
     LAST_CHANCE,
     LOOK_PAUSE,
     MAX_BATCH,
@@ -19,12 +19,12 @@ from airflow_provider_kernel.api.capacity import (
     MIN_PAUSE,
     PATIENT_LOOKS,
     PROBE_PAUSE,
+    RECENT,
     SPREAD,
     STALE,
     CapacityQueue,
     worker_pause,
 )
-from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 
 pytestmark = pytest.mark.no_airflow
 
@@ -46,7 +46,7 @@ def queue() -> CapacityQueue:
 
 @pytest.fixture
 def no_probes(monkeypatch):
-    monkeypatch.setattr(capacity, "PROBE_PAUSE", 1e9)
+    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 1e9)
 
 
 def fill(queue: CapacityQueue, count: int, now: float = NOW) -> list:
@@ -55,9 +55,9 @@ def fill(queue: CapacityQueue, count: int, now: float = NOW) -> list:
 
 def learn(queue: CapacityQueue, limit: int, now: float = NOW) -> float:
     """A look finds ``limit`` active; return when all may go and the next look is due."""
-    assert queue.saw(ids(limit), now) == []
+    assert queue.on_listed(ids(limit), now) == []
     assert queue.limit == limit
-    return max(now + MIN_PAUSE + SPREAD, queue.look_at())
+    return max(now + MIN_PAUSE + SPREAD, queue.next_poll_at())
 
 
 @given(st.integers(1, 100), st.sampled_from([0.0, 1.0, 30.0, 500.0]), st.floats(0, 1))
@@ -76,10 +76,10 @@ def test_a_workers_pauses_grow_and_are_spread():
 @pytest.mark.parametrize(("retry_after", "seconds"), [(0.0, MIN_PAUSE), (1.0, MIN_PAUSE), (40.0, 40.0)])
 def test_nobody_goes_before_its_pause_is_over(queue, retry_after, seconds):
     waiter = queue.join(NOW + 1, NOW, retry_after)
-    queue.saw(ids(1), NOW + 1)
+    queue.on_listed(ids(1), NOW + 1)
     assert waiter.not_before >= NOW + seconds
-    assert queue.saw([], waiter.not_before - 0.01) == []
-    assert queue.saw([], waiter.not_before) == [waiter]
+    assert queue.on_listed([], waiter.not_before - 0.01) == []
+    assert queue.on_listed([], waiter.not_before) == [waiter]
 
 
 def test_a_refusal_in_the_future_of_a_fast_clock_counts_as_now(queue):
@@ -88,20 +88,20 @@ def test_a_refusal_in_the_future_of_a_fast_clock_counts_as_now(queue):
 
 def test_the_first_look_comes_soon_and_tells_the_limit(queue):
     fill(queue, 3)
-    assert NOW <= queue.look_at() <= NOW + SPREAD
+    assert NOW <= queue.next_poll_at() <= NOW + SPREAD
     learn(queue, 7)
 
 
 def test_nothing_active_after_a_refusal_still_means_a_limit_of_one(queue):
     fill(queue, 3)
-    assert queue.saw([], NOW) == []
+    assert queue.on_listed([], NOW) == []
     assert queue.limit == 1
 
 
 def test_as_many_go_as_places_are_free_in_their_turn(queue):
     waiters = fill(queue, 8)
     now = learn(queue, 5)
-    assert queue.saw(ids(2), now) == waiters[:3]
+    assert queue.on_listed(ids(2), now) == waiters[:3]
     assert len(queue) == 5
 
 
@@ -112,7 +112,7 @@ def test_the_turn_is_by_deadline_and_without_one_late_but_not_never(queue):
     days = queue.join(NOW, NOW, deadline=NOW + 7 * 86_400)
     assert [queue.position(waiter) for waiter in (never, late, early, days)] == [3, 2, 1, 4]
     now = learn(queue, 4)
-    assert queue.saw([], now) == [early, late, never, days]
+    assert queue.on_listed([], now) == [early, late, never, days]
 
 
 def test_one_who_leaves_is_not_let_go(queue):
@@ -120,7 +120,7 @@ def test_one_who_leaves_is_not_let_go(queue):
     now = learn(queue, 2)
     queue.leave(first)
     queue.leave(first)
-    assert queue.saw([], now) == [second]
+    assert queue.on_listed([], now) == [second]
     queue.leave(second)
     assert len(queue) == 0
 
@@ -128,36 +128,36 @@ def test_one_who_leaves_is_not_let_go(queue):
 def test_who_is_on_the_way_takes_a_place_until_it_arrives_or_is_late(no_probes, queue):
     waiters = fill(queue, 8)
     now = learn(queue, 4)
-    assert queue.saw(ids(2), now) == waiters[:2]
-    assert queue.saw(ids(2), now + 11) == []
+    assert queue.on_listed(ids(2), now) == waiters[:2]
+    assert queue.on_listed(ids(2), now + 11) == []
     assert (
-        queue.saw([*ids(1), "new"], now + 15) == waiters[2:3]
+        queue.on_listed([*ids(1), "new"], now + 15) == waiters[2:3]
     )  # one of two arrived, another invocation ended
-    assert queue.saw([*ids(1), "new"], now + 21) == waiters[3:4]  # the other of the two is late
+    assert queue.on_listed([*ids(1), "new"], now + 21) == waiters[3:4]  # the other of the two is late
 
 
 def test_one_look_lets_go_a_batch_at_most(queue):
     waiters = fill(queue, 100)
     now = learn(queue, 90)
-    assert queue.saw([], now) == waiters[:MAX_BATCH]
+    assert queue.on_listed([], now) == waiters[:MAX_BATCH]
 
 
 def test_the_limit_rises_to_what_is_seen(queue):
     fill(queue, 8)
     now = learn(queue, 2)
-    queue.saw(ids(6), now)
+    queue.on_listed(ids(6), now)
     assert queue.limit == 6
 
 
 def test_the_limit_falls_by_the_refusals_but_not_below_what_is_seen(queue):
     fill(queue, 20)
     now = learn(queue, 10)
-    assert len(queue.saw(ids(4), now)) == 6
+    assert len(queue.on_listed(ids(4), now)) == 6
     fill(queue, 2, now + 5)
-    queue.saw(ids(4), now + 11)
+    queue.on_listed(ids(4), now + 11)
     assert queue.limit == 8
     fill(queue, 8, now + 15)
-    queue.saw(ids(5), now + 22)
+    queue.on_listed(ids(5), now + 22)
     assert queue.limit == 5
 
 
@@ -165,8 +165,8 @@ def test_refusals_of_long_ago_say_nothing_of_now(queue):
     fill(queue, 2)
     now = learn(queue, 10)
     for _ in range(5):  # a triggerer ended; its waits come here
-        queue.join(now, now - FRESH)
-    queue.saw(ids(3), now)
+        queue.join(now, now - RECENT)
+    queue.on_listed(ids(3), now)
     assert queue.limit == 10
 
 
@@ -176,10 +176,10 @@ def test_without_refusals_it_probes_beyond_the_limit_with_growing_steps(queue):
     probes = []
     active = ids(5)
     for _ in range(30):
-        let_go = queue.saw(active, now)
+        let_go = queue.on_listed(active, now)
         active = [*active, *ids(len(let_go), first=len(active))]  # all are accepted
         probes += [len(let_go)] if let_go else []
-        now = queue.look_at()
+        now = queue.next_poll_at()
     assert probes == [1, 2, 4, 8, 16, 19]
     assert queue.limit == 55
 
@@ -189,10 +189,10 @@ def test_probes_that_are_refused_become_rare_and_do_not_lower_the_limit(queue):
     now = learn(queue, 5)
     probed = []
     while now < NOW + 7200:
-        for _ in queue.saw(ids(5), now):
+        for _ in queue.on_listed(ids(5), now):
             probed.append(now)
             queue.join(now + 5, now + 4, deadline=NOW + 3600)
-        now = queue.look_at()
+        now = queue.next_poll_at()
     pauses = [later - at for at, later in itertools.pairwise(probed)]
     assert queue.limit == 5
     assert pauses == sorted(pauses)
@@ -203,7 +203,7 @@ def test_probes_that_are_refused_become_rare_and_do_not_lower_the_limit(queue):
 def test_a_limit_that_was_not_looked_at_for_long_is_unknown_again(queue):
     fill(queue, 1)
     now = learn(queue, 50)
-    assert len(queue.saw([], now)) == 1
+    assert len(queue.on_listed([], now)) == 1
     fill(queue, 30, now + STALE + 1)
     assert queue.limit is None
     learn(queue, 3, now + STALE + 2)
@@ -213,64 +213,64 @@ def test_after_such_a_time_it_looks_and_probes_as_at_the_start(queue):
     fill(queue, 9)
     now = learn(queue, 3)
     while now < NOW + 7200:  # probes are refused, and nothing becomes free
-        for waiter in queue.saw(ids(3), now):
+        for waiter in queue.on_listed(ids(3), now):
             queue.join(now + 5, now + 4, deadline=waiter.deadline)
-        now = queue.look_at()
+        now = queue.next_poll_at()
     for waiter in list(queue._waiters):
         queue.leave(waiter)
     now += STALE + 20
     first, *_ = fill(queue, 9, now)
-    assert queue.saw([], now + 1) == []
-    assert queue.look_at() == now + 1 + LOOK_PAUSE + SPREAD / 2
-    assert queue.saw(["i0"], now + PROBE_PAUSE) == [first]
+    assert queue.on_listed([], now + 1) == []
+    assert queue.next_poll_at() == now + 1 + LOOK_PAUSE + SPREAD / 2
+    assert queue.on_listed(["i0"], now + PROBE_PAUSE) == [first]
 
 
 def test_one_who_is_refused_again_soon_finds_the_limit_known_and_no_look_too_early(queue):
     fill(queue, 1)
     now = learn(queue, 3)
-    queue.saw(ids(2), now)
+    queue.on_listed(ids(2), now)
     fill(queue, 1, now + 5)
     assert queue.limit == 3
-    assert queue.look_at() >= now + LOOK_PAUSE
+    assert queue.next_poll_at() >= now + LOOK_PAUSE
 
 
 def test_looks_become_rarer_while_nothing_becomes_free(no_probes, queue):
     fill(queue, 5)
     pauses, now = [], learn(queue, 3)
     while now < NOW + 600:
-        queue.saw(ids(3), now)
-        pauses.append(queue.look_at() - now)
-        now = queue.look_at()
+        queue.on_listed(ids(3), now)
+        pauses.append(queue.next_poll_at() - now)
+        now = queue.next_poll_at()
     assert pauses[0] == LOOK_PAUSE + SPREAD / 2
     assert pauses == sorted(pauses)
     assert pauses[-1] == MAX_LOOK_PAUSE + SPREAD / 2
-    queue.saw(ids(2), now)
-    assert queue.look_at() == now + LOOK_PAUSE + SPREAD / 2
+    queue.on_listed(ids(2), now)
+    assert queue.next_poll_at() == now + LOOK_PAUSE + SPREAD / 2
 
 
 def test_a_look_that_takes_many_pages_is_taken_rarely(queue):
     fill(queue, 1)
-    queue.saw(ids(300), NOW)
-    assert queue.look_at() >= NOW + 30
+    queue.on_listed(ids(300), NOW)
+    assert queue.next_poll_at() >= NOW + 30
 
 
 def test_it_does_not_look_while_nobody_may_go(queue):
     queue.join(NOW, NOW, retry_after=600)
-    queue.saw(ids(3), NOW)
-    assert queue.look_at() >= NOW + 600
+    queue.on_listed(ids(3), NOW)
+    assert queue.next_poll_at() >= NOW + 600
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_where_looking_is_refused_one_goes_at_a_time_and_slowly_when_refused(queue, status):
     first, second, third, *_ = fill(queue, 9)
-    assert queue.failed(answered(status), NOW) == []  # nobody may go yet
+    assert queue.on_failed(answered(status), NOW) == []  # nobody may go yet
     now = NOW + 20
-    assert queue.failed(answered(status), now) == [first]
-    assert queue.look_at() == now + LOOK_PAUSE + SPREAD / 2
-    assert queue.failed(answered(status), now + 11) == [second]
+    assert queue.on_failed(answered(status), now) == [first]
+    assert queue.next_poll_at() == now + LOOK_PAUSE + SPREAD / 2
+    assert queue.on_failed(answered(status), now + 11) == [second]
     fill(queue, 1, now + 15)
-    assert queue.failed(answered(status), now + 22) == [third]
-    assert queue.look_at() == now + 22 + 2 * LOOK_PAUSE + SPREAD / 2
+    assert queue.on_failed(answered(status), now + 22) == [third]
+    assert queue.next_poll_at() == now + 22 + 2 * LOOK_PAUSE + SPREAD / 2
 
 
 @pytest.mark.parametrize(
@@ -280,42 +280,42 @@ def test_while_kernel_may_be_down_nobody_goes_at_first(queue, error):
     first, *_ = fill(queue, 9)
     now, pauses = NOW + 20, []
     for _ in range(PATIENT_LOOKS - 1):
-        assert queue.failed(error, now) == []
-        pauses.append(queue.look_at() - now)
-        now = queue.look_at()
-    assert queue.failed(error, now) == [first]
+        assert queue.on_failed(error, now) == []
+        pauses.append(queue.next_poll_at() - now)
+        now = queue.next_poll_at()
+    assert queue.on_failed(error, now) == [first]
     assert pauses == [20 + SPREAD / 2, 40 + SPREAD / 2]
-    assert queue.look_at() == now + MAX_BLIND_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + MAX_BLIND_PAUSE + SPREAD / 2
 
 
 def test_a_looks_own_retry_after_is_honoured(queue):
     fill(queue, 1)
-    queue.failed(answered(429, retry_after=300), NOW + 20)
-    assert queue.look_at() >= NOW + 320
+    queue.on_failed(answered(429, retry_after=300), NOW + 20)
+    assert queue.next_poll_at() >= NOW + 320
 
 
 def test_after_a_good_look_failures_count_anew(queue):
     fill(queue, 9)
     now = learn(queue, 3)
     for _ in range(PATIENT_LOOKS - 1):
-        queue.failed(answered(503), now)
-    queue.saw(ids(3), now)
-    assert queue.failed(answered(503), now) == []
+        queue.on_failed(answered(503), now)
+    queue.on_listed(ids(3), now)
+    assert queue.on_failed(answered(503), now) == []
 
 
 def test_at_the_deadline_a_last_look_decides(no_probes, queue):
     waiter, other = queue.join(NOW, NOW, deadline=NOW + 60), queue.join(NOW, NOW, deadline=NOW + 60)
-    queue.saw(ids(3), NOW)
-    queue.saw(ids(3), NOW + 55)
+    queue.on_listed(ids(3), NOW)
+    queue.on_listed(ids(3), NOW + 55)
     assert queue.expired(NOW + 60) == []
-    assert queue.saw(ids(2), NOW + 66) == [waiter]
+    assert queue.on_listed(ids(2), NOW + 66) == [waiter]
     assert queue.expired(NOW + 66) == [other]
     assert len(queue) == 0
 
 
 def test_without_a_look_soon_the_deadline_holds_all_the_same(queue):
     waiter = queue.join(NOW, NOW, deadline=NOW + 60)
-    queue.failed(answered(429, retry_after=3000), NOW)
+    queue.on_failed(answered(429, retry_after=3000), NOW)
     assert queue.wake_at() == NOW + 60 + LAST_CHANCE
     assert queue.expired(NOW + 60 + LAST_CHANCE - 0.1) == []
     assert queue.expired(queue.wake_at()) == [waiter]
@@ -337,11 +337,11 @@ def test_whatever_happens_nobody_is_lost_doubled_or_let_go_early(data):
                     queue.leave(waiter)
                 waiting |= gone
             case "saw":
-                gone = queue.saw(ids(data.draw(st.integers(0, 12))), now)
+                gone = queue.on_listed(ids(data.draw(st.integers(0, 12))), now)
                 assert all(waiter.not_before <= now for waiter in gone)
             case "failed":
                 errors: list[KernelError] = [answered(403), answered(503), KernelTransportError("reset")]
-                gone = queue.failed(data.draw(st.sampled_from(errors)), now)
+                gone = queue.on_failed(data.draw(st.sampled_from(errors)), now)
                 assert all(waiter.not_before <= now for waiter in gone)
                 assert len(gone) <= 1
             case "expired":

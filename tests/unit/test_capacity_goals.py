@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_kernel.api.capacity import LAST_CHANCE, LOOK_PAUSE, MIN_PAUSE, SPREAD
 from airflow_provider_kernel.api.errors import KernelApiError
+from airflow_provider_kernel.capacity.queue import LAST_CHANCE, LOOK_PAUSE, MIN_PAUSE, SPREAD
 from tests.unit.account import DEFERRING, RESUMING, Account
 
 pytestmark = pytest.mark.no_airflow

@@ -15,7 +15,7 @@ from airflow.secrets.local_filesystem import LocalFilesystemBackend
 
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 from airflow_provider_kernel.api.settings import EXTRAS, KernelSettings
-from airflow_provider_kernel.hooks import connection, form
+from airflow_provider_kernel.hooks import connection, connection_form
 from airflow_provider_kernel.hooks.connection import settings_of
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
@@ -210,7 +210,7 @@ def test_a_connection_of_a_secrets_backend_leads_to_the_address_that_it_names(tm
 
 
 def test_every_extra_has_a_field_in_the_form():
-    assert tuple(field.name for field in form.EXTRA_FIELDS) == EXTRAS
+    assert tuple(field.name for field in connection_form.EXTRA_FIELDS) == EXTRAS
 
 
 @pytest.mark.parametrize(

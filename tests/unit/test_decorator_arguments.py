@@ -38,10 +38,10 @@ def test_editors_see_the_operators_own_parameters_with_its_types():
 
 
 def test_it_is_the_operator_with_all_of_its_parameters_and_defaults():
-    operator = made(**NAMES, deferrable=False, retries=2, payload_key_field="airflow", poll_interval=5)
+    operator = made(**NAMES, deferrable=False, retries=2, metadata_field="airflow", poll_interval=5)
     assert isinstance(operator, KernelInvokeOperator)
     assert (operator.task_id, operator.app_name, operator.retries) == ("price", "shop", 2)
-    assert (operator.deferrable, operator.poll_interval, operator.payload_key_field) == (False, 5, "airflow")
+    assert (operator.deferrable, operator.poll_interval, operator.metadata_field) == (False, 5, "airflow")
     plain = KernelInvokeOperator(task_id="t", **NAMES)
     untold = made(**NAMES)
     assert [getattr(untold, name) for name in SHARED] == [getattr(plain, name) for name in SHARED]
@@ -98,7 +98,7 @@ def test_what_the_function_returns_is_no_template():
         ({"payload": {"sku": 1}}, "Leave payload= out, and return it"),
         ({"app_name": ""}, "app_name is empty"),
         ({"async_timeout_seconds": 9}, "outside Kernel's range"),
-        ({"payload_key_field": ""}, "payload_key_field is empty"),
+        ({"metadata_field": ""}, "metadata_field is empty"),
         ({"on_lost_reply": "again"}, "'fail' or 'resubmit'"),
         ({"async_": False, "wait_for_completion": False}, "Leave one of the two out"),
         (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator import store as module
 from airflow_provider_kernel.emulator.store import Filter, Outcome, Record, Store
 
@@ -23,9 +23,9 @@ def test_times_of_lines_rise_so_that_since_names_one_line(times, since):
     kept = record()
     for time in times:
         kept.log("x", time)
-    moments = [moment for moment, _ in kept.logs]
+    timestamps = [timestamp for timestamp, _ in kept.logs]
 
-    assert moments == sorted(set(moments))
+    assert timestamps == sorted(set(timestamps))
     assert kept.lines(kept.position(since), 100) == [line for line in kept.logs if line[0] >= since]
 
 
@@ -38,7 +38,7 @@ def test_an_endless_log_keeps_its_newest_lines_within_the_limit(monkeypatch):
         assert kept.log_weight == len(kept.logs) * (module.LINE_COST + 1)
 
     assert kept.dropped + len(kept.logs) == 1000
-    assert [moment for moment, _ in kept.logs] == list(range(kept.dropped, 1000))
+    assert [timestamp for timestamp, _ in kept.logs] == list(range(kept.dropped, 1000))
     assert kept.position(None) == 0
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from airflow_provider_kernel.api.invocation import InvocationStatus
+from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator import store
 from airflow_provider_kernel.emulator.store import Outcome, Record, failed
 from airflow_provider_kernel.emulator.stream import follow

@@ -9,11 +9,11 @@ from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
     KernelError,
-    KernelInvocationFailed,
+    KernelInvocationFailedError,
     KernelLostReplyError,
     KernelTransportError,
     is_certainly_not_accepted,
-    is_worth_repeating,
+    is_retryable,
 )
 from airflow_provider_kernel.api.text import sentence, shorten
 
@@ -39,7 +39,7 @@ def test_a_refusal_is_a_redirect_or_a_4xx_that_does_not_pass():
 
 
 def test_a_safe_request_is_repeated_unless_it_was_refused():
-    repeated = {status for status in range(300, 600) if is_worth_repeating(answered(status))}
+    repeated = {status for status in range(300, 600) if is_retryable(answered(status))}
     assert repeated == set(range(500, 600)) | PASSING_4XX
 
 
@@ -51,12 +51,12 @@ def test_a_safe_request_is_repeated_unless_it_was_refused():
         (KernelTransportError("unsaid"), False, True),
         (KernelConfigurationError("no token"), False, False),
         (KernelLostReplyError("lost"), False, False),
-        (KernelInvocationFailed("failed", invocation_id="i"), False, False),
+        (KernelInvocationFailedError("failed", invocation_id="i"), False, False),
         (KernelError("any"), False, False),
     ],
 )
 def test_what_is_not_a_reply_is_repeated_only_if_it_is_of_the_transport(error, not_accepted, repeat):
-    assert (is_certainly_not_accepted(error), is_worth_repeating(error)) == (not_accepted, repeat)
+    assert (is_certainly_not_accepted(error), is_retryable(error)) == (not_accepted, repeat)
 
 
 def test_every_exception_is_a_kernel_error():

@@ -12,17 +12,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_kernel.api.events import (
-    ErrorEvent,
-    EventDecoder,
-    Heartbeat,
-    LogEvent,
-    StateEvent,
-    format_timestamp,
-    parse_timestamp,
-)
-from airflow_provider_kernel.api.invocation import Invocation
+from airflow_provider_kernel.api.events import ErrorEvent, EventDecoder, Heartbeat, LogEvent, StateEvent
+from airflow_provider_kernel.api.models import Invocation
 from airflow_provider_kernel.api.text import MAX_NAME, clean
+from airflow_provider_kernel.api.timestamps import format_timestamp, parse_timestamp
 
 pytestmark = pytest.mark.no_airflow
 

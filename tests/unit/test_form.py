@@ -9,7 +9,7 @@ import pytest
 from airflow.providers_manager import ProvidersManager
 
 from airflow_provider_kernel.api.settings import KernelSettings
-from airflow_provider_kernel.hooks import form
+from airflow_provider_kernel.hooks import connection_form
 
 try:
     from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
@@ -103,4 +103,4 @@ def test_without_flask_appbuilder_the_connections_own_fields_are_still_shown(mon
     monkeypatch.setitem(sys.modules, "flask_appbuilder", None)
     monkeypatch.setitem(sys.modules, "flask_appbuilder.fieldwidgets", None)
 
-    assert form.widgets() == {}
+    assert connection_form.widgets() == {}

@@ -8,18 +8,27 @@ import re
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from airflow_provider_kernel.api import calls
-from airflow_provider_kernel.api.capacity import CapacityQueue
+from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError
 from airflow_provider_kernel.api.events import EventDecoder
-from airflow_provider_kernel.api.finished import Cursor, Listing, Wanted, report
-from airflow_provider_kernel.api.invocation import InvocationRequest, is_invocation_id
-from airflow_provider_kernel.api.outcome import Outcome
-from airflow_provider_kernel.api.record import Record
-from airflow_provider_kernel.api.replies import ReplyBody
-from airflow_provider_kernel.api.settling import Search
+from airflow_provider_kernel.api.models import InvocationRequest, is_invocation_id
+from airflow_provider_kernel.api.reply_body import ReplyBody
 from airflow_provider_kernel.api.text import Redactor
-from airflow_provider_kernel.api.waiting import Ended, Find, Follow, GaveUp, Look, Sleep, Wait, gave_up
+from airflow_provider_kernel.capacity.queue import CapacityQueue
+from airflow_provider_kernel.lifecycle.lookup import SubmissionLookup
+from airflow_provider_kernel.lifecycle.record import Record
+from airflow_provider_kernel.lifecycle.wait_machine import (
+    Ended,
+    Follow,
+    GaveUp,
+    Poll,
+    Sleep,
+    StatusLookup,
+    WaitMachine,
+    gave_up,
+)
+from airflow_provider_kernel.lifecycle.wait_result import WaitResult
+from airflow_provider_kernel.watch.ends import Cursor, InvocationFilter, PagedScan, report
 from tests.hostile import Fuzzer
 
 pytestmark = pytest.mark.no_airflow
@@ -33,15 +42,15 @@ AT = 1_767_225_600.0
 WHO = {"organization": {"id": "o"}, "authorization": {"effective_scope": {"project_id": None}}}
 LIMITS = {"limits": {"max_concurrent_invocations": 5, "default_max_concurrent_invocations_per_app": 5}}
 ENDPOINTS = {
-    "POST /invocations": (calls.invoke(InvocationRequest("shop", "price", {})), "one"),
-    "GET /invocations/{id}": (calls.get_invocation("inv1"), "one"),
-    "PATCH /invocations/{id}": (calls.end_invocation("inv1", '{"cancelled": "x"}'), "one"),
-    "DELETE /invocations/{id}/browsers": (calls.delete_browsers("inv1"), "one"),
-    "GET /invocations": (calls.list_invocations(limit=5), "many"),
-    "GET /invocations, readable or not": (calls.list_invocations(limit=5, skip_unreadable=True), "many"),
-    "GET /apps": (calls.list_apps(), "many"),
-    "GET /auth/context": (calls.auth_context(), WHO),
-    "GET /org/entitlements": (calls.entitlements(), LIMITS),
+    "POST /invocations": (endpoints.invoke(InvocationRequest("shop", "price", {})), "one"),
+    "GET /invocations/{id}": (endpoints.get_invocation("inv1"), "one"),
+    "PATCH /invocations/{id}": (endpoints.end_invocation("inv1", '{"cancelled": "x"}'), "one"),
+    "DELETE /invocations/{id}/browsers": (endpoints.delete_browsers("inv1"), "one"),
+    "GET /invocations": (endpoints.list_invocations(limit=5), "many"),
+    "GET /invocations, readable or not": (endpoints.list_invocations(limit=5, skip_unreadable=True), "many"),
+    "GET /apps": (endpoints.list_apps(), "many"),
+    "GET /auth/context": (endpoints.auth_context(), WHO),
+    "GET /org/entitlements": (endpoints.entitlements(), LIMITS),
 }
 
 
@@ -55,13 +64,13 @@ def asked(fuzzer: Fuzzer, call, right):
     try:
         body = ReplyBody(
             headers,
-            is_success=call.has_result and calls.is_success(status),
+            is_success=call.has_result and endpoints.is_success(status),
             limit=10**6,
             skim=fuzzer.random.random() < 0.5,
         )
         for _ in body.feed(fuzzer.body(right)):
             pass
-        return calls.read_reply(call, status, headers, body.close(), REDACTOR, body.size)
+        return endpoints.read_reply(call, status, headers, body.close(), REDACTOR, body.size)
     except KernelError as error:
         return error
 
@@ -80,8 +89,8 @@ def test_a_reply_is_read_or_is_an_error_of_ours_and_what_is_shown_of_it_is_safe(
         kinds.add(type(found).__name__)
         if isinstance(found, KernelError):
             check_shown(str(found))
-        elif isinstance(found, calls.Page):
-            assert found.next_offset is None or 0 < found.next_offset <= calls.MAX_OFFSET
+        elif isinstance(found, endpoints.Page):
+            assert found.next_offset is None or 0 < found.next_offset <= endpoints.MAX_OFFSET
             check_shown(repr([item for item in found.items if not isinstance(item, dict)]))
         elif hasattr(found, "raw_output"):
             assert is_invocation_id(found.id)
@@ -92,31 +101,31 @@ def test_a_reply_is_read_or_is_an_error_of_ours_and_what_is_shown_of_it_is_safe(
     assert len(kinds) > 2 or not call.has_result
 
 
-def waited(fuzzer: Fuzzer, wait: Wait) -> None:
+def waited(fuzzer: Fuzzer, wait: WaitMachine) -> None:
     """Go through a wait, or a look, with a hostile server."""
     now = AT
     for _ in range(200):
         match wait.next(now):
-            case Follow(_, life, since):
+            case Follow(_, max_lifetime, since):
                 assert since is None or len(since) < 40
                 decoder, error = EventDecoder(redactor=REDACTOR), None
                 for event in decoder.feed(fuzzer.stream() + b"\n\n"):
-                    if not wait.saw_event(event, now):
+                    if not wait.on_event(event, now):
                         break
-                now += fuzzer.random.choice((0.0, 1.0, life))
-                wait.stream_ended(now, error)
-            case Look():
+                now += fuzzer.random.choice((0.0, 1.0, max_lifetime))
+                wait.on_stream_end(now, error)
+            case Poll():
                 found = asked(fuzzer, *ENDPOINTS["GET /invocations/{id}"])
                 now += 0.1
                 if isinstance(found, KernelError):
-                    wait.saw_error(found, now)
+                    wait.on_error(found, now)
                 else:
-                    wait.saw_invocation(found, now)
+                    wait.on_invocation(found, now)
             case Sleep(seconds):
                 assert 0 <= seconds <= 3600 * 2
                 now += seconds
             case Ended(invocation):
-                Outcome.from_event(Outcome.of(invocation).to_event())
+                WaitResult.from_event(WaitResult.of(invocation).to_event())
                 try:
                     invocation.result()
                 except KernelInvocationError as error:
@@ -132,8 +141,8 @@ def test_a_wait_comes_to_its_end_whatever_streams_and_replies_say(deadline):
     fuzzer = Fuzzer(2)
     lines: list[str] = []
     for _ in range(REPLIES // 10):
-        waited(fuzzer, Wait("inv1", AT, deadline=deadline, on_log=lines.append, replayed_before=AT))
-        waited(fuzzer, Find("inv1", AT, deadline=deadline))
+        waited(fuzzer, WaitMachine("inv1", AT, deadline=deadline, on_log=lines.append, replayed_before=AT))
+        waited(fuzzer, StatusLookup("inv1", AT, deadline=deadline))
     for line in lines:
         assert not UNSAFE.search(line), line[:500]
     assert lines
@@ -145,14 +154,16 @@ def test_a_watcher_takes_whatever_is_listed():
         cursor, now = Cursor(), AT
         for _ in range(5):
             now += 100
-            listing = Listing(cursor.look_from(now))
+            listing = PagedScan(cursor.look_from(now))
             found = asked(fuzzer, *ENDPOINTS["GET /invocations, readable or not"])
             if isinstance(found, KernelError):
-                listing.failed(found)
+                listing.on_error(found)
                 continue
             listing.add(found._replace(next_offset=None))
             listing.params()
-            check_shown(repr(report(cursor.take(listing.sweep(), Wanted("shop", status="any"), now))))
+            check_shown(
+                repr(report(cursor.take(listing.scan(), InvocationFilter("shop", status="any"), now)))
+            )
             Cursor.from_state(cursor.state())
 
 
@@ -164,30 +175,30 @@ def test_the_queue_of_a_full_account_takes_whatever_is_listed():
         queue.join(now, now - 60)
         found = asked(fuzzer, *ENDPOINTS["GET /invocations"])
         if isinstance(found, KernelError):
-            queue.failed(found, now)
+            queue.on_failed(found, now)
         else:
-            queue.saw(frozenset(item.id for item in found.items), now)
-        assert not len(queue) or queue.look_at() <= now + 7200
+            queue.on_listed(frozenset(item.id for item in found.items), now)
+        assert not len(queue) or queue.next_poll_at() <= now + 7200
 
 
 def test_a_lost_reply_is_settled_or_is_an_error_of_ours():
     fuzzer = Fuzzer(5)
     for _ in range(REPLIES // 10):
         intent = Record("ti", 0, "f", "shop", "price", "latest", AT)
-        search, now = Search(intent, '{"sku": 1}', AT), AT
+        search, now = SubmissionLookup(intent, '{"sku": 1}', AT), AT
         for _ in range(50):
             step = search.next(now)
             if isinstance(step, Sleep):
                 now += step.seconds
                 continue
-            if not isinstance(step, calls.Call):
+            if not isinstance(step, endpoints.Request):
                 break
             found = asked(fuzzer, step, "many")
             try:
                 if isinstance(found, KernelError):
-                    search.saw_error(found, now)
+                    search.on_error(found, now)
                 else:
-                    search.saw_page(found, now)
+                    search.on_page(found, now)
             except KernelError as error:
                 check_shown(str(error))
                 break

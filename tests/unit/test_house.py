@@ -78,4 +78,4 @@ def test_what_is_marked_no_airflow_can_be_imported_without_it():
         [*command, "tests/unit", "tests/integration"], cwd=REPOSITORY, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
-    assert "test_waiting.py" in done.stdout
+    assert "test_wait_machine.py" in done.stdout

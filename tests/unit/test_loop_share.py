@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from airflow_provider_kernel.hooks.loop_share import BURST, LoopShare
+from airflow_provider_kernel.transport.loop_share import BURST, LoopShare
 
 #: Seconds of one piece of work.
 PIECE = 0.004

@@ -127,10 +127,10 @@ def test_a_callable_is_left_for_airflow_to_call(make):
 
     with DAG("d", schedule=None):
         KernelInvokeOperator.partial(
-            task_id="mapped", app_name=name, action_name="price", payload=make, payload_key_field="key"
+            task_id="mapped", app_name=name, action_name="price", payload=make, metadata_field="key"
         ).expand(version=["1", "2"])
         plain = operator(
-            app_name=name, version=partial(name), kernel_conn_id=name, payload=make, payload_key_field="key"
+            app_name=name, version=partial(name), kernel_conn_id=name, payload=make, metadata_field="key"
         )
     plain.render_template_fields({"ds": "2026-11-24"})
     request = plain.request({})
@@ -174,7 +174,7 @@ def test_what_airflow_resolves_is_left_for_then_wherever_it_is_in_the_payload():
     with DAG("d", schedule=None, params={"sku": "A"}) as dag:
         output = task(nothing)().map(lambda found: found)
         for number, reference in enumerate(references(dag, output)):
-            operator(task_id=f"a{number}", payload=reference, app_name=reference, payload_key_field="key")
+            operator(task_id=f"a{number}", payload=reference, app_name=reference, metadata_field="key")
             operator(task_id=f"b{number}", payload={"a": [(reference,)]})
             KernelInvokeOperator.partial(task_id=f"c{number}", app_name=reference, payload=reference).expand(
                 action_name=["a", "b"]
@@ -211,7 +211,7 @@ def test_an_argument_of_a_mapped_task_group_is_left_for_then():
 
 
 def test_what_a_subclass_sets_when_it_runs_is_left_for_then():
-    assert operator(payload=NOTSET, payload_key_field="key")
+    assert operator(payload=NOTSET, metadata_field="key")
 
 
 def test_a_literal_of_airflow_is_sent_as_it_is():
@@ -296,10 +296,10 @@ def test_a_nul_that_only_turns_up_when_the_task_runs_is_sent():
         (LiteralValue(None), False),
     ],
 )
-@pytest.mark.parametrize("key_field", [None, "key"])
-def test_a_payload_that_came_to_nothing_fails_without_a_retry(payload, native, key_field):
+@pytest.mark.parametrize("metadata_field", [None, "key"])
+def test_a_payload_that_came_to_nothing_fails_without_a_retry(payload, native, metadata_field):
     dag = DAG("d", schedule=None, render_template_as_native_obj=native)
-    plain = operator(payload=payload, payload_key_field=key_field, dag=dag)
+    plain = operator(payload=payload, metadata_field=metadata_field, dag=dag)
     plain.render_template_fields({"found": None})
     with pytest.raises(AirflowFailException, match=r"payload came to nothing: .*leave payload out"):
         plain.request({})
@@ -330,15 +330,15 @@ def test_a_payload_that_was_set_later_and_came_to_nothing_fails_too():
 
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("value", [{"t": "a\0b\ud83d"}, {"wei": 2**70}, {"rate": 1e30}], ids=str)
-@pytest.mark.parametrize("key_field", [None, "key"])
-def test_what_airflow_cannot_carry_of_a_rendered_payload_is_sent_all_the_same(native, value, key_field):
+@pytest.mark.parametrize("metadata_field", [None, "key"])
+def test_what_airflow_cannot_carry_of_a_rendered_payload_is_sent_all_the_same(native, value, metadata_field):
     dag = DAG("d", schedule=None, render_template_as_native_obj=native)
-    plain = operator(payload="{{ found }}", payload_key_field=key_field, dag=dag)
+    plain = operator(payload="{{ found }}", metadata_field=metadata_field, dag=dag)
     plain.render_template_fields({"found": json.dumps(value)})
     assert isinstance(plain.payload, str)
     request = plain.request({})
-    if key_field:
-        request = request.marked(key_field, {})
+    if metadata_field:
+        request = request.marked(metadata_field, {})
     assert {name: item for name, item in json.loads(request.payload).items() if name != "key"} == value
 
 
@@ -364,14 +364,14 @@ def test_a_name_that_came_to_something_else_fails_without_a_retry(name, value):
         ({"payload": [{}, {"a": NUL}]}, r"Item 1 of what is expanded: payload\['a'\] holds a NUL"),
         ({"payload": [{"wei": 2**64}]}, r"Item 0 .*payload\['wei'\] is a number beyond 64 bits"),
         ({"payload": ({"a": {1}},)}, r"Item 0 .*payload\['a'\] is a set"),
-        ({"payload": [{}, [1]]}, r"Item 1 .*payload_key_field adds a key"),
+        ({"payload": [{}, [1]]}, r"Item 1 .*metadata_field adds a key"),
         ({"app_name": ["", "b"]}, "Item 0 .*app_name is empty"),
         ({"async_timeout_seconds": [60, 9]}, "Item 1 .*outside Kernel's range"),
     ],
 )
 def test_what_expand_is_given_literally_is_checked_when_the_dag_is_parsed(mapped, says):
     names = {"app_name": "shop", "action_name": "price"}
-    partial = {"task_id": "t", "payload_key_field": "key"}
+    partial = {"task_id": "t", "metadata_field": "key"}
     partial |= {name: value for name, value in names.items() if name not in mapped}
     with DAG("d", schedule=None):
         with pytest.raises(ValueError, match=says):

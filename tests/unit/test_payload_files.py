@@ -123,14 +123,14 @@ def test_a_native_object_is_the_payload_that_it_is(tmp_path):
         ("", "payload is a string that is not JSON text"),
         ('{"a": "\0"}', "payload file 'payloads/report.json' holds a NUL character"),
         ('{"a": "{{ ds }}\0"}', "payload file 'payloads/report.json' holds a NUL character"),
-        ("[1]", "payload_key_field adds a key to the payload, so that must be a dict"),
+        ("[1]", "metadata_field adds a key to the payload, so that must be a dict"),
         ('{"key": 1}', "The payload has 'key' already"),
     ],
 )
 def test_a_file_whose_text_cannot_be_right_is_refused_when_the_dag_is_loaded(dag, write, text, says):
     write("payloads/report.json", text)
     with pytest.raises(ValueError, match=says):
-        loaded(dag, payload="payloads/report.json", payload_key_field="key")
+        loaded(dag, payload="payloads/report.json", metadata_field="key")
 
 
 def test_a_missing_file_is_refused_when_the_dag_is_loaded_and_says_what_to_write(dag):
@@ -165,7 +165,7 @@ def test_no_payload_and_no_dag_are_no_trouble():
     [
         ({"app_name": ""}, "app_name is empty"),
         ({"poll_interval": 0}, "poll_interval must be seconds"),
-        ({"payload_key_field": 1}, "payload_key_field must be a string"),
+        ({"metadata_field": 1}, "metadata_field must be a string"),
         ({"async_": False, "async_timeout_seconds": 60}, "Leave one of the two out"),
     ],
 )
@@ -175,7 +175,7 @@ def test_partial_refuses_a_bad_argument_when_the_dag_is_parsed(arguments, says):
 
 
 def test_partial_leaves_to_expand_what_expand_gives(dag):
-    mapped = KernelInvokeOperator.partial(task_id="t", app_name="shop", payload_key_field="key").expand(
+    mapped = KernelInvokeOperator.partial(task_id="t", app_name="shop", metadata_field="key").expand(
         action_name=["price", "stock"], payload=[{"sku": 1}, {"sku": 2}]
     )
     assert mapped.task_id == "t"

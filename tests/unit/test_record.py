@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_provider_kernel.api.invocation import Invocation
-from airflow_provider_kernel.api.record import Decision, KernelRecordError, Record, decide
+from airflow_provider_kernel.api.models import Invocation
+from airflow_provider_kernel.lifecycle.record import Decision, KernelRecordError, Record, decide
 
 pytestmark = pytest.mark.no_airflow
 
@@ -43,10 +43,10 @@ def test_what_the_first_version_stored_can_be_read():
         "action_name": "price",
         "app_version": "latest",
         "submitted_at": 1700000000.5,
-        "key_field": "airflow",
+        "metadata_field": "airflow",
         "key": "k3y",
         "invocation_id": "inv1",
-        "handed_over": True,
+        "deferred": True,
         "ended": False,
         "replaces": "inv0",
         "replaces_cancelled": False,
@@ -78,37 +78,37 @@ ACTIVE, ENDED, UNKNOWN = ("queued", "running"), ("succeeded", "failed"), ("pause
 
 
 @pytest.mark.parametrize("fingerprint", ["abc", "another"])
-@pytest.mark.parametrize("handed_over", [True, False])
+@pytest.mark.parametrize("deferred", [True, False])
 @pytest.mark.parametrize("ended", [True, False])
 @pytest.mark.parametrize("status", [*ACTIVE, *ENDED, *UNKNOWN, None])
 def test_within_a_generation_the_invocation_is_taken_up_whatever_happened(
-    status, ended, handed_over, fingerprint
+    status, ended, deferred, fingerprint
 ):
-    record = replace(RECORD, handed_over=handed_over, ended=ended)
+    record = replace(RECORD, deferred=deferred, ended=ended)
     found = status and Invocation("inv1", status)
-    expected = {None: Decision.FAIL, "failed": Decision.SUBMIT}.get(status, Decision.TAKE_UP)
+    expected = {None: Decision.FAIL, "failed": Decision.SUBMIT}.get(status, Decision.REATTACH)
     assert decide(record, found, generation=2, fingerprint=fingerprint) is expected
 
 
 @pytest.mark.parametrize(
-    ("status", "handed_over", "same_request", "decision"),
+    ("status", "deferred", "same_request", "decision"),
     [
         ("running", True, True, Decision.CANCEL),
         ("running", True, False, Decision.CANCEL),
-        ("running", False, True, Decision.TAKE_UP),
+        ("running", False, True, Decision.REATTACH),
         ("running", False, False, Decision.CANCEL),
-        ("queued", False, True, Decision.TAKE_UP),
+        ("queued", False, True, Decision.REATTACH),
         ("paused", True, True, Decision.CANCEL),
-        ("succeeded", True, True, Decision.TAKE_UP),
-        ("succeeded", False, True, Decision.TAKE_UP),
+        ("succeeded", True, True, Decision.REATTACH),
+        ("succeeded", False, True, Decision.REATTACH),
         ("succeeded", True, False, Decision.SUBMIT),
         ("failed", True, True, Decision.SUBMIT),
         ("failed", False, False, Decision.SUBMIT),
         (None, True, True, Decision.SUBMIT),
     ],
 )
-def test_after_a_clear_it_depends(status, handed_over, same_request, decision):
-    record = replace(RECORD, handed_over=handed_over)
+def test_after_a_clear_it_depends(status, deferred, same_request, decision):
+    record = replace(RECORD, deferred=deferred)
     found = status and Invocation("inv1", status)
     fingerprint = "abc" if same_request else "another"
     assert decide(record, found, generation=3, fingerprint=fingerprint) is decision

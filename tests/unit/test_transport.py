@@ -9,12 +9,12 @@ from types import SimpleNamespace
 import pytest
 from tenacity import Future, RetryCallState
 
-from airflow_provider_kernel.api import calls
+from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.errors import KernelApiError, KernelConfigurationError, KernelTransportError
-from airflow_provider_kernel.api.invocation import InvocationRequest
+from airflow_provider_kernel.api.models import InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks.connection import settings_of
-from airflow_provider_kernel.hooks.transport import (
+from airflow_provider_kernel.transport.errors import (
     ATTEMPTS,
     MAX_WAIT,
     retrying,
@@ -23,8 +23,8 @@ from airflow_provider_kernel.hooks.transport import (
 )
 
 TOKEN = "sk_live_0123456789"
-GET = calls.get_invocation("i1")
-POST = calls.invoke(InvocationRequest("shop", "price"))
+GET = endpoints.get_invocation("i1")
+POST = endpoints.invoke(InvocationRequest("shop", "price"))
 
 
 def after(error: BaseException, attempt: int = 1) -> RetryCallState:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import kernel
 import pytest
 
-from airflow_provider_kernel.api import finished as decisions
 from airflow_provider_kernel.testing import KernelEmulator
-from airflow_provider_kernel.triggers import cursors
+from airflow_provider_kernel.triggers import cursor_store
 from airflow_provider_kernel.triggers import finished as triggers
+from airflow_provider_kernel.watch import ends as decisions
 from tests.integration.conftest import APP, client_of
 
 
@@ -41,4 +41,4 @@ def fast(monkeypatch):
     monkeypatch.setattr(triggers, "MIN_POLL_INTERVAL", 0.01)
     monkeypatch.setattr(decisions, "SECONDS_PER_REQUEST", 0.001)
     monkeypatch.setattr(decisions, "MAX_PAUSE", 0.05)
-    monkeypatch.setattr(cursors, "STORE_PAUSE", 0.01)
+    monkeypatch.setattr(cursor_store, "STORE_PAUSE", 0.01)

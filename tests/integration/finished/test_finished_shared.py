@@ -8,9 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-from airflow_provider_kernel.api import finished as decisions
-from airflow_provider_kernel.api.events import parse_timestamp
+from airflow_provider_kernel.api.timestamps import parse_timestamp
 from airflow_provider_kernel.triggers import finished as triggers
+from airflow_provider_kernel.watch import ends as decisions
 from tests import faults
 from tests.integration.finished.watching import (
     LIST,

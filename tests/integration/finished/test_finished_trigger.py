@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airflow_provider_kernel.api import finished as decisions
 from airflow_provider_kernel.triggers import finished as triggers
+from airflow_provider_kernel.watch import ends as decisions
 from tests import faults
 from tests.integration.finished.watching import LIST, looked, nothing_is_left, running, trigger, until_
 

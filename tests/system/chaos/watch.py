@@ -21,7 +21,7 @@ from tests.system.chaos.history import Done, History, Request, Run, Task
 from tests.system.chaos.monkey import Monkey
 
 PAGE = 100
-#: Of the payload: ``payload_key_field`` of the Dags that have one.
+#: Of the payload: ``metadata_field`` of the Dags that have one.
 KEY_FIELD = "airflow"
 
 

@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
-KEYED = {"payload_key_field": "airflow", "on_lost_reply": "resubmit"}
+KEYED = {"metadata_field": "airflow", "on_lost_reply": "resubmit"}
 MAPPED = 3
 
 

@@ -1,0 +1,251 @@
+"""An invocation as Kernel describes it, and the request that starts one. Pure data; no I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from airflow_provider_kernel.api.arguments import VERSION_MEANING, check_async, check_name
+from airflow_provider_kernel.api.errors import (
+    KernelInvocationFailedError,
+    KernelInvocationUnknownError,
+    KernelTransportError,
+)
+from airflow_provider_kernel.api.payload import (
+    check_metadata_field,
+    encode_payload,
+    parse_exactly,
+    parse_json,
+)
+from airflow_provider_kernel.api.text import MAX_NAME, MAX_REASON, clean, sentence
+
+
+class InvocationStatus(StrEnum):
+    """The four states of an invocation. Cancelled, timed out, crashed and raised all look like ``failed``."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+_ACTIVE = frozenset({InvocationStatus.QUEUED, InvocationStatus.RUNNING})
+_ENDED = frozenset({InvocationStatus.SUCCEEDED, InvocationStatus.FAILED})
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """
+    One run of an action, as far as a reply described it.
+
+    :param id: Kernel's id of it.
+    :param status: Kernel's own word, which may be one this provider does not know: then the invocation counts
+        neither as active nor as ended.
+    :param action_name: the action; like all below, None where the reply did not say.
+    :param app_name: the app.
+    :param version: the app's version.
+    :param started_at: when it began, as an RFC 3339 time.
+    :param finished_at: when it ended.
+    :param status_reason: Kernel's sentence on the status, for people; like the names, fit to be shown.
+    :param payload: what it was given, as JSON text; kept out of the repr.
+    :param raw_output: what it left, as Kernel's text; kept out of the repr. Decoded, it is :attr:`output`.
+    """
+
+    id: str
+    status: str
+    action_name: str | None = None
+    app_name: str | None = None
+    version: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    status_reason: str | None = None
+    payload: str | None = field(default=None, repr=False)
+    raw_output: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Invocation:
+        """
+        Read an invocation from a reply or an event.
+
+        :param data: the decoded JSON.
+        :return: the invocation.
+        :raises KernelTransportError: it has no id or no status; so the reply says nothing.
+        """
+        if not isinstance(data, Mapping) or not _is_text(data.get("id")) or not _is_text(data.get("status")):
+            raise KernelTransportError("The reply is not an invocation: it has no id or no status.")
+        if not is_invocation_id(data["id"]):
+            raise KernelTransportError("The reply is not an invocation of Kernel's: its id is none.")
+
+        def text(name: str) -> str | None:
+            value = data.get(name)
+            return value if isinstance(value, str) else None
+
+        def shown(name: str, limit: int = MAX_NAME) -> str | None:
+            value = text(name)
+            return value and clean(value, limit)
+
+        return cls(
+            id=data["id"],
+            status=clean(data["status"], MAX_NAME),
+            action_name=shown("action_name"),
+            app_name=shown("app_name"),
+            version=shown("version"),
+            started_at=shown("started_at"),
+            finished_at=shown("finished_at"),
+            status_reason=shown("status_reason", MAX_REASON),
+            payload=text("payload"),
+            raw_output=_as_text(data.get("output")),
+        )
+
+    @property
+    def is_active(self) -> bool:
+        """True for ``queued`` and ``running``."""
+        return self.status in _ACTIVE
+
+    @property
+    def is_ended(self) -> bool:
+        """True for ``succeeded`` and ``failed``; never for a status this provider does not know."""
+        return self.status in _ENDED
+
+    @property
+    def output(self) -> Any:
+        """The output: JSON decoded; what is not JSON, as the text it is; None if there is none."""
+        if self.raw_output is None:
+            return None
+        try:
+            return parse_json(self.raw_output)
+        except ValueError:
+            return self.raw_output
+
+    def mark(self, metadata_field: str) -> dict[str, Any]:
+        """Return what ``metadata_field`` added to the payload under that name; empty if there is nothing."""
+        try:
+            found = parse_json(self.payload or "null")[metadata_field]
+        except (ValueError, TypeError, KeyError, IndexError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def cancelled_by(self) -> dict[str, Any] | None:
+        """Who cancelled it through this provider, as it was told then; None if that is not known."""
+        output = self.output if self.status == InvocationStatus.FAILED else None
+        canceller_identity = output.get("by") if isinstance(output, dict) and "cancelled" in output else None
+        return canceller_identity if isinstance(canceller_identity, dict) else None
+
+    def result(self, hint: str = "") -> Any:
+        """
+        Return the output of a succeeded invocation.
+
+        :param hint: added to the sentence of a failure: what the caller will do.
+        :return: the output, as :attr:`output` has it.
+        :raises KernelInvocationFailedError: it failed; with Kernel's reason and the shortened output.
+        :raises KernelInvocationUnknownError: it has not ended, or its status is unknown.
+        """
+        if self.status == InvocationStatus.SUCCEEDED:
+            return self.output
+        if self.status == InvocationStatus.FAILED:
+            raise self.failure(hint)
+        raise KernelInvocationUnknownError(
+            f"Kernel invocation {self.id} has the status {self.status!r}, which is no end.",
+            invocation_id=self.id,
+        )
+
+    def failure(self, hint: str = "") -> KernelInvocationFailedError:
+        """Return the exception that tells why this invocation failed, with ``hint`` in its first line."""
+        reason = sentence(self.status_reason or "Kernel gave no reason")
+        message = f"Kernel invocation {self.id} failed: {reason} {hint}".rstrip()
+        if self.raw_output:
+            message += f"\nIts output: {clean(self.raw_output, keep_lines=True)}"
+        return KernelInvocationFailedError(message, invocation_id=self.id)
+
+
+@dataclass(frozen=True)
+class InvocationRequest:
+    """
+    What ``POST /invocations`` is told, checked when it is made.
+
+    :param app_name: name of the deployed app.
+    :param action_name: name of one of its actions.
+    :param payload: the action's input: any JSON value, or a string that is JSON text already.
+        None sends none.
+    :param version: the app's version; ``latest`` is the newest deployed.
+    :param async_: True: Kernel accepts and runs on (up to an hour). False: the reply waits for the end,
+        and Kernel cuts it after 100 s.
+    :param async_timeout_seconds: after so many seconds (10-3600; Kernel's default is 900) Kernel ends an
+        asynchronous invocation.
+    :raises ValueError: an argument cannot be right; the sentence says what to write instead.
+    """
+
+    app_name: str
+    action_name: str
+    payload: Any = field(default=None, repr=False)
+    version: str = "latest"
+    async_: bool = True
+    async_timeout_seconds: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name("app_name", self.app_name)
+        check_name("action_name", self.action_name)
+        check_name("version", self.version, VERSION_MEANING)
+        check_async(self.async_, self.async_timeout_seconds)
+        object.__setattr__(self, "payload", encode_payload(self.payload))
+
+    def fingerprint(self) -> str:
+        """Return a text that is the same for the same request, and tells nothing of its payload."""
+        return hashlib.sha256(json.dumps(self.body(), sort_keys=True).encode()).hexdigest()
+
+    def marked(self, metadata_field: str, mark: Mapping[str, Any]) -> InvocationRequest:
+        """
+        Return the same request with a mark in its payload.
+
+        :param metadata_field: the name under which the payload is to have it.
+        :param mark: the mark: a JSON object.
+        :return: the request.
+        :raises ValueError: the payload is no JSON object, or has that name already.
+        """
+        text = self.payload or "null"
+        payload = parse_exactly(text)
+        check_metadata_field(metadata_field, payload)
+        marked = {**payload, metadata_field: dict(mark)}
+        # What is escaped stays so: it may be half a surrogate pair.
+        return replace(self, payload=json.dumps(marked, ensure_ascii="\\u" in text, separators=(",", ":")))
+
+    def body(self) -> dict[str, Any]:
+        """Return the JSON body, with the field names of Kernel's API."""
+        body = {
+            "app_name": self.app_name,
+            "action_name": self.action_name,
+            "version": self.version,
+            "payload": self.payload,
+            "async": self.async_,
+            "async_timeout_seconds": self.async_timeout_seconds,
+        }
+        return {key: value for key, value in body.items() if value is not None}
+
+
+def is_invocation_id(value: Any) -> bool:
+    """Return whether ``value`` can be an invocation id. Ids become parts of URLs and log lines."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+# Kernel's have 24 letters and digits; what it will have is not known.
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:~-]{0,199}")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _as_text(output: Any) -> str | None:
+    """Return an output as text. Kernel says that it is one; what is not must not be lost all the same."""
+    if output is None or isinstance(output, str):
+        return output
+    try:
+        return json.dumps(output)
+    except RecursionError:
+        raise KernelTransportError("The output of the invocation is nested too deeply.") from None

@@ -1,0 +1,1 @@
+"""The queue for a full account. No I/O."""

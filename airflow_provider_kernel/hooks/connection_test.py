@@ -1,0 +1,95 @@
+"""What the Test button of a connection does, and what it says."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.endpoints import Limits
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.settings import API_KEYS_URL, KernelSettings
+from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
+
+if TYPE_CHECKING:
+    from airflow_provider_kernel.hooks.kernel import KernelHook
+
+#: Seconds after which the test is given up: Airflow's api-server, and a person, wait for it.
+TEST_SECONDS = 15.0
+
+
+def check_connection(hook: KernelHook) -> tuple[bool, str]:
+    """See :meth:`KernelHook.test_connection`."""
+    settings = None
+    try:
+        settings = hook.settings
+        is_good, said = _verdict(*_ask(hook, settings), settings)
+        settings.invocation_url("")  # nothing else than this test says that it is wrong, but a warning
+    except KernelError as error:
+        is_good, said = False, _what_to_do(error, settings)
+    return is_good, " ".join([said, *(settings.warnings if settings else ())])
+
+
+def _ask(hook: KernelHook, settings: KernelSettings) -> tuple[Any, Limits | None]:
+    """
+    Ask whose the token is, and for the account's limits, in a thread of its own.
+
+    The requests are over before that; but nothing bounds a name look-up, or the attempts to connect to each of many addresses.
+    """
+    outcome: list[Any] = []
+
+    def ask() -> None:
+        try:
+            with hook.clone() as clone:
+                outcome.append(clone._send_once(endpoints.auth_context(), 0.8 * TEST_SECONDS))
+                with suppress(KernelError):  # not every token may read them
+                    outcome.append(clone._send_once(endpoints.entitlements(), 0.8 * TEST_SECONDS))
+        except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(TEST_SECONDS)
+    answer = outcome[0] if outcome else None
+    if answer is None:
+        raise KernelTransportError(f"{settings.base_url} did not answer within {TEST_SECONDS:.0f} seconds.")
+    if isinstance(answer, Exception):
+        raise answer
+    return answer, next((each for each in outcome[1:] if isinstance(each, Limits)), None)
+
+
+def _verdict(who: Any, limits: Limits | None, settings: KernelSettings) -> tuple[bool, str]:
+    try:
+        organization = who["organization"]["id"]
+        project = who["authorization"]["effective_scope"]["project_id"]
+    except (KeyError, TypeError):
+        return False, "Something answered, but not as Kernel does. Look at the connection's host."
+    if settings.project and not project:
+        return False, (
+            f"The token is good, but Kernel does not apply the project {settings.project!r}. "
+            "Look at the connection's extra 'project'."
+        )
+    organization = clean(str(organization), MAX_NAME)
+    where = f"project {clean(str(project), MAX_NAME)}" if project else "no particular project"
+    limit = f" Its limit is {limits.total} invocations at a time" if limits else ""
+    if limits:
+        limit += f", {limits.per_app} of one app." if limits.per_app else "."
+    return True, f"The token is good: organization {organization}, {where}.{limit}"
+
+
+def _what_to_do(error: KernelError, settings: KernelSettings | None) -> str:
+    advice = ""
+    if isinstance(error, KernelApiError) and error.status_code == 401:
+        advice = f" Make a token at {API_KEYS_URL} and put it into the connection's password field."
+    elif isinstance(error, KernelApiError) and error.refusal in ("spending cap", "scope", "plan"):
+        pass  # it says what to do
+    elif isinstance(error, KernelApiError) and error.is_refusal and settings and settings.project:
+        advice = (
+            f" The connection's project is {settings.project!r}: does it exist, and may the token use it?"
+        )
+    elif isinstance(error, KernelTransportError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        advice = " If it is signed by a CA of your own, put the path of its file into the extra 'verify'."
+    elif isinstance(error, KernelTransportError) and settings and not str(error).endswith("?"):
+        advice = " Look at the connection's host and proxy, and at what is on the way from this machine."
+    return f"{sentence(str(error))}{advice}"

@@ -1,0 +1,1 @@
+"""How bytes travel between Airflow and Kernel, with requests and aiohttp."""

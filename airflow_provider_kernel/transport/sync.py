@@ -1,0 +1,235 @@
+"""A session, and requests and their replies, with requests: what may take how long, and how a failure reads."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.endpoints import Page, Request
+from airflow_provider_kernel.api.errors import (
+    KernelConfigurationError,
+    KernelError,
+    KernelResponseTooLargeError,
+    KernelTransportError,
+)
+from airflow_provider_kernel.api.events import Event, EventDecoder
+from airflow_provider_kernel.api.reply_body import ACCEPT_ENCODING, ReplyBody
+from airflow_provider_kernel.api.settings import KernelSettings
+from airflow_provider_kernel.transport.errors import (
+    CONNECT_TIMEOUT,
+    USER_AGENT,
+    is_refused_tunnel,
+    root_causes,
+    transport_error,
+)
+from airflow_provider_kernel.transport.proxy_tls import certificates_of, without_login
+
+if TYPE_CHECKING:
+    import requests
+
+T = TypeVar("T")
+#: Bytes that are read at once.
+READ_BYTES = 2**16
+
+
+def new_session(settings: KernelSettings) -> requests.Session:
+    """Return a session that carries the token to Kernel, and to nobody else."""
+    from http.cookiejar import DefaultCookiePolicy
+
+    import requests
+
+    from airflow_provider_kernel.transport.watchdog import WatchedAdapter
+
+    def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {settings.api_key}"
+        return request
+
+    session = requests.Session()
+    session.headers.update(
+        {**settings.headers(), "User-Agent": USER_AGENT, "Accept-Encoding": ACCEPT_ENCODING}
+    )
+    session.mount("https://", WatchedAdapter())
+    session.mount("http://", WatchedAdapter())
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    # As auth, not as a header of the session: those may be printed, and a ~/.netrc would win over one.
+    session.auth = authorize
+    # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
+    session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+    session.trust_env = False  # the environment is read in with_proxy() and certificates_of()
+    session.verify = certificates_of(settings)
+    if settings.proxy:
+        session.proxies = {"http": settings.proxy, "https": settings.proxy}
+    return session
+
+
+@contextmanager
+def exchange(
+    session: requests.Session,
+    settings: KernelSettings,
+    call: Request[Any],
+    *,
+    head: float,
+    idle_timeout: float | None,
+    total: float | None,
+    stream: bool = False,
+) -> Iterator[requests.Response]:
+    """
+    Send ``call`` and give its reply; errors of requests, here and in the ``with`` block, become ours.
+
+    :param head: seconds to the end of the reply's head, from before there is a connection.
+    :param silence: seconds that each piece of the reply may take; None for any time.
+    :param total: seconds to the end of the reply; None for any time.
+    :param stream: whether the reply is a stream of events.
+    :raises KernelTransportError: there was no reply, or not the whole of it in time.
+    :raises KernelConfigurationError: requests cannot be used as the environment has it.
+    """
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    from airflow_provider_kernel.transport.watchdog import Watchdog
+
+    response = None
+    headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
+    body = None
+    if call.body is not None:
+        headers["Content-Type"] = "application/json"
+        body = json.dumps(call.body, ensure_ascii=False).encode()
+    began = time.monotonic()
+    with Watchdog(head if total is None else min(head, total)) as watchdog:
+        try:
+            with watchdog.on_this_thread():
+                response = session.request(
+                    call.method,
+                    settings.base_url + call.path,
+                    params=call.params,
+                    data=body,
+                    headers=headers,
+                    timeout=(max(0.1, min(CONNECT_TIMEOUT, watchdog.seconds)), idle_timeout),
+                    stream=True,
+                    allow_redirects=False,
+                )
+            watchdog.restart(None if total is None else total - (time.monotonic() - began))
+            with response:
+                yield response
+                if watchdog.has_bitten:
+                    raise requests.Timeout
+        except (requests.RequestException, HTTPError, OSError, ValueError, KernelError) as error:
+            # What was read of a connection that was ended may look like the whole of a reply that is not Kernel's.
+            if isinstance(error, KernelError) and not watchdog.has_bitten:
+                raise
+            if response is None and not isinstance(error, (requests.RequestException, ValueError)):
+                # From requests itself, before it sends: the file of certificates is gone.
+                raise KernelConfigurationError(str(error)) from None
+            proxy = without_login(settings.proxy)
+            raise _transport_error(settings, error, timed_out=watchdog.has_bitten, proxy=proxy) from None
+
+
+def result_of(call: Request[T], response: requests.Response, settings: KernelSettings) -> T:
+    """
+    Read the reply to ``call``.
+
+    :raises KernelApiError: Kernel refused.
+    :raises KernelTransportError: it is none of Kernel's, or too large.
+    """
+    status, headers = response.status_code, response.headers
+    body = ReplyBody(
+        headers,
+        is_success=call.has_result and endpoints.is_success(status),
+        limit=settings.max_response_bytes,
+    )
+    while not body.full and (chunk := response.raw.read1(READ_BYTES, decode_content=False)):
+        for _ in body.feed(chunk):
+            pass
+    return endpoints.read_reply(call, status, headers, body.close(), settings.redactor, body.size)
+
+
+def events_of(call: Request[Any], response: requests.Response, settings: KernelSettings) -> Iterator[Event]:
+    """
+    Read the reply to ``call``, a request for a stream of events.
+
+    :raises KernelApiError: Kernel refused.
+    :raises KernelTransportError: it is no stream of events.
+    """
+    if response.status_code != 200:
+        result_of(call, response, settings)
+    endpoints.check_stream(response.headers, settings.redactor)
+    decoder = EventDecoder(redactor=settings.redactor)
+    # Not iter_content: it gives nothing before the end of a stream that a proxy passes on unchunked.
+    while chunk := response.raw.read1(READ_BYTES, decode_content=False):
+        yield from decoder.feed(chunk)
+
+
+def run(steps: Generator[Request[Any], Any, T], send: Callable[[Request[Any]], Any]) -> T:
+    """Make the calls that ``steps`` yields; return what it returns."""
+    try:
+        call = next(steps)
+        while True:
+            try:
+                reply = send(call)
+            except KernelError as error:
+                call = steps.throw(error)
+            else:
+                call = steps.send(reply)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+
+
+def pages(
+    ask: Callable[..., Request[Page]],
+    send: Callable[[Request[Page]], Page],
+    limit: int = 100,
+    max_bytes: float = inf,
+) -> Iterator[Any]:
+    """
+    Give the items of all pages; a page is asked for when it is needed, and a smaller one if it is too large.
+
+    :raises KernelResponseTooLargeError: all together are.
+    """
+    offset: int | None = 0
+    while offset is not None:
+        try:
+            page = send(ask(limit=limit, offset=offset or None))
+        except KernelResponseTooLargeError:
+            if limit == 1:
+                raise
+            limit //= 2
+            continue
+        yield from page.items
+        offset = page.next_offset
+        max_bytes -= page.size
+        if offset is not None and max_bytes < 0:
+            raise KernelResponseTooLargeError("Kernel's list does not come to an end.")
+
+
+def _transport_error(
+    settings: KernelSettings, error: Exception, *, timed_out: bool, proxy: str
+) -> KernelTransportError:
+    import ssl
+
+    from requests.exceptions import InvalidSchema, InvalidURL, ProxyError, Timeout
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
+
+    causes = list(root_causes(error))
+    # A ProxyError is one of connecting to the proxy; an unusable one is an InvalidURL or InvalidSchema.
+    unsent = (
+        ConnectTimeoutError,
+        InvalidSchema,
+        InvalidURL,
+        NewConnectionError,
+        ProxyError,
+        ssl.SSLCertVerificationError,
+    )
+    return transport_error(
+        settings,
+        causes,
+        sent=not any(isinstance(cause, unsent) or is_refused_tunnel(cause) for cause in causes),
+        timed_out=timed_out
+        or isinstance(error, Timeout)
+        or any(isinstance(cause, ReadTimeoutError) for cause in causes),
+        proxy=proxy,
+    )

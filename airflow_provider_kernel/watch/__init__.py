@@ -1,0 +1,1 @@
+"""Which invocations have ended since the last scan. No I/O."""

@@ -1,0 +1,733 @@
+"""The decisions of waiting, against a simulated Kernel that fails in every way, on a simulated clock."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from dataclasses import dataclass, field
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_kernel.api.endpoints import Cancellation
+from airflow_provider_kernel.api.errors import (
+    KernelApiError,
+    KernelConfigurationError,
+    KernelError,
+    KernelInvocationTimeoutError,
+    KernelTransportError,
+)
+from airflow_provider_kernel.api.events import ErrorEvent, Heartbeat, LogEvent, StateEvent
+from airflow_provider_kernel.api.models import Invocation
+from airflow_provider_kernel.api.timestamps import format_timestamp
+from airflow_provider_kernel.lifecycle import log_buffer
+from airflow_provider_kernel.lifecycle.log_buffer import BURST_RECORDS
+from airflow_provider_kernel.lifecycle.wait_machine import (
+    LOG_DRAIN_IDLE_TIMEOUT,
+    LOG_DRAIN_MAX_LIFETIME,
+    LOG_DRAIN_SECONDS,
+    LOG_DRAIN_SECONDS_WITHOUT_STREAM,
+    MAX_OUTAGE,
+    NOT_FOUND_GRACE,
+    STREAM_IDLE_TIMEOUT,
+    STREAM_MAX_LIFETIME,
+    Ended,
+    Follow,
+    GaveUp,
+    Poll,
+    Sleep,
+    StatusLookup,
+    WaitMachine,
+    gave_up,
+)
+from airflow_provider_kernel.lifecycle.wait_result import WaitResult
+
+pytestmark = [pytest.mark.no_airflow, pytest.mark.usefixtures("no_line_is_late")]
+
+START = 1_800_000_000.0
+RUNNING, SUCCEEDED, FAILED = (Invocation("i1", status) for status in ("running", "succeeded", "failed"))
+
+
+def answered(status: int, retry_after: float | None = None, code: str | None = "a_code") -> KernelApiError:
+    return KernelApiError("so", status_code=status, retry_after=retry_after, code=code)
+
+
+def proxied(status: int) -> KernelApiError:
+    """An error status that is not Kernel's."""
+    return answered(status, code=None)
+
+
+LOST = KernelTransportError("reset")
+HTML = KernelTransportError("GET was answered 200 with text/html")
+
+
+@dataclass
+class World:
+    """
+    A Kernel and a clock. ``weather`` says from when on Kernel behaves how: (second, how looks go, how streams go).
+
+    Looks: "ok", an error, or a status. Streams: an error (refused), "closes" (at once), "cuts" (after 20 s),
+    "breaks" (an error after 20 s), "silent", "heartbeats", "lies" (says at once that it has ended).
+    """
+
+    ends_at: float = float("inf")
+    weather: list[tuple[float, object, object]] = field(default_factory=lambda: [(0.0, "ok", "heartbeats")])
+    latency: float = 0.05
+    now: float = START
+    looks: list[float] = field(default_factory=list)
+    streams: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    told_end: bool = False
+
+    def mood(self, at: float) -> tuple[object, object]:
+        return next((look, stream) for since, look, stream in reversed(self.weather) if at - START >= since)
+
+    def invocation(self) -> Invocation:
+        return SUCCEEDED if self.now - START >= self.ends_at else RUNNING
+
+    def run(self, wait: WaitMachine, until: float = 20_000.0) -> Ended | GaveUp | None:
+        """Do what the wait asks until it is over (None: it is not by ``until``)."""
+        while self.now < START + until:
+            self.steps.append(self.now)
+            step = wait.next(self.now)
+            match step:
+                case Ended():
+                    assert self.told_end, "an end that no look has seen"
+                    return step
+                case GaveUp():
+                    return step
+                case Sleep(seconds):
+                    assert seconds > 0
+                    self.now += max(seconds, 0.001)
+                case Poll():
+                    self.look(wait)
+                case Follow(idle_timeout, max_lifetime, _):
+                    assert idle_timeout > 0
+                    assert 0 < max_lifetime <= STREAM_MAX_LIFETIME
+                    self.follow(wait, idle_timeout, max_lifetime)
+            assert len(self.steps) < 20_000
+        return None
+
+    def look(self, wait: WaitMachine) -> None:
+        self.looks.append(self.now)
+        self.now += self.latency
+        how = self.mood(self.now)[0]
+        if isinstance(how, KernelError):
+            wait.on_error(how, self.now)
+        elif how == "ok":
+            self.told_end = self.told_end or self.invocation().is_ended
+            wait.on_invocation(self.invocation(), self.now)
+        else:
+            wait.on_invocation(Invocation("i1", str(how)), self.now)
+
+    def follow(self, wait: WaitMachine, idle_timeout: float, max_lifetime: float) -> None:
+        self.streams.append(self.now)
+        opened = self.now
+        self.now += self.latency
+        how = self.mood(self.now)[1]
+        if isinstance(how, KernelError):
+            return wait.on_stream_end(self.now, how)
+        if how == "closes":
+            return wait.on_stream_end(self.now)
+        if how == "lies":
+            assert not wait.on_event(StateEvent("", SUCCEEDED), self.now)
+            return wait.on_stream_end(self.now)
+        if how == "silent":
+            self.now = opened + min(idle_timeout, max_lifetime)
+            return wait.on_stream_end(self.now, LOST if idle_timeout < max_lifetime else None)
+        while True:
+            pause = min(15.0, self.ends_at - (self.now - START) if self.invocation().is_active else 15.0)
+            self.now += max(pause, 0.001)  # what is less would be lost in the clock's rounding
+            if self.now - opened >= max_lifetime:
+                self.now = opened + max_lifetime
+                return wait.on_stream_end(self.now)
+            if how in ("cuts", "breaks") and self.now - opened >= 20:
+                return wait.on_stream_end(self.now, LOST if how == "breaks" else None)
+            if not self.invocation().is_active:
+                assert not wait.on_event(StateEvent("", self.invocation()), self.now)
+                return wait.on_stream_end(self.now)
+            assert wait.on_event(Heartbeat(""), self.now)
+
+    @property
+    def requests(self) -> list[float]:
+        return sorted(self.looks + self.streams)
+
+
+def waiting(**options) -> WaitMachine:
+    return WaitMachine("i1", START, **{"jitter": random.Random(7).random, **options})
+
+
+errors = st.one_of(
+    st.sampled_from([LOST, HTML]),
+    st.builds(answered, st.sampled_from([500, 502, 503, 408, 529])),
+    st.builds(proxied, st.sampled_from([404, 302, 405, 502])),
+    st.builds(answered, st.just(429), st.none() | st.floats(0, 3600)),
+)
+refusals = st.builds(answered, st.sampled_from([400, 401, 403, 404, 302]))
+looks = st.just("ok") | errors | refusals | st.sampled_from(["paused", "Succeeded"])
+streams = errors | refusals | st.sampled_from(["closes", "cuts", "breaks", "silent", "heartbeats", "lies"])
+weather = st.lists(st.tuples(st.floats(0, 3000), looks, streams), max_size=6).map(
+    lambda spells: [(0.0, "ok", "heartbeats"), *sorted(spells, key=lambda spell: spell[0])]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    weather,
+    st.floats(0, 4000) | st.just(float("inf")),
+    st.floats(-10, 3000),
+    st.sampled_from([0.5, 5.0, 30.0, 600.0]),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_every_wait_with_a_deadline_is_over_by_then_and_never_wrong(
+    sky, ends_at, deadline, poll_interval, jitter
+):
+    world = World(ends_at, sky)
+    wait = WaitMachine(
+        "i1", START, deadline=START + deadline, poll_interval=poll_interval, jitter=lambda: jitter
+    )
+    end = world.run(wait)
+    assert end is not None
+    assert world.now - START <= max(deadline, 0) + 1
+    if end == GaveUp(None):
+        assert world.looks[-1] >= START + deadline - world.latency, "no last look at the deadline"
+        assert world.now >= START + deadline
+    if (
+        isinstance(end, GaveUp)
+        and end.error
+        and not (
+            getattr(end.error, "is_refusal", False)
+            and (end.error.code or end.error.status_code in (401, 403))
+        )
+    ):
+        assert world.now - START >= MAX_OUTAGE
+    # A tenth of a second can hold a look, the end of a stream, a sleep and the opening of a stream; no more.
+    assert len(world.steps) <= 30 * (world.now - START + 1)
+    assert len(world.requests) <= 20 + 6 * (world.now - START) / min(poll_interval, 10)
+    assert wait.next(world.now + 1e6) == end, "an outcome is final"
+
+
+@pytest.mark.parametrize("error", [LOST, HTML, answered(500), answered(503, 20.0)])
+def test_without_a_deadline_errors_are_waited_out_and_then_it_is_given_up(error):
+    world = World(weather=[(0.0, error, error)])
+    end = world.run(waiting())
+    assert end == GaveUp(error)
+    assert MAX_OUTAGE <= world.now - START <= MAX_OUTAGE + 60
+    assert len(world.requests) < 60
+
+
+def test_errors_shorter_than_the_patience_lose_nothing():
+    world = World(3000.0, [(0.0, "ok", "heartbeats"), (400.0, LOST, LOST), (1200.0, "ok", "heartbeats")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    assert world.now - START < 3001
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 410, 302])
+def test_a_refusal_is_asked_once_more_and_then_believed(status):
+    world = World(weather=[(0.0, "ok", "closes"), (60.0, answered(status), "closes")])
+    end = world.run(waiting())
+    assert isinstance(end, GaveUp)
+    assert end.error.status_code == status
+    assert len([at for at in world.looks if at - START + world.latency >= 60]) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_token_is_believed_to_be_refused_whoever_says_so(status):
+    world = World(weather=[(0.0, "ok", "closes"), (60.0, proxied(status), "closes")])
+    assert isinstance(world.run(waiting()), GaveUp)
+    assert world.now - START < 120
+
+
+@pytest.mark.parametrize("status", [404, 405, 302])
+def test_what_a_proxy_says_that_has_lost_kernel_is_waited_out(status):
+    outage = [(0.0, "ok", "closes"), (60.0, proxied(status), proxied(status)), (600.0, "ok", "heartbeats")]
+    assert World(700.0, outage).run(waiting()) == Ended(SUCCEEDED)
+
+
+def test_a_404_in_the_midst_is_believed_only_when_it_stays():
+    spell = [
+        (0.0, "ok", "closes"),
+        (60.0, answered(404), "closes"),
+        (60.0 + NOT_FOUND_GRACE - 1, "ok", "closes"),
+    ]
+    assert World(300.0, spell).run(waiting(poll_interval=5.0)) == Ended(SUCCEEDED)
+    gone = World(weather=spell[:2])
+    assert gone.run(waiting(poll_interval=5.0)).error.status_code == 404
+    assert NOT_FOUND_GRACE <= gone.now - START - 60 <= NOT_FOUND_GRACE + 15
+
+
+def test_one_refusal_alone_is_forgiven():
+    for at in range(100, 130):
+        world = World(
+            300.0, [(0.0, "ok", "closes"), (at, answered(401), "closes"), (at + 0.4, "ok", "closes")]
+        )
+        assert world.run(waiting(poll_interval=1.0)) == Ended(SUCCEEDED)
+
+
+def test_an_invocation_that_is_not_listed_yet_is_waited_for():
+    late = World(100.0, [(0.0, answered(404), answered(404)), (NOT_FOUND_GRACE - 1, "ok", "heartbeats")])
+    assert late.run(waiting()) == Ended(SUCCEEDED)
+    never = World(weather=[(0.0, answered(404), answered(404))])
+    assert isinstance(never.run(waiting()), GaveUp)
+    assert NOT_FOUND_GRACE <= never.now - START <= NOT_FOUND_GRACE + 40
+
+
+@pytest.mark.parametrize("status", ["paused", "Succeeded", "cancelled"])
+def test_an_unknown_status_is_never_an_end(status):
+    world = World(weather=[(0.0, status, "closes")])
+    end = world.run(waiting())
+    assert isinstance(end, GaveUp)
+    assert f"status is {status!r}, which this provider does not know" in str(end.error)
+    assert world.now - START >= MAX_OUTAGE
+
+
+@pytest.mark.parametrize("how", [LOST, answered(404), answered(429), "closes", "lies"])
+@pytest.mark.parametrize("ends_at", [0.0, 3.0, 100.0, 1234.0])
+@pytest.mark.parametrize("poll_interval", [5.0, 30.0])
+def test_an_end_is_noticed_within_the_poll_interval_while_there_is_no_stream(how, ends_at, poll_interval):
+    world = World(ends_at, [(0.0, "ok", how)])
+    assert world.run(waiting(poll_interval=poll_interval)) == Ended(SUCCEEDED)
+    assert world.now - START - ends_at <= poll_interval + 2
+    assert len(world.requests) <= 25 + 2.5 * ends_at / poll_interval
+
+
+@pytest.mark.parametrize("ends_at", range(0, 2000, 97))
+def test_an_end_that_a_half_open_stream_hides_is_noticed_after_its_silence(ends_at):
+    world = World(ends_at, [(0.0, "ok", "silent")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    assert world.now - START - ends_at <= 30 + STREAM_IDLE_TIMEOUT + 3
+
+
+def test_a_healthy_stream_costs_one_look_in_its_life():
+    world = World(3600.0)
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    assert len(world.looks) <= 3600 / STREAM_MAX_LIFETIME + 1
+    assert len(world.streams) <= 3600 / STREAM_MAX_LIFETIME + 1
+    assert world.now - START <= 3601
+
+
+def test_what_ended_just_before_the_deadline_is_no_timeout():
+    world = World(449.99, [(0.0, LOST, LOST), (449.0, "ok", LOST)])
+    assert world.run(waiting(deadline=START + 450)) == Ended(SUCCEEDED)
+
+
+def test_a_deadline_in_the_past_still_takes_a_look():
+    world = World(0.0)
+    assert world.run(waiting(deadline=START - 1000)) == Ended(SUCCEEDED)
+    assert (len(world.looks), len(world.streams)) == (1, 0)
+
+
+@pytest.mark.parametrize("seconds", [2.0, 45.0, 600.0])
+def test_retry_after_is_honoured_by_looks(seconds):
+    world = World(5000.0, [(0.0, answered(429, seconds), "closes"), (700.0, "ok", "closes")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    refused = [at for at in world.looks if at - START < 700]
+    assert all(later - earlier >= seconds for earlier, later in itertools.pairwise(refused))
+
+
+def test_retry_after_of_a_stream_is_honoured_by_the_look_after_it_but_not_beyond_the_deadline():
+    world = World(weather=[(0.0, "ok", answered(429, 500.0))])
+    assert world.run(waiting(deadline=START + 200)) == GaveUp(None)
+    assert len(world.looks) == 1
+    assert 200 <= world.now - START <= 201
+
+
+def test_a_stream_that_is_refused_is_tried_ever_more_rarely_and_comes_back():
+    world = World(4000.0, [(0.0, "ok", answered(500)), (2000.0, "ok", "heartbeats")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+    refused = [at for at in world.streams if at - START < 2000]
+    assert len(refused) <= 15
+    assert len([at for at in world.looks if at - START > 2400]) <= 8
+
+
+@pytest.mark.parametrize(
+    ("event", "stay"),
+    [
+        (LogEvent("", "m"), True),
+        (Heartbeat(""), True),
+        (ErrorEvent("", "c", "m"), True),
+        (StateEvent("", RUNNING), True),
+        (StateEvent("", Invocation("i1", "queued")), True),
+        (StateEvent("", SUCCEEDED), False),
+        (StateEvent("", FAILED), False),
+        (StateEvent("", Invocation("i1", "new")), False),
+    ],
+)
+def test_an_event_only_ever_makes_it_look(event, stay):
+    wait = waiting()
+    wait.next(START)
+    assert wait.on_event(event, START + 20) is stay
+    wait.on_stream_end(START + 20)
+    assert wait.next(START + 20) == Poll(mock.ANY)
+
+
+def test_of_a_series_of_errors_few_are_told():
+    told = []
+    wait = waiting(on_transient_error=told.append)
+    for number in range(64):
+        wait.on_error(LOST, START + number)
+        assert told
+    assert len(told) == 7
+    wait.on_invocation(RUNNING, START + 70)
+    wait.on_error(LOST, START + 80)
+    assert len(told) == 8, "a new series is told from its first"
+
+
+def test_being_throttled_is_no_reason_to_give_up():
+    world = World(5000.0, [(0.0, answered(429), answered(429)), (4000.0, "ok", "closes")])
+    assert world.run(waiting()) == Ended(SUCCEEDED)
+
+
+def line(text: str) -> LogEvent:
+    return LogEvent("2026-01-01T00:00:00Z", text)
+
+
+@pytest.mark.parametrize("error", [LOST, None])
+def test_after_the_end_the_rest_of_a_log_that_was_cut_is_read(error):
+    records = []
+    wait = waiting(on_log=records.append)
+    assert isinstance(wait.next(START), Follow)
+    wait.on_event(line("one"), START + 1)
+    wait.on_stream_end(START + 2, error)
+    wait.on_invocation(SUCCEEDED, START + 3)
+    assert wait.next(START + 3) == Follow(
+        LOG_DRAIN_IDLE_TIMEOUT, LOG_DRAIN_MAX_LIFETIME, "2025-12-31T23:59:59.000000000Z"
+    )
+    for text in ("one", "two"):
+        wait.on_event(line(text), START + 4)
+    wait.on_event(StateEvent("", SUCCEEDED), START + 4)
+    wait.on_stream_end(START + 5)
+    assert wait.next(START + 5) == Ended(SUCCEEDED)
+    assert records == ["one", "two"]
+
+
+class TestTheRestOfALogAfterTheEnd:
+    """Its streams may break as others do."""
+
+    def ended(self, *, with_stream: bool) -> tuple[WaitMachine, list[str]]:
+        records: list[str] = []
+        wait = waiting(on_log=records.append)
+        assert isinstance(wait.next(START), Follow)
+        if with_stream:
+            wait.on_event(line("one"), START)
+        wait.on_stream_end(START, LOST)
+        wait.on_invocation(SUCCEEDED, START)
+        return wait, records
+
+    def tries(self, wait: WaitMachine, error: KernelError) -> list[float]:
+        """When, in seconds after the end, it is tried to read the log."""
+        now, tried = START, []
+        while not isinstance(step := wait.next(now), Ended):
+            if isinstance(step, Sleep):
+                now += step.seconds
+            else:
+                assert isinstance(step, Follow)
+                tried.append(now - START)
+                wait.on_stream_end(now, error)
+        return tried
+
+    def test_it_is_tried_again_over_an_outage_of_a_minute(self):
+        wait, records = self.ended(with_stream=True)
+        tried = self.tries(wait, LOST)
+        assert len(tried) < 10
+        assert 60 < tried[-1] <= LOG_DRAIN_SECONDS
+        assert records == ["one", "… the rest of the log could not be read: reset"]
+
+    def test_where_no_stream_ever_worked_it_is_hardly_waited_for(self):
+        wait, records = self.ended(with_stream=False)
+        tried = self.tries(wait, answered(502))
+        assert len(tried) == 2
+        assert tried[-1] <= LOG_DRAIN_SECONDS_WITHOUT_STREAM
+        assert records == ["… the rest of the log could not be read: Kernel answered 502 a_code: so."]
+
+    def test_a_refusal_is_asked_once_more_and_is_no_outage(self):
+        wait, _ = self.ended(with_stream=True)
+        assert len(self.tries(wait, answered(401))) == 2
+        wait, _ = self.ended(with_stream=True)
+        assert len(self.tries(wait, proxied(404))) > 5
+
+    @pytest.mark.parametrize(("with_stream", "patient"), [(True, True), (False, False)])
+    def test_a_404_is_waited_out_where_the_log_was_there_before(self, with_stream, patient):
+        wait, _ = self.ended(with_stream=with_stream)
+        assert (len(self.tries(wait, answered(404))) > 5) == patient
+
+    def test_retry_after_is_honoured_within_reason(self):
+        wait, _ = self.ended(with_stream=True)
+        tried = self.tries(wait, answered(429, 7.0))
+        assert all(later - earlier >= 7 for earlier, later in itertools.pairwise(tried))
+        assert len(tried) > 3
+        wait, _ = self.ended(with_stream=True)
+        assert self.tries(wait, answered(429, 3600.0)) == [0]
+
+    @pytest.mark.parametrize("silent", [True, False])
+    def test_a_stream_that_brings_nothing_new_is_the_end_though_kernel_does_not_say_so(self, silent):
+        wait, records = self.ended(with_stream=True)
+        how_it_ends = (LOG_DRAIN_IDLE_TIMEOUT, LOST) if silent else (0.0, None)
+        for at, new in ((START, "two"), (START + 20, "three")):
+            assert isinstance(wait.next(at), Follow)
+            wait.on_event(line("one"), at + 1)
+            wait.on_event(line(new), at + 1)
+            wait.on_stream_end(at + 1 + how_it_ends[0], how_it_ends[1])
+        assert isinstance(wait.next(START + 40), Follow)
+        wait.on_event(line("one"), START + 41)
+        wait.on_stream_end(START + 41 + how_it_ends[0], how_it_ends[1])
+        assert isinstance(wait.next(START + 50), Ended)
+        assert records == ["one", "two", "three"]
+
+    def test_a_stream_that_says_nothing_at_all_is_no_end(self):
+        wait, _ = self.ended(with_stream=True)
+        wait.next(START)
+        wait.on_stream_end(START + LOG_DRAIN_IDLE_TIMEOUT, LOST)
+        assert isinstance(wait.next(START + 60), Follow)
+
+    def test_streams_cut_short_for_ever_are_given_up(self):
+        wait, records = self.ended(with_stream=True)
+        now = START
+        for number in itertools.count():
+            while isinstance(step := wait.next(now), Sleep):
+                now += step.seconds
+            if isinstance(step, Ended):
+                break
+            wait.on_event(line(f"{number}"), now)
+            wait.on_stream_end(now)
+        assert records[-1] == "… the rest of the log could not be read: its streams are cut short"
+        assert now - START <= LOG_DRAIN_SECONDS
+
+
+@pytest.mark.parametrize("back", [1.0, 3600.0])
+def test_a_clock_that_is_set_back_lengthens_nothing(back):
+    wait = waiting(deadline=START + 600)
+    wait.next(START)
+    wait.on_stream_end(START + 40, LOST)
+    wait.on_error(LOST, START + 41)
+    step = wait.next(START + 41 - back)
+    assert isinstance(step, Sleep)
+    assert step.seconds <= 1
+    assert wait.next(START + 42 - back) == Poll(mock.ANY)
+    wait.on_invocation(Invocation("i1", "paused"), START + 42 - back)
+    assert isinstance(wait.next(START + 42 - back), Sleep)
+    assert wait.next(START + 44 - back) == Poll(mock.ANY)
+    wait.on_invocation(RUNNING, START + 44 - back)
+    assert isinstance(wait.next(START + 45 - back), Follow)
+    wait.on_stream_end(START + 599 - back)
+    wait.on_invocation(RUNNING, START + 599 - back)
+    assert isinstance(wait.next(START + 599 - back), Follow), "nor shortens anything"
+    wait.on_stream_end(START + 601 - back)
+    wait.on_invocation(RUNNING, START + 601 - back)
+    assert wait.next(START + 601 - back) == GaveUp(None)
+
+
+def test_a_process_that_slept_for_long_does_not_give_up_for_the_one_error_it_wakes_to():
+    wait = waiting()
+    wait.on_error(LOST, START)
+    for number in range(1, 4):
+        wait.on_error(LOST, START + 10 * MAX_OUTAGE + number)
+        assert not isinstance(wait.next(START + 10 * MAX_OUTAGE + number), GaveUp)
+    wait.on_error(LOST, START + 10 * MAX_OUTAGE + 5)
+    assert wait.next(START + 10 * MAX_OUTAGE + 5) == GaveUp(LOST)
+
+
+def test_the_end_of_another_invocation_is_no_reason_to_leave_the_stream():
+    wait = waiting(on_log=[].append)
+    assert isinstance(wait.next(START), Follow)
+    assert wait.on_event(StateEvent("", Invocation("i2", "failed")), START + 1)
+    wait.on_stream_end(START + 60)
+    wait.on_invocation(SUCCEEDED, START + 60)
+    assert isinstance(wait.next(START + 60), Follow), "the log was not read to its end"
+
+
+def test_whether_a_line_is_late_is_judged_by_the_clock_of_the_log_though_it_is_set_back(monkeypatch):
+    monkeypatch.setattr(log_buffer, "MAX_DELAY", 1.0)
+    records, at = [], format_timestamp(int(START) * 10**9)
+    wait = waiting(on_log=records.append)
+    wait.next(START)
+    wait.on_event(LogEvent(at, "one"), START + 5)
+    wait.on_event(LogEvent(at, "two"), START)
+    assert records == ["2027-01-15T08:00:00.000Z one", "two"]
+
+
+def test_an_end_that_kernel_took_back_does_not_make_a_later_log_complete():
+    wait = waiting(on_log=[].append)
+    wait.next(START)
+    wait.on_event(StateEvent("", SUCCEEDED), START + 60)
+    wait.on_stream_end(START + 60)
+    wait.on_invocation(RUNNING, START + 60)
+    assert isinstance(wait.next(START + 60), Follow)
+    wait.on_event(line("one"), START + 61)
+    wait.on_stream_end(START + 120, LOST)
+    wait.on_invocation(SUCCEEDED, START + 125)
+    assert isinstance(wait.next(START + 125), Follow), "the rest of the second stream"
+
+
+def test_lines_held_back_are_written_at_the_end():
+    records = []
+    wait = waiting(on_log=records.append)
+    wait.next(START)
+    for number in range(BURST_RECORDS + 5):
+        wait.on_event(line(str(number)), START)
+    assert len(records) == BURST_RECORDS
+    wait.on_event(StateEvent("", SUCCEEDED), START)
+    wait.on_stream_end(START)
+    wait.on_invocation(SUCCEEDED, START)
+    wait.next(START)
+    assert records[-1] == "\n".join(str(BURST_RECORDS + n) for n in range(5))
+
+
+EVENT = {"invocation_id": "i1", "status": "failed"}
+LONG = KernelApiError("x" * 5_000, status_code=500)
+OUTCOMES = {
+    "ended": WaitResult.of(Invocation("i1", "succeeded", raw_output="x" * 9_999)),
+    "timeout, cancelled": WaitResult.of_giving_up(gave_up("i1", None), Cancellation(FAILED, True)),
+    "timeout, not cancelled": WaitResult.of_giving_up(gave_up("i1", None), LONG),
+    "timeout, had ended": WaitResult.of_giving_up(gave_up("i1", None), Cancellation(SUCCEEDED, False)),
+    "unsettled, cancelled": WaitResult.of_giving_up(gave_up("i1", LONG), Cancellation(FAILED, True)),
+    "unsettled, not cancelled": WaitResult.of_giving_up(gave_up("i1", LONG), LONG),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "possibly_running", "words"),
+    [
+        ("ended", "succeeded", False, ""),
+        ("timeout, cancelled", "timeout", False, "It was cancelled"),
+        ("timeout, not cancelled", "timeout", True, "may still be running"),
+        ("timeout, had ended", "succeeded", False, ""),
+        ("unsettled, cancelled", "unsettled", False, "could not be learned"),
+        ("unsettled, not cancelled", "unsettled", True, "could not be learned"),
+    ],
+)
+def test_an_outcome_travels_small_and_unchanged(name, status, possibly_running, words):
+    outcome = OUTCOMES[name]
+    assert (outcome.invocation_id, outcome.status, outcome.possibly_running) == (
+        "i1",
+        status,
+        possibly_running,
+    )
+    assert words in outcome.message
+    event = outcome.to_event()
+    assert WaitResult.from_event(json.loads(json.dumps(event))) == outcome
+    assert len(json.dumps(event)) < 1_000
+    assert type(event["status"]) is str
+    assert isinstance(outcome.error(), KernelInvocationTimeoutError) is (status == "timeout")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [None, {}, [], "ended", 7, {"status": "succeeded"}, {"invocation_id": "i1"}, {1: 2}, ["i1", "succeeded"]]
+    + [{**EVENT, "invocation_id": value} for value in (None, "", 7, ["i1"])]
+    + [{**EVENT, "status": value} for value in (None, "", True, {})]
+    + [
+        {**EVENT, **fields}
+        for fields in ({"message": None}, {"possibly_running": "no"}, {"possibly_running": None})
+    ],
+)
+def test_an_event_that_is_not_ours_concludes_nothing(event):
+    with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
+        WaitResult.from_event(event)
+
+
+def test_what_a_later_version_adds_to_its_events_does_no_harm():
+    assert WaitResult.from_event({**EVENT, "since": 1}) == WaitResult("i1", "failed")
+
+
+class TestFind:
+    def test_the_first_good_answer_ends_it_whatever_it_says(self):
+        for status in ("queued", "running", "succeeded", "failed"):
+            find = StatusLookup("i1", START)
+            assert isinstance(find.next(START), Poll)
+            find.on_invocation(Invocation("i1", status), START)
+            assert find.next(START) == Ended(Invocation("i1", status))
+
+    def test_it_is_as_patient_as_a_wait(self):
+        find, now, looks = StatusLookup("i1", START), START, 0
+        while not isinstance(step := find.next(now), GaveUp):
+            if isinstance(step, Sleep):
+                now += step.seconds
+            else:
+                looks += 1
+                find.on_error(answered(503), now)
+        assert now - START >= MAX_OUTAGE
+        assert looks > 10
+
+    def test_a_404_of_a_proxy_is_not_kernels(self):
+        find, now = StatusLookup("i1", START), START
+        for _ in range(5):
+            find.on_error(KernelApiError("nginx", status_code=404), now)
+            step = find.next(now)
+            assert isinstance(step, Sleep)
+            now += 60
+        find.on_invocation(Invocation("i1", "running"), now)
+        assert isinstance(find.next(now), Ended)
+
+
+@pytest.mark.parametrize("error", [LOST, answered(500), answered(429)])
+def test_a_refusal_after_other_errors_is_asked_once_more_too(error):
+    wait = waiting()
+    for number in range(5):
+        wait.on_error(error, START + 60 + number)
+    wait.on_error(answered(401), START + 66)
+    assert not isinstance(wait.next(START + 100), GaveUp)
+    wait.on_error(answered(401), START + 100)
+    assert wait.next(START + 100) == GaveUp(wait.next(START + 100).error)
+
+
+def test_refusals_between_other_errors_end_with_the_patience():
+    wait = waiting()
+    for second in range(60, 3000, 30):
+        wait.on_error(answered(401) if second % 60 else LOST, START + second)
+        assert isinstance(wait.next(START + second), GaveUp) is (second >= 60 + MAX_OUTAGE)
+
+
+def test_a_stream_that_fails_for_weeks_is_still_waited_for():
+    wait = waiting()
+    for number in range(1, 3_000):
+        wait.on_stream_end(START + number * 300.0, LOST)
+        wait.on_invocation(RUNNING, START + number * 300.0 + 2)
+    assert not isinstance(wait.next(START + 3_001 * 300.0), GaveUp)
+
+
+def test_a_stream_whose_only_signs_of_life_are_comments_is_not_a_broken_one():
+    wait = waiting()
+    for number in range(10):
+        now = START + number * STREAM_MAX_LIFETIME
+        assert isinstance(wait.next(now), Follow)
+        wait.on_stream_end(now + STREAM_MAX_LIFETIME)  # left at the end of its life, not for silence
+        assert wait.next(now + STREAM_MAX_LIFETIME) == Poll(mock.ANY)
+        wait.on_invocation(RUNNING, now + STREAM_MAX_LIFETIME)
+
+
+@pytest.mark.parametrize("poll_interval", [0, -5, 1e-9])
+@pytest.mark.parametrize("how", [("ok", "closes"), (LOST, LOST)])
+def test_no_poll_interval_makes_a_busy_loop(poll_interval, how):
+    world = World(weather=[(0.0, *how)], latency=0.001)
+    assert world.run(waiting(poll_interval=poll_interval, deadline=START + 60)) == GaveUp(None)
+    assert len(world.requests) < 60 / 0.04
+
+
+def test_a_connection_that_cannot_be_used_is_not_waited_out():
+    wait, error = waiting(), KernelConfigurationError("no token")
+    wait.next(START)
+    wait.on_stream_end(START + 1, error)
+    assert not isinstance(wait.next(START + 5), GaveUp), "a stream says nothing"
+    wait.on_error(error, START + 5)
+    assert wait.next(START + 5) == GaveUp(error)
+
+
+@pytest.mark.parametrize(
+    ("weather", "reconnects"),
+    [
+        ([(0, "ok", "heartbeats")], 0),  # which are left now and then, to look
+        ([(0, "ok", "breaks"), (10, "ok", "heartbeats")], 1),
+        ([(0, "ok", "cuts"), (10, "ok", "heartbeats")], 1),
+        ([(0, "ok", "silent"), (10, "ok", "heartbeats")], 1),
+        ([(0, "ok", answered(503)), (1, "ok", "heartbeats")], 1),
+        ([(0, LOST, "breaks"), (100, "ok", "heartbeats")], 1),
+    ],
+)
+def test_a_stream_that_is_opened_again_because_the_last_one_failed_is_told(weather, reconnects):
+    world, told = World(ends_at=1000, weather=weather), []
+    assert isinstance(world.run(waiting(on_reconnect=told.append)), Ended)
+    assert told == [RUNNING] * reconnects
