@@ -22,6 +22,7 @@ from airflow_provider_kernel.api.payload import (
     parse_exactly,
     parse_json,
 )
+from airflow_provider_kernel.api.payload_mark import add_mark, read_mark
 from airflow_provider_kernel.api.text import MAX_NAME, MAX_REASON, clean, sentence
 
 
@@ -122,8 +123,19 @@ class Invocation:
         except ValueError:
             return self.raw_output
 
-    def mark(self, metadata_field: str) -> dict[str, Any]:
-        """Return what ``metadata_field`` added to the payload under that name; empty if there is nothing."""
+    @property
+    def mark(self) -> str | None:
+        """The key that its submission was marked with; None if the payload has no mark."""
+        return read_mark(self.payload)
+
+    def metadata(self, metadata_field: str) -> dict[str, Any]:
+        """
+        Return what the operator's ``metadata_field`` added to the payload.
+
+        :param metadata_field: the operator's argument.
+        :return: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``key``, and ``traceparent`` if the task was traced;
+            empty if the payload has no such field.
+        """
         try:
             found = parse_json(self.payload or "null")[metadata_field]
         except (ValueError, TypeError, KeyError, IndexError):
@@ -178,6 +190,8 @@ class InvocationRequest:
         and Kernel cuts it after 100 s.
     :param async_timeout_seconds: after so many seconds (10-3600; Kernel's default is 900) Kernel ends an
         asynchronous invocation.
+    :param key: the key that the payload is marked with (see :mod:`~airflow_provider_kernel.api.payload_mark`); None for
+        no mark. A request without payload cannot have one.
     :raises ValueError: an argument cannot be right; the sentence says what to write instead.
     """
 
@@ -187,41 +201,44 @@ class InvocationRequest:
     version: str = "latest"
     async_: bool = True
     async_timeout_seconds: int | None = None
+    key: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name("app_name", self.app_name)
         check_name("action_name", self.action_name)
         check_name("version", self.version, VERSION_MEANING)
         check_async(self.async_, self.async_timeout_seconds)
-        object.__setattr__(self, "payload", encode_payload(self.payload))
+        object.__setattr__(self, "payload", encode_payload(self.payload, is_marked=self.key is not None))
 
     def fingerprint(self) -> str:
-        """Return a text that is the same for the same request, and tells nothing of its payload."""
-        return hashlib.sha256(json.dumps(self.body(), sort_keys=True).encode()).hexdigest()
+        """Return a text that is the same for the same request, whatever its key, and does not tell the payload."""
+        body = {**self.body(), "payload": self.payload}
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
-    def marked(self, metadata_field: str, mark: Mapping[str, Any]) -> InvocationRequest:
+    def with_metadata(self, metadata_field: str, metadata: Mapping[str, Any]) -> InvocationRequest:
         """
-        Return the same request with a mark in its payload.
+        Return the same request with metadata in its payload.
 
-        :param metadata_field: the name under which the payload is to have it.
-        :param mark: the mark: a JSON object.
+        :param metadata_field: the name of the field that is added.
+        :param metadata: its value, a JSON object.
         :return: the request.
-        :raises ValueError: the payload is no JSON object, or has that name already.
+        :raises ValueError: the payload is not a JSON object, or has that field already.
         """
         text = self.payload or "null"
         payload = parse_exactly(text)
         check_metadata_field(metadata_field, payload)
-        marked = {**payload, metadata_field: dict(mark)}
-        # What is escaped stays so: it may be half a surrogate pair.
-        return replace(self, payload=json.dumps(marked, ensure_ascii="\\u" in text, separators=(",", ":")))
+        extended = {**payload, metadata_field: dict(metadata)}
+        # Escapes stay escapes: one may be half a surrogate pair.
+        return replace(self, payload=json.dumps(extended, ensure_ascii="\\u" in text, separators=(",", ":")))
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body, with the field names of Kernel's API."""
+        payload: str | None = self.payload
         body = {
             "app_name": self.app_name,
             "action_name": self.action_name,
             "version": self.version,
-            "payload": self.payload,
+            "payload": add_mark(payload, self.key) if payload is not None and self.key else payload,
             "async": self.async_,
             "async_timeout_seconds": self.async_timeout_seconds,
         }

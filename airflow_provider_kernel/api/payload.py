@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -15,6 +17,7 @@ from typing import Any
 from uuid import UUID
 
 from airflow_provider_kernel.api.arguments import check_name
+from airflow_provider_kernel.api.payload_mark import MARK_LENGTH
 
 #: Largest payload that Kernel takes, in bytes of UTF-8 ("4.5 MB", read as the smaller of its meanings).
 MAX_PAYLOAD_BYTES = 4_500_000
@@ -103,12 +106,15 @@ def parse_exactly(text: str) -> Any:
         raise JSONLimitError("the JSON has an integer of thousands of digits") from None
 
 
-def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda value: False) -> str | None:
+def encode_payload(
+    payload: Any, unrendered: Callable[[Any], bool] = lambda value: False, *, is_marked: bool = False
+) -> str | None:
     """
     Return ``payload`` as JSON text.
 
     :param payload: any JSON value; a string is taken for JSON text already, None for no payload.
     :param unrendered: tells of a value that it will only be known later (a template), and is not checked.
+    :param is_marked: whether the limit counts the mark that is added to the text.
     :return: the text; None if there is no payload, or it will only be known later.
     :raises ValueError: it is no JSON value (the sentence names the key), no JSON text, or over 4.5 MB.
     """
@@ -137,12 +143,25 @@ def encode_payload(payload: Any, unrendered: Callable[[Any], bool] = lambda valu
         raise ValueError(
             "payload holds a character that is no Unicode text (half a surrogate pair)."
         ) from None
-    if size > MAX_PAYLOAD_BYTES:
+    if size + (MARK_LENGTH if is_marked else 0) > MAX_PAYLOAD_BYTES:
         raise ValueError(
             f"payload is {size / 1e6:.1f} MB of JSON, and Kernel takes {MAX_PAYLOAD_BYTES / 1e6} MB at most. "
             "Put the data into object storage and pass its address."
         )
     return text
+
+
+def payload_digest(payload: str | None) -> str | None:
+    """
+    Return a text that is the same for equal JSON values, however they are written, and does not tell the value.
+
+    :param payload: JSON text; None for no payload.
+    """
+    if payload is None:
+        return None
+    with suppress(ValueError, RecursionError):  # beyond what Python reads: compared as it is written
+        payload = json.dumps(parse_exactly(payload), sort_keys=True)
+    return hashlib.sha256(payload.encode(errors="replace")).hexdigest()
 
 
 def is_nothing(rendered: Any) -> bool:

@@ -28,6 +28,7 @@ from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, read_setti
 from airflow_provider_kernel.hooks.connection_test import check_connection
 from airflow_provider_kernel.hooks.waits import log_transient_error, new_wait
 from airflow_provider_kernel.lifecycle.lookup import LookupResult, SubmissionLookup
+from airflow_provider_kernel.lifecycle.record import Record
 from airflow_provider_kernel.lifecycle.wait_machine import (
     Ended,
     Follow,
@@ -150,27 +151,31 @@ class KernelHook(BaseHook):
         except (KernelApiError, KernelTransportError) as error:
             raise lost_reply(request, error) or error from None
 
-    def settle(self, search: SubmissionLookup) -> LookupResult:
+    def settle(self, intent: Record) -> LookupResult:
         """
-        Look whether Kernel accepted a request whose reply was lost.
+        Look up a submission whose reply was lost.
 
-        :param search: what to look for.
-        :return: what it came to.
-        :raises KernelError: Kernel refuses to tell, or could not be asked for 15 minutes.
+        :param intent: its record.
+        :return: what was found.
+        :raises KernelError: Kernel refuses to list the invocations, or could not be asked for 15 minutes.
         """
+        steps = SubmissionLookup(intent, time.time).steps()
+        step = next(steps)
         while True:
-            match search.next(time.time()):
-                case Request() as call:
-                    try:
-                        page = self._send_once(call)
-                    except KernelError as error:
-                        search.on_error(error, time.time())
-                    else:
-                        search.on_page(page, time.time())
-                case Sleep(seconds):
-                    time.sleep(seconds)
-                case LookupResult() as settled:
-                    return settled
+            try:
+                if isinstance(step, Sleep):
+                    time.sleep(step.seconds)
+                    step = next(steps)
+                    continue
+                try:
+                    page = self._send_once(step)
+                except KernelError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(page)
+            except StopIteration as stop:
+                result: LookupResult = stop.value
+                return result
 
     def find_invocation(self, invocation_id: str, *, timeout: float | None = None) -> Invocation | None:
         """

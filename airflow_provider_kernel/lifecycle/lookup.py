@@ -1,13 +1,20 @@
 """
-Whether Kernel accepted a request whose reply was lost: settled by looking among the app's invocations. No I/O.
+The look-up of a submission whose reply was lost, among the app's invocations. No I/O.
 
-Kernel has no idempotency key. An invocation counts as the one that was asked for if it carries the key that the
-operator put into the payload; without a key, if it started since and has the same payload, which may be a twin's.
+Kernel has no idempotency key, so every payload carries a mark (:mod:`~airflow_provider_kernel.api.payload_mark`). The
+rules:
+
+- The invocation with the mark of the submission is the one that was submitted. Nothing else is: an equal payload, such
+  as that of another run of the same Dag, proves nothing.
+- If none is listed within :data:`LOOKUP_SECONDS`, Kernel has not accepted the submission. That is certain if other
+  invocations that were listed carry marks, so that Kernel keeps the white space of payloads.
+- An invocation is ambiguous if it has an equal payload and no mark while none has one, for Kernel may write JSON anew;
+  and if it has no payload. ``metadata_field`` makes the look-up exact even then, as the payload itself has the key.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 from airflow_provider_kernel.api import endpoints
@@ -20,166 +27,118 @@ from airflow_provider_kernel.api.errors import (
     retry_after,
 )
 from airflow_provider_kernel.api.models import Invocation
-from airflow_provider_kernel.api.payload import parse_json
-from airflow_provider_kernel.api.timestamps import format_timestamp, parse_timestamp
+from airflow_provider_kernel.api.payload import payload_digest
+from airflow_provider_kernel.api.timestamps import format_timestamp
 from airflow_provider_kernel.lifecycle.record import Record
 from airflow_provider_kernel.lifecycle.wait_machine import MAX_OUTAGE, Sleep
 
-#: Seconds over which it is looked for; one that is not listed by then was not accepted.
+#: Seconds for which the invocation is looked for.
 LOOKUP_SECONDS = 60.0
-#: Seconds by which Kernel's clock may be behind ours unnoticed. With a key more is harmless: only the one can match.
-CLOCK_SKEW, CLOCK_SKEW_WITH_KEY = 5.0, 600.0
-#: Invocations that one look asks for at once: each is listed with its payload.
+#: Seconds before the submission from which invocations are listed: Kernel's clock may be behind Airflow's.
+CLOCK_SKEW = 600.0
+#: Invocations per page: Kernel lists them with their payloads.
 PAGE_SIZE = 10
-#: Maximum number of invocations that are searched.
+#: Maximum number of invocations that are listed.
 MAX_LISTED = 10_000
-#: Longest pause between two looks, in seconds.
+#: Longest pause between two scans of the list, in seconds.
 MAX_PAUSE = 15.0
 
 
 @dataclass(frozen=True)
 class LookupResult:
     """
-    What the search came to. Neither ``found`` nor ``doubtful``: Kernel did not accept the request.
+    What the look-up found. Neither ``found`` nor ``ambiguous``: Kernel did not accept the submission.
 
-    :param found: the one invocation that matches.
-    :param doubtful: ids of those that may be it, where none or several match.
+    :param found: the invocation that was submitted.
+    :param ambiguous: ids of invocations that may be the one that was submitted.
+    :param is_certain: whether other invocations prove that Kernel keeps marks.
     """
 
     found: Invocation | None = None
     ambiguous: tuple[str, ...] = ()
+    is_certain: bool = False
 
 
 class SubmissionLookup:
     """
-    Looks for the invocation of a lost request. Ask :meth:`next`, do that, and tell what came of it.
+    The look-up of one submission, as a conversation: iterate over :meth:`steps`.
 
-    :param intent: the record of the request.
-    :param payload: its payload as JSON text, without the key; None if there was none.
-    :param is_payload_known: False if the payload is not that of the request, which was another one.
-    :param now: the time at the start, in seconds since 1970 (as all times here).
+    :param intent: the record of the submission.
+    :param clock: returns the time, in seconds since 1970.
     """
 
-    def __init__(
-        self, intent: Record, payload: str | None, now: float, *, is_payload_known: bool = True
-    ) -> None:
+    def __init__(self, intent: Record, clock: Callable[[], float]) -> None:
         self._intent = intent
-        self._key = (intent.metadata_field, intent.key) if intent.metadata_field and intent.key else None
-        self._payload = _canonical(payload)
-        self._is_payload_known = is_payload_known
-        self._since = intent.submitted_at - CLOCK_SKEW
-        self._listed_since = intent.submitted_at - (CLOCK_SKEW_WITH_KEY if self._key else CLOCK_SKEW)
-        self._until = now + LOOKUP_SECONDS
-        self._good_at = now
-        self._wake = now
-        self._pause = 1.0
-        self._offset: int | None = 0
+        self._clock = clock
         self._page_size = PAGE_SIZE
-        self._matches: dict[str, Invocation] = {}
-        self._doubtful: dict[str, None] = {}
-        self._looked_at = now
-        self._is_clock_known = False
+        self._last_reply = clock()
+        self._pause = 1.0
+        self._found: Invocation | None = None
+        self._is_certain = intent.key is not None and intent.metadata_field is not None
+        self._equal: dict[str, None] = {}  # no mark, equal payload
+        self._empty: dict[str, None] = {}  # no payload
 
-    def next(self, now: float) -> Request[Page] | Sleep | LookupResult:
-        """Return what to do now."""
-        if self._offset is None:  # a whole look is done
-            if len(self._matches) == 1 and (self._key or not self._doubtful):
-                return LookupResult(found=next(iter(self._matches.values())))
-            if len(self._matches) > 1 or self._looked_at >= self._until:
-                return LookupResult(ambiguous=(*self._matches, *self._doubtful))
-            self._wake = min(now + self._pause, max(self._until, now))
-            self._pause = min(2 * self._pause, MAX_PAUSE)
-            self._offset = 0
-        if now < self._wake:
-            return Sleep(self._wake - now)
-        if self._offset == 0:
-            self._looked_at = now
-        return endpoints.list_invocations(
-            app_name=self._intent.app_name,
-            action_name=self._intent.action_name,
-            since=format_timestamp(int(self._listed_since * 1e9)),
-            limit=self._page_size,
-            offset=self._offset or None,
-        )
-
-    def on_page(self, page: Page, now: float) -> None:
+    def steps(self) -> Generator[Request[Page] | Sleep, Page, LookupResult]:
         """
-        Take the answer to a call.
+        Yield requests and pauses, and be sent the pages.
 
-        :raises KernelTransportError: there is no end to the pages.
+        :return: what was found.
+        :raises KernelError: Kernel refuses to list the invocations, or could not be asked for 15 minutes.
         """
-        self._good_at = now
-        if now - self._until >= MAX_OUTAGE or (page.next_offset or 0) > MAX_LISTED:
-            raise KernelTransportError("Kernel's list of the app's invocations does not come to an end.")
-        if self._is_started_anew_by(page.served_at, now):
-            return
-        for invocation in page.items:
-            self._judge(invocation)
-        following = page.next_offset
-        if self._key and self._matches:
-            following = None  # there is only one
-        self._offset = following if following is None or following > (self._offset or 0) else None
+        deadline = self._clock() + LOOKUP_SECONDS
+        while True:
+            scan_started = self._clock()
+            yield from self._scan(deadline)
+            if self._found:
+                return LookupResult(found=self._found)
+            if scan_started >= deadline:
+                equal = () if self._is_certain else tuple(self._equal)
+                return LookupResult(ambiguous=(*equal, *self._empty), is_certain=self._is_certain)
+            yield Sleep(max(0.0, min(self._next_pause(), deadline - self._clock())))
 
-    def _is_started_anew_by(self, served_at: float | None, now: float) -> bool:
-        """Look further back, once, where Kernel's clock turns out to be far behind ours."""
-        if self._is_clock_known or served_at is None:
-            return False
-        self._is_clock_known = True
-        behind = min(now - served_at, CLOCK_SKEW_WITH_KEY)
-        if behind < CLOCK_SKEW / 2:  # a reply's date is in whole seconds, and takes its time
-            return False
-        self._since -= behind
-        self._listed_since = min(self._listed_since, self._since)
-        self._offset = 0
-        return True
+    def _scan(self, deadline: float) -> Generator[Request[Page] | Sleep, Page, None]:
+        """List the invocations once, newest first, until the one is found."""
+        offset: int | None = 0
+        while offset is not None and not self._found:
+            try:
+                page = yield endpoints.list_invocations(
+                    app_name=self._intent.app_name,
+                    action_name=self._intent.action_name,
+                    since=format_timestamp(int((self._intent.submitted_at - CLOCK_SKEW) * 1e9)),
+                    limit=self._page_size,
+                    offset=offset or None,
+                )
+            except KernelError as error:
+                if isinstance(error, KernelResponseTooLargeError) and self._page_size > 1:
+                    self._page_size //= 2
+                    continue
+                if not is_retryable(error) or self._clock() - self._last_reply >= MAX_OUTAGE:
+                    raise
+                yield Sleep(max(self._next_pause(), retry_after(error)))
+                continue
+            self._last_reply = self._clock()
+            if self._last_reply - deadline >= MAX_OUTAGE or (page.next_offset or 0) > MAX_LISTED:
+                raise KernelTransportError("Kernel's list of the app's invocations does not come to an end.")
+            for invocation in page.items:
+                self._judge(invocation)
+            offset = page.next_offset
 
-    def on_error(self, error: KernelError, now: float) -> None:
-        """
-        Take that a call failed.
+    def _judge(self, invocation: Invocation) -> None:
+        key, intent = self._intent.key, self._intent
+        mark = invocation.mark
+        metadata = invocation.metadata(intent.metadata_field) if intent.metadata_field else {}
+        if key is not None and key in (mark, metadata.get("key")):
+            # Without its payload and output: a list may shorten them, and GET tells the output.
+            self._found = replace(invocation, payload=None, raw_output=None)
+        elif invocation.id == intent.replaces:
+            pass  # the task's own invocation before this one
+        elif mark is not None:
+            self._is_certain = self._is_certain or key is not None
+        elif invocation.payload is None:
+            self._empty[invocation.id] = None
+        elif payload_digest(invocation.payload) == intent.payload_digest:
+            self._equal[invocation.id] = None
 
-        :raises KernelError: ``error``, where it is of no use to go on.
-        """
-        if isinstance(error, KernelResponseTooLargeError) and self._page_size > 1:
-            self._page_size = 1
-            return
-        if not is_retryable(error) or now - self._good_at >= MAX_OUTAGE:
-            raise error
-        self._wake = now + max(self._pause, retry_after(error))
-        self._pause = min(2 * self._pause, MAX_PAUSE)
-
-    def _judge(self, listed: Invocation) -> None:
-        invocation = replace(listed, raw_output=None)  # it may be megabytes, and many match
-        if self._key and invocation.mark(self._key[0]).get("key") == self._key[1]:
-            self._matches[invocation.id] = invocation
-            return
-        is_other = invocation.id == self._intent.replaces or self._is_older(invocation)
-        if is_other or self._is_of_another_version(invocation):
-            return
-        if self._key:
-            is_match, is_doubt = False, invocation.payload is None
-        elif not self._is_payload_known:
-            is_match, is_doubt = False, True
-        else:
-            is_match = _canonical(invocation.payload) == self._payload
-            is_doubt = invocation.payload is None and not is_match
-        if is_match:
-            self._matches[invocation.id] = invocation
-        elif is_doubt:
-            self._doubtful[invocation.id] = None
-
-    def _is_older(self, invocation: Invocation) -> bool:
-        started = parse_timestamp(invocation.started_at or "")
-        return started is not None and started < self._since * 1e9
-
-    def _is_of_another_version(self, invocation: Invocation) -> bool:
-        # Whether an invocation of ``latest`` is listed so, or with the version that it came to, is not known.
-        pinned = self._intent.app_version
-        return "latest" not in (pinned, invocation.version) and invocation.version not in (None, pinned)
-
-
-def _canonical(payload: str | None) -> str | None:
-    """Return ``payload`` so that equal JSON is equal text: Kernel may have written it anew."""
-    try:
-        return payload and json.dumps(parse_json(payload), sort_keys=True)
-    except (ValueError, RecursionError):
-        return payload
+    def _next_pause(self) -> float:
+        pause, self._pause = self._pause, min(2 * self._pause, MAX_PAUSE)
+        return pause

@@ -36,12 +36,14 @@ class Record:
     :param fingerprint: :meth:`~airflow_provider_kernel.api.models.InvocationRequest.fingerprint` of the request.
     :param app_name: of the request, as ``action_name`` and ``app_version``: where to look for it.
     :param submitted_at: when it was requested, in seconds since 1970.
-    :param metadata_field: name in the payload under which the key is; None without ``metadata_field``.
-    :param key: random key in the payload.
+    :param metadata_field: the field of the payload that has the key, too; None if there is none.
+    :param key: the key in the mark of the payload; None if there is no payload.
     :param deferred: whether a trigger waits for the invocation.
     :param ended: whether a try has seen its end, or had no more interest in it.
     :param replaces: id of the task's invocation before this one, which may look the same.
     :param replaces_cancelled: whether it was submitted because an earlier try cancelled that.
+    :param payload_digest: :func:`~airflow_provider_kernel.api.payload.payload_digest` of the payload, without what the
+        task added; None if there is no payload.
     """
 
     ti_id: str
@@ -58,6 +60,7 @@ class Record:
     ended: bool = False
     replaces: str | None = None
     replaces_cancelled: bool = False
+    payload_digest: str | None = None
 
     @classmethod
     def from_stored(cls, value: Any) -> Record | None:
@@ -91,6 +94,7 @@ class Record:
             "action_name": str,
             "app_version": str,
             "submitted_at": (int, float),
+            "payload_digest": (str, type(None)),
             "metadata_field": (str, type(None)),
             "key": (str, type(None)),
             "invocation_id": (str, type(None)),
@@ -135,18 +139,3 @@ def decide(record: Record, found: Invocation | None, *, generation: int, fingerp
     if found.status == InvocationStatus.SUCCEEDED:
         return Decision.REATTACH if same_request else Decision.SUBMIT
     return Decision.REATTACH if same_request and not record.deferred else Decision.CANCEL
-
-
-def task_identity(ti: Any) -> dict[str, Any]:
-    """Return the names by which Airflow knows the task of ``ti``, a task instance."""
-    return {name: getattr(ti, name, None) for name in ("dag_id", "run_id", "task_id", "map_index")}
-
-
-def try_id(ti: Any) -> str:
-    """Return the id of the try of ``ti``, a task instance; empty on Airflow 2, which has none."""
-    return str(getattr(ti, "id", ""))
-
-
-def canceller_identity(ti: Any) -> dict[str, Any]:
-    """Return what an invocation is told of the task instance that cancels it."""
-    return {"ti_id": try_id(ti), **task_identity(ti)}

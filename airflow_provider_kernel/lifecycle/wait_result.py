@@ -12,7 +12,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeoutError,
     KernelInvocationUnknownError,
 )
-from airflow_provider_kernel.api.models import Invocation
+from airflow_provider_kernel.api.models import Invocation, InvocationStatus
 from airflow_provider_kernel.api.text import sentence, shorten
 
 #: Longest explanation that an event carries, in characters: Airflow logs and stores events.
@@ -25,7 +25,7 @@ class WaitResult:
     How a wait ended, small enough for a trigger's event; never the output.
 
     :param invocation_id: which invocation.
-    :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if our deadline passed; ``unsettled`` if Kernel
+    :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if our deadline passed; ``unknown`` if Kernel
         would not, or could not, say what became of the invocation.
     :param message: what happened, where Kernel's own words are not to be had.
     :param possibly_running: True if the invocation may be running still.
@@ -36,6 +36,11 @@ class WaitResult:
     message: str = ""
     possibly_running: bool = False
 
+    @property
+    def is_end(self) -> bool:
+        """Whether the invocation has ended by Kernel's word."""
+        return self.status in (InvocationStatus.SUCCEEDED, InvocationStatus.FAILED)
+
     @classmethod
     def of(cls, invocation: Invocation) -> WaitResult:
         """Return the outcome for an invocation that has ended."""
@@ -44,7 +49,7 @@ class WaitResult:
     @classmethod
     def of_open(cls, error: KernelInvocationError) -> WaitResult:
         """Return the outcome of a wait that was given up, and left to others."""
-        status = "timeout" if isinstance(error, KernelInvocationTimeoutError) else "unsettled"
+        status = "timeout" if isinstance(error, KernelInvocationTimeoutError) else "unknown"
         return cls(error.invocation_id, status, shorten(str(error), MAX_MESSAGE), possibly_running=True)
 
     @classmethod

@@ -131,7 +131,7 @@ def check_payload(payload: Any, metadata_field: Any, dag: Any) -> None:
     """
     if is_unrendered(payload, dag):
         return
-    text = encode_payload(payload, partial(is_unrendered, is_whole=False))
+    text = encode_payload(payload, partial(is_unrendered, is_whole=False), is_marked=True)
     if metadata_field is not None:
         check_metadata_field(metadata_field, None if text is None else parse_exactly(text))
 

@@ -1,4 +1,4 @@
-"""The try of a task that runs now: what Airflow tells of it, and what it leaves in Airflow for the next."""
+"""What Airflow knows of the attempt that runs: the task instance, its record for the next attempt, its XComs."""
 
 from __future__ import annotations
 
@@ -11,104 +11,99 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.lifecycle.record import (
-    RECORD_KEY,
-    Record,
-    canceller_identity,
-    task_identity,
-    try_id,
-)
-from airflow_provider_kernel.links import kernel as link
+from airflow_provider_kernel.lifecycle.record import RECORD_KEY, Record
+from airflow_provider_kernel.task_instance import attempt_id, canceller_identity, task_identity
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_kernel.hooks.kernel import KernelHook
-
 log = logging.getLogger(__name__)
-#: The states into which a user, or the end of the Dag run, brings a task that runs. In any other, another try
-#: has the invocation, or will have it.
+#: States into which a user, or the end of the Dag run, brings a running task. In any other state, another attempt has
+#: the invocation, or will have it.
 KILLED_STATES = frozenset({"success", "failed", "skipped", "removed", "upstream_failed", "restarting"})
 
 
 class KernelSupersededError(KernelError):
-    """Airflow has given the task to another try, while this one was frozen or cut off."""
+    """Airflow has given the task to another attempt while this one was frozen or cut off."""
 
 
 class TaskAttempt:
     """
-    One try of a task instance.
+    The attempt of a task instance that runs in this process.
 
     :param context: Airflow's.
-    :param durable: whether to leave a record for the next try. Needs Airflow 3.3: before, there is no place for it.
-    :param retry_may_be_vetoed: whether a retry that is left may be denied all the same, by a retry policy.
+    :param durable: whether to leave a record for the next attempt. Needs Airflow 3.3, whose task state store holds it.
+    :param retry_may_be_vetoed: whether a retry policy may deny a retry that is left.
     """
 
     def __init__(self, context: Context, durable: bool = True, *, retry_may_be_vetoed: bool = False) -> None:
         self._ti: Any = context["ti"]
         self._store: Any = context.get("task_state_store") if durable else None
-        #: When its invocation was asked for, by what a deferral kept of it; it counts where there is no record.
+        #: When the invocation was submitted, as the deferral kept it; for Airflows without a record.
         self.deferred_submitted_at: float | None = None
-        #: Whether the link to its invocation is shown.
-        self.has_link = False
-        self.id = try_id(self._ti)
+        self.id = attempt_id(self._ti)
         self.generation: int = getattr(self._ti, "max_tries", 0) or 0
-        self._may_be_denied = retry_may_be_vetoed
+        self._retry_may_be_vetoed = retry_may_be_vetoed
         self.map_index: int = getattr(self._ti, "map_index", -1)
 
     @property
     def is_durable(self) -> bool:
-        """Whether the next try will find what this one leaves."""
+        """Whether the next attempt will find this one's record."""
         return self._store is not None
 
     @property
     def will_retry(self) -> bool:
-        """Whether Airflow retries the task if this try fails, and that try takes up what this one leaves."""
-        return self.is_durable and self._ti.try_number <= self.generation and not self._may_be_denied
+        """Whether Airflow retries the task if this attempt fails, and the retry finds this attempt's record."""
+        return self.is_durable and self._ti.try_number <= self.generation and not self._retry_may_be_vetoed
+
+    def is_resumed_in_place_of(self, ti_id: str | None) -> bool:
+        """
+        Return whether Airflow resumes this attempt where an earlier one was deferred, as it does after a clear.
+
+        :param ti_id: the attempt that was deferred; None if Airflow has dropped that.
+        """
+        return any(id not in (None, self.id) for id in (ti_id, self.record and self.record.ti_id))
 
     @property
-    def names(self) -> dict[str, Any]:
-        """By which Airflow knows the task instance, over all tries."""
+    def task_identity(self) -> dict[str, Any]:
+        """The names by which Airflow knows the task instance, over all attempts."""
         return task_identity(self._ti)
 
     @property
     def canceller_identity(self) -> dict[str, Any]:
-        """What an invocation is told that this try cancels."""
+        """What the output of an invocation says about this attempt, which cancels it."""
         return canceller_identity(self._ti)
 
     @property
-    def is_mapped(self) -> bool:
-        """Whether the task is one of several, of a mapped operator."""
-        return self.map_index >= 0
+    def submitted_at(self) -> float | None:
+        """When the invocation was submitted, in seconds since 1970; None if it is not known."""
+        return self.record.submitted_at if self.record else self.deferred_submitted_at
+
+    @property
+    def seconds_waited(self) -> float | None:
+        """Seconds since the submission; None if its time is not known."""
+        return None if self.submitted_at is None else max(time.time() - self.submitted_at, 0)
 
     def execution_deadline(self, execution_timeout: timedelta | None) -> float:
         """
         Return when ``execution_timeout`` passes, in seconds since 1970.
 
-        It is counted from the start of the try, before all its deferrals, to which Airflow itself does not apply it.
+        It counts from the start of the attempt, before all deferrals; Airflow itself does not apply it to deferrals.
         """
         start = getattr(self._ti, "start_date", None)
         return (start + execution_timeout).timestamp() if start and execution_timeout else inf
 
-    def waited(self) -> float | None:
-        """Return for how many seconds its invocation has been waited for; None if that is not known."""
-        submitted_at = self.submitted_at()
-        return None if submitted_at is None else max(time.time() - submitted_at, 0)
-
-    def submitted_at(self) -> float | None:
-        """Return when its invocation was asked for, in seconds since 1970; None if that is not known."""
-        return self.record.submitted_at if self.record else self.deferred_submitted_at
-
-    def announce(self, invocation_id: str, hook: KernelHook) -> None:
-        """Push the id of the invocation to XCom, and the link to it."""
-        self.has_link = link.announce(self._ti, hook, invocation_id)
+    def push_invocation_id(self, invocation_id: str) -> None:
+        """Push the invocation's id to XCom; a failure is a warning."""
         try:
             self._ti.xcom_push(key="invocation_id", value=invocation_id)
         except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs
-            log.warning("The invocation's id could not be pushed to XCom: %s", error)
+            log.warning(
+                "The id of Kernel invocation %s could not be pushed to XCom: %s", invocation_id, error
+            )
 
     def invocation_id(self) -> str | None:
-        """Return the id of its invocation, by what it left in Airflow before a deferral."""
+        """Return the id of the invocation, from the record or else from XCom; None if there is none."""
         if self.record and self.record.invocation_id:
             return self.record.invocation_id
         pushed = self._ti.xcom_pull(
@@ -119,27 +114,27 @@ class TaskAttempt:
     @cached_property
     def record(self) -> Record | None:
         """
-        What was left last, by an earlier try or this one.
+        The record, of an earlier attempt or of this one; None if there is none.
 
         :raises KernelRecordError: it cannot be read.
         """
         return Record.from_stored(self._store.get(RECORD_KEY)) if self.is_durable else None
 
-    def intend(self, record: Record) -> None:
+    def write_intent(self, record: Record) -> None:
         """
-        Leave the intent of a request; without it, the request must not be sent.
+        Store the intent of a submission. Without it, the request must not be sent.
 
-        :raises KernelSupersededError: another try has the task.
-        :raises KernelError: Airflow did not take it.
+        :raises KernelSupersededError: another attempt has the task.
+        :raises KernelError: Airflow did not store it.
         """
         self.record = record
-        self._store_record("An invocation was not requested")
+        self._store_record("No invocation was requested")
 
-    def leave(self, **changes: Any) -> None:
+    def update_record(self, **changes: Any) -> None:
         """
-        Change the record. If Airflow cannot take it now, go on: what it has already will do.
+        Change fields of the record. If Airflow cannot store it now, that is a warning: what it has will do.
 
-        :raises KernelSupersededError: another try has the task.
+        :raises KernelSupersededError: another attempt has the task.
         """
         if self.record is None:
             return
@@ -151,35 +146,36 @@ class TaskAttempt:
         except KernelError as error:
             log.warning("%s", error)
 
-    def forget(self) -> None:
-        """Take the intent back: Kernel has refused."""
+    def delete_record(self) -> None:
+        """Delete the record: Kernel has not accepted the submission. A failure is a warning."""
         self.record = None
         if self.is_durable:
             try:
                 self._store.delete(RECORD_KEY)
-            except Exception as error:  # noqa: BLE001 - what Airflow raises here is not documented
-                log.warning("The intent of the request could not be taken back: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - Airflow does not document what it raises here
+                log.warning("The intent of the submission could not be deleted: %s", type(error).__name__)
 
-    def _store_record(self, what: str) -> None:
+    def _store_record(self, consequence: str) -> None:
         if not self.is_durable or self.record is None:
             return
         try:
             self._store.set(RECORD_KEY, self.record.to_stored())
-        except Exception as error:  # noqa: BLE001 - what Airflow raises here is not documented
+        except Exception as error:  # noqa: BLE001 - Airflow does not document what it raises here
             if _status_code(error) in (404, 410):
                 raise KernelSupersededError(
-                    "Airflow does not know this try of the task any more: another one has taken its place."
+                    "Airflow no longer knows this attempt of the task: another one has taken its place."
                 ) from None
-            # Not the error's own words: they are Airflow's, of any length.
+            # Not Airflow's own words: they may be of any length.
             raise KernelError(
-                f"{what}, for Airflow's task state store could not be written ({type(error).__name__})."
+                f"{consequence}: Airflow's task state store could not be written ({type(error).__name__})."
             ) from None
 
-    def is_killed(self, *, by_success: bool = True) -> bool | None:
+    def is_killed(self, *, including_success: bool = True) -> bool | None:
         """
-        Ask Airflow whether a user, or the end of the Dag run, has ended the task; None if that cannot be known.
+        Ask Airflow whether a user, or the end of the Dag run, has ended the task.
 
-        :param by_success: whether a success, too, is a user's.
+        :param including_success: whether the state ``success`` counts; another attempt may have reached it.
+        :return: None if Airflow cannot be asked.
         """
         try:
             states = self._ti.get_task_states(
@@ -189,9 +185,9 @@ class TaskAttempt:
                 map_index=self.map_index,
             )
             state = next(iter(states[self._ti.run_id].values()))
-        except Exception:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
+        except Exception:  # noqa: BLE001 - Airflow is away, or too old to be asked
             return None
-        return state in KILLED_STATES and (by_success or state != "success")
+        return state in KILLED_STATES and (including_success or state != "success")
 
 
 def _status_code(error: BaseException) -> Any:

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_storable
 from airflow_provider_kernel.api.models import InvocationRequest
 from airflow_provider_kernel.api.payload import is_nothing, parse_storable
+from airflow_provider_kernel.api.payload_mark import new_key
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.arguments import (
@@ -22,11 +23,12 @@ from airflow_provider_kernel.operators.arguments import (
     no_retry_if_mapped,
     require_name,
 )
+from airflow_provider_kernel.operators.attempt import TaskAttempt
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.mapped import checked
-from airflow_provider_kernel.operators.runner import InvocationRunner
-from airflow_provider_kernel.operators.submission import OnLostReply
+from airflow_provider_kernel.operators.result import ResultOptions
+from airflow_provider_kernel.operators.runner import InvocationOptions, InvocationRunner, OnLostReply
 from airflow_provider_kernel.operators.xcom import UnsupportedOutputError, check_output
 
 if TYPE_CHECKING:
@@ -269,22 +271,23 @@ class KernelInvokeOperator(BaseOperator):
                 self.version,
                 self.async_,
                 self.async_timeout_seconds,
+                new_key(),
             )
             if self.metadata_field is not None:
-                request.marked(self.metadata_field, {})
+                request.with_metadata(self.metadata_field, {})
         except ValueError as error:
             raise AirflowFailException(str(error)) from error
         return request
 
     def execute(self, context: Context) -> Any:
         """
-        Take up the invocation of an earlier try, or submit one, once; and wait for its end.
+        Submit an invocation once, or reattach to that of an earlier attempt; and wait for its end.
 
         :param context: Airflow's.
         :return: the decoded output; the invocation's id with ``wait_for_completion=False``.
         """
-        with self._leg(context) as leg:
-            return leg.start()
+        with self._runner(context) as runner:
+            return runner.start()
 
     def execute_complete(
         self,
@@ -298,12 +301,12 @@ class KernelInvokeOperator(BaseOperator):
 
         :param context: Airflow's.
         :param event: what the trigger fired.
-        :param ti_id: the try that was deferred.
-        :param submitted_at: when it asked for the invocation, in seconds since 1970.
+        :param ti_id: the attempt that was deferred.
+        :param submitted_at: when the invocation was submitted, in seconds since 1970.
         :return: the decoded output.
         """
-        with self._leg(context) as leg:
-            return leg.start() if leg.is_resumed_by_new_attempt(ti_id) else leg.complete(event, submitted_at)
+        with self._runner(context) as runner:
+            return runner.resume_after_wait(event, ti_id, submitted_at)
 
     def execute_after_capacity(
         self, context: Context, event: dict[str, Any], ti_id: str | None = None
@@ -313,19 +316,17 @@ class KernelInvokeOperator(BaseOperator):
 
         :param context: Airflow's.
         :param event: what the trigger fired.
-        :param ti_id: the try that waited.
+        :param ti_id: the attempt that was deferred.
         :return: as that of :meth:`execute`.
         """
-        with self._leg(context) as leg:
-            if not leg.is_resumed_by_new_attempt(ti_id):
-                leg.has_waited_for_capacity(event)
-            return leg.start()
+        with self._runner(context) as runner:
+            return runner.resume_after_capacity_wait(event, ti_id)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
-        Continue after the deferral, also where Airflow ended it: it timed out, or its trigger raised.
+        Continue after the deferral, also if Airflow ended it: the deferral timed out, or its trigger raised.
 
-        Airflow tells the trigger nothing of that, and drops the deferral's arguments.
+        Airflow does not tell the trigger, and drops the deferral's arguments.
 
         :param next_method: the method that Airflow would call.
         :param next_kwargs: its arguments.
@@ -338,21 +339,47 @@ class KernelInvokeOperator(BaseOperator):
         except Exception as error:
             if next_method != FAIL_METHOD:
                 raise
-            with self._leg(context) as leg:
-                if leg.is_resumed_by_new_attempt():
-                    return leg.start()
-                return leg.end_deferral(error, is_timeout=(next_kwargs or {}).get("error") in TIMED_OUT)
+            is_timeout = (next_kwargs or {}).get("error") in TIMED_OUT
+            with self._runner(context) as runner:
+                return runner.resume_after_ended_deferral(error, is_timeout=is_timeout)
 
     def on_kill(self) -> None:
-        """End the wait, and have :meth:`execute` see to the invocation. Airflow calls this in a signal handler."""
+        """End the wait; :meth:`execute` then deals with the invocation. Airflow calls this in a signal handler."""
         self._interruptible.interrupt()
 
     @contextmanager
-    def _leg(self, context: Context) -> Iterator[InvocationRunner]:
+    def _runner(self, context: Context) -> Iterator[InvocationRunner]:
+        may_be_vetoed = getattr(self, "retry_policy", None) is not None
         with self.hook:
-            leg = InvocationRunner(self, context, self._interruptible)
+            runner = InvocationRunner(
+                self.hook,
+                context,
+                self._options(),
+                ResultOptions.of(self, context),
+                TaskAttempt(context, self.durable, retry_may_be_vetoed=may_be_vetoed),
+                self._interruptible,
+                build_request=partial(self.request, context),
+                cancels_on_kill=lambda: self.cancel_on_kill,
+            )
             try:
-                with leg.running():
-                    yield leg
+                yield runner
             finally:
-                self.has_link |= leg.attempt.has_link
+                self.has_link |= runner.has_link
+
+    def _options(self) -> InvocationOptions:
+        return InvocationOptions(
+            app_name=self.app_name,
+            action_name=self.action_name,
+            kernel_conn_id=self.kernel_conn_id,
+            wait_for_completion=self.wait_for_completion,
+            deferrable=self.deferrable,
+            timeout=self.timeout,
+            execution_timeout=self.execution_timeout,
+            async_timeout_seconds=self.async_timeout_seconds,
+            poll_interval=self.poll_interval,
+            follow_logs=self.follow_logs,
+            metadata_field=self.metadata_field,
+            on_lost_reply=self.on_lost_reply,
+            capacity_timeout=self.capacity_timeout,
+            is_deterministic=self._request_is_deterministic,
+        )

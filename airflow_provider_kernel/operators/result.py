@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AssetAlias, conf
 
@@ -22,15 +23,10 @@ from airflow_provider_kernel.operators.xcom import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseOperator, Context
 
     from airflow_provider_kernel.api.models import Invocation
-    from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
-    from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
-
-    Task: TypeAlias = KernelInvokeOperator | KernelInvocationSensor
+    from airflow_provider_kernel.hooks.kernel import KernelHook
 
 log = logging.getLogger(__name__)
 #: Bytes of output above which Airflow's database is no good place for it: every read of an XCom, and each page
@@ -42,17 +38,50 @@ OWN_KEYS = frozenset(
 )
 
 
-def record_result_metadata(task: Task, context: Context, invocation: Invocation) -> None:
+@dataclass(frozen=True)
+class ResultOptions:
+    """
+    What a task does with the result.
+
+    :param kernel_conn_id: the Airflow connection, for messages.
+    :param outlets: the task's assets.
+    :param do_xcom_push: whether Airflow pushes the result to XCom.
+    :param multiple_outputs: whether each entry of the output becomes an XCom.
+    :param is_mapped_over: whether another task is mapped over the output.
+    """
+
+    kernel_conn_id: str
+    outlets: Sequence[Any]
+    do_xcom_push: bool
+    multiple_outputs: bool
+    is_mapped_over: bool
+
+    @classmethod
+    def of(cls, task: BaseOperator, context: Context) -> ResultOptions:
+        """Read the options of an operator or sensor, of which this is one task instance."""
+        is_mapped_over = task.has_dag() and next(task.iter_mapped_dependants(), None) is not None
+        return cls(
+            kernel_conn_id=task.kernel_conn_id,  # type: ignore[attr-defined]
+            outlets=task.outlets,
+            do_xcom_push=task.do_xcom_push,
+            multiple_outputs=getattr(task, "multiple_outputs", False),
+            is_mapped_over=is_mapped_over and getattr(context["ti"], "map_index", -1) in (None, -1),
+        )
+
+
+def record_result_metadata(
+    context: Context, hook: KernelHook, invocation: Invocation, options: ResultOptions
+) -> None:
     """
     Tell which version ran, as far as Kernel says it, and have the task's asset events name the invocation.
 
     :param invocation: it has ended.
     """
     version = invocation.version
-    if version is None and task.outlets:
+    if version is None and options.outlets:
         # The reply to a request that waits for the end does not say it.
         try:
-            version = task.hook.get_invocation(invocation.id).version
+            version = hook.get_invocation(invocation.id).version
         except KernelError as error:
             log.warning("Kernel could not be asked which version ran: %s", error)
     if version == "latest":
@@ -61,18 +90,18 @@ def record_result_metadata(task: Task, context: Context, invocation: Invocation)
         log.info("Kernel invocation %s ran version %s of the app.", invocation.id, version)
         with _warning("Its version could not be pushed to XCom"):
             context["ti"].xcom_push(key="app_version", value=version)
-    _mark_assets(task, context, invocation.id, version)
+    _mark_assets(context, invocation.id, version, options)
     if invocation.status == InvocationStatus.SUCCEEDED:
-        _warn_of_size(task, invocation)
+        _warn_of_size(invocation, options)
 
 
-def xcom_value(task: Task, context: Context, invocation: Invocation) -> Any:
+def xcom_value(context: Context, invocation: Invocation, options: ResultOptions) -> Any:
     """
     Return the output of a succeeded invocation, as Airflow can carry it.
 
     :raises AirflowFailException: it cannot; with what the action should return instead.
     """
-    if not task.do_xcom_push:
+    if not options.do_xcom_push:
         return invocation.output
     try:
         output, is_altered = read_output(invocation.raw_output)
@@ -83,23 +112,19 @@ def xcom_value(task: Task, context: Context, invocation: Invocation) -> Any:
                 invocation.id,
             )
         check_output(output)
-        _check_mapping(task, context, output)
-        return (
-            _separable(output) if getattr(task, "multiple_outputs", False) and output is not None else output
-        )
+        if options.is_mapped_over:
+            _check_mappable(output)
+        return _separable(output) if options.multiple_outputs and output is not None else output
     except UnsupportedOutputError as error:
         raise AirflowFailException(
             f"Kernel invocation {invocation.id} succeeded, but Airflow cannot carry its output as XCom: {error}. "
             f"The task is not retried, for the action would return the same. The output is still at Kernel: "
-            f"KernelHook({shown(task.kernel_conn_id, 200)}).get_invocation({invocation.id!r}).output"
+            f"KernelHook({shown(options.kernel_conn_id, 200)}).get_invocation({invocation.id!r}).output"
         ) from None
 
 
-def _check_mapping(task: Task, context: Context, output: Any) -> None:
-    """Check the output that tasks are mapped over, as Airflow does once the task has returned it."""
-    is_mapped_over = task.has_dag() and next(task.iter_mapped_dependants(), None) is not None
-    if not is_mapped_over or context["ti"].map_index not in (None, -1):
-        return
+def _check_mappable(output: Any) -> None:
+    """Check an output that tasks are mapped over, as Airflow does after the task has returned it."""
     if not isinstance(output, (list, dict)):
         raise UnsupportedOutputError(
             f"a task is mapped over it, and it is {json_type(output)}. Have the action return a list or an object"
@@ -131,9 +156,9 @@ def _separable(output: Any) -> dict[str, Any]:
     return {key: value for key, value in output.items() if key not in OWN_KEYS}
 
 
-def _warn_of_size(task: Task, invocation: Invocation) -> None:
+def _warn_of_size(invocation: Invocation, options: ResultOptions) -> None:
     size = len((invocation.raw_output or "").encode(errors="replace"))
-    if size > LARGE_OUTPUT_BYTES and task.do_xcom_push and _xcom_is_in_database():
+    if size > LARGE_OUTPUT_BYTES and options.do_xcom_push and _xcom_is_in_database():
         log.warning(
             "The output is %.1f MB, and goes into Airflow's database as XCom, which is made for less than %.0f MB. "
             "Have the action put it into object storage and return its address, or have Airflow do so: set "
@@ -144,19 +169,17 @@ def _warn_of_size(task: Task, invocation: Invocation) -> None:
         )
 
 
-def return_without_waiting(
-    task: KernelInvokeOperator, context: Context, invocation_id: str | None
-) -> str | None:
+def return_without_waiting(context: Context, invocation_id: str | None, options: ResultOptions) -> str | None:
     """Return the invocation's id, which is all that ``wait_for_completion=False`` asks for; mark the assets."""
     if invocation_id is not None:
-        _mark_assets(task, context, invocation_id, None)
+        _mark_assets(context, invocation_id, None, options)
     return invocation_id
 
 
-def _mark_assets(task: Task, context: Context, invocation_id: str, version: str | None) -> None:
+def _mark_assets(context: Context, invocation_id: str, version: str | None, options: ResultOptions) -> None:
     """Write the invocation into the ``extra`` of the events of the task's outlets, beside what is there."""
     extra = {"invocation_id": invocation_id} | ({"app_version": version} if version else {})
-    for outlet in task.outlets:
+    for outlet in options.outlets:
         with _warning("The asset event does not name the invocation"):
             event: Any = context["outlet_events"][outlet]
             _add(event.extra, extra)

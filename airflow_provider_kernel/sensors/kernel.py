@@ -30,7 +30,6 @@ from airflow_provider_kernel.api.models import Invocation, InvocationStatus, is_
 from airflow_provider_kernel.api.payload import is_nothing
 from airflow_provider_kernel.api.settings import shown
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
-from airflow_provider_kernel.lifecycle.record import try_id
 from airflow_provider_kernel.lifecycle.wait_machine import MAX_OUTAGE
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 from airflow_provider_kernel.links import kernel as link
@@ -42,7 +41,8 @@ from airflow_provider_kernel.operators.arguments import (
 )
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
 from airflow_provider_kernel.operators.mapped import checked
-from airflow_provider_kernel.operators.result import record_result_metadata, xcom_value
+from airflow_provider_kernel.operators.result import ResultOptions, record_result_metadata, xcom_value
+from airflow_provider_kernel.task_instance import attempt_id
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class KernelInvocationSensor(BaseSensorOperator):
                 deferred_at=now,
             ),
             method_name="execute_complete",
-            kwargs={"ti_id": try_id(context["ti"]), "deferred_at": now},
+            kwargs={"ti_id": attempt_id(context["ti"]), "deferred_at": now},
             timeout=backstop(deadline, now),
         )
 
@@ -202,7 +202,7 @@ class KernelInvocationSensor(BaseSensorOperator):
             return PokeReturnValue(is_done=False)  # Kernel is away; so is this worker, until the next poke
         if found is None:
             raise WaitResult(
-                self.invocation_id, "unsettled", f"Kernel knows no invocation {self.invocation_id}."
+                self.invocation_id, "unknown", f"Kernel knows no invocation {self.invocation_id}."
             ).error()
         if not found.is_ended:
             return PokeReturnValue(is_done=False)
@@ -225,10 +225,10 @@ class KernelInvocationSensor(BaseSensorOperator):
         :return: the decoded output.
         """
         outcome = WaitResult.from_event(event)
-        if outcome.invocation_id != self.invocation_id or ti_id not in (None, try_id(context["ti"])):
+        if outcome.invocation_id != self.invocation_id or ti_id not in (None, attempt_id(context["ti"])):
             # A new try, which Airflow resumes after a clear with the old one's event.
             return self.execute(context)
-        if outcome.status == "unsettled" and deferred_at and time.time() - deferred_at >= MAX_OUTAGE:
+        if outcome.status == "unknown" and deferred_at and time.time() - deferred_at >= MAX_OUTAGE:
             # Kernel was away for longer than a trigger waits; what it refuses, or is broken here, this look tells.
             with self.hook:
                 look = self.poke(context)
@@ -321,13 +321,14 @@ class KernelInvocationSensor(BaseSensorOperator):
         is_known = self.deferrable or not self.reschedule
         waited = time.time() - _started_at(context) if is_known else None
         metrics.ended(ended, succeeded=succeeded, seconds=waited)
-        record_result_metadata(self, context, ended)
+        options = ResultOptions.of(self, context)
+        record_result_metadata(context, self.hook, ended, options)
         try:
             if not succeeded:
                 failure = ended.failure()
                 raise AirflowFailException(str(failure)) from failure
             self.log.info("Kernel invocation %s succeeded.", ended.id)
-            return xcom_value(self, context, ended)
+            return xcom_value(context, ended, options)
         except AirflowFailException as error:
             if self.soft_fail or self.never_fail:
                 self.log.warning("%s", error)  # Airflow skips the task without a word of why

@@ -18,8 +18,8 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thread, is_dag_test
 from airflow_provider_kernel.lifecycle.log_buffer import app_lines
-from airflow_provider_kernel.lifecycle.record import canceller_identity
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
+from airflow_provider_kernel.task_instance import canceller_identity
 from airflow_provider_kernel.triggers.min_deferral import hold
 
 if TYPE_CHECKING:

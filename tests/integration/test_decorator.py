@@ -89,29 +89,14 @@ def test_a_retry_takes_it_up_even_where_the_function_would_fail_by_now(proxy):
     assert task.retry().run() == task.calls[0]
 
 
-def test_a_lost_reply_is_settled_by_the_key_without_the_function(proxy):
+@pytest.mark.parametrize("metadata_field", [None, "key"])
+def test_a_lost_reply_is_looked_up_by_the_mark_without_the_function(proxy, metadata_field):
     """The worker dies after Kernel accepted and before it knew that."""
-    task = Decorated(unlike, retries=1, metadata_field="key")
+    task = Decorated(unlike, retries=1, metadata_field=metadata_field)
     task.run_until_it_dies_at("before:accepted")
     result = task.retry().run()
     assert result["test"] == task.calls[0]["test"]
     assert (len(task.calls), len(proxy.accepted)) == (1, 1)
-
-
-def test_a_lost_reply_without_a_key_is_settled_by_what_the_function_returns_again(proxy):
-    payload = unlike()
-    task = Decorated(lambda: dict(payload), retries=1)
-    task.run_until_it_dies_at("before:accepted")
-    assert task.retry().run() == payload
-    assert (len(task.calls), len(proxy.accepted)) == (2, 1)
-
-
-def test_a_lost_reply_without_a_key_is_in_doubt_where_the_function_says_something_else(proxy):
-    task = Decorated(unlike, retries=1)
-    task.run_until_it_dies_at("before:accepted")
-    with pytest.raises(AirflowFailException, match="metadata_field would make it certain"):
-        task.retry().run()
-    assert len(proxy.accepted) == 1
 
 
 def test_a_clear_calls_the_function_and_runs_the_action_anew(proxy):

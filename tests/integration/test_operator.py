@@ -432,6 +432,6 @@ class TestTrigger:
         monkeypatch.delenv("AIRFLOW_CONN_KERNEL_DEFAULT")
         monkeypatch.delenv("KERNEL_API_KEY")
         event = asyncio.run(first_event(KernelInvocationTrigger("inv1")))
-        assert event["status"] == "unsettled"
+        assert event["status"] == "unknown"
         assert event["possibly_running"]
         assert "no KERNEL_API_KEY" in event["message"]

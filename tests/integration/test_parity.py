@@ -38,7 +38,7 @@ POST = "POST /invocations"
 LOOK = "GET /invocations/{id}"
 STREAM = "GET /invocations/{id}/events"
 
-ANEW = r"A retry of the task runs the action anew\."
+ANEW = r"A retry of the task runs the action again\."
 LATE = rf"Kernel invocation ID had not ended by its deadline\. It was cancelled\. {ANEW}"
 
 
@@ -224,7 +224,7 @@ ROWS = [
         ways=REFUSED,
         arguments={"capacity_timeout": 0},
         error=KernelCapacityTimeoutError,
-        says=r"Kernel's account was full .*no invocation was started.*",
+        says=r"Kernel's account was full .*No invocation was started.*",
         status=None,
         accepted=0,
         defers=False,

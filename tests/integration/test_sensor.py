@@ -382,7 +382,7 @@ class TestAgainstAKernelThatMisbehaves:
         arguments = sensor.defer().kwargs
         event = {
             "invocation_id": "inv1",
-            "status": "unsettled",
+            "status": "unknown",
             "message": "No certificates.",
             "possibly_running": True,
         }

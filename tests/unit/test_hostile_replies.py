@@ -15,7 +15,7 @@ from airflow_provider_kernel.api.models import InvocationRequest, is_invocation_
 from airflow_provider_kernel.api.reply_body import ReplyBody
 from airflow_provider_kernel.api.text import Redactor
 from airflow_provider_kernel.capacity.queue import CapacityQueue
-from airflow_provider_kernel.lifecycle.lookup import SubmissionLookup
+from airflow_provider_kernel.lifecycle.lookup import LookupResult, SubmissionLookup
 from airflow_provider_kernel.lifecycle.record import Record
 from airflow_provider_kernel.lifecycle.wait_machine import (
     Ended,
@@ -96,7 +96,7 @@ def test_a_reply_is_read_or_is_an_error_of_ours_and_what_is_shown_of_it_is_safe(
             assert is_invocation_id(found.id)
             check_shown(repr(found))
             check_shown(str(found.failure()))
-            found.output, found.cancelled_by, found.mark("key")
+            found.output, found.cancelled_by, found.metadata("key"), found.mark
     assert {"KernelApiError", "KernelTransportError"} <= kinds
     assert len(kinds) > 2 or not call.has_result
 
@@ -185,20 +185,18 @@ def test_a_lost_reply_is_settled_or_is_an_error_of_ours():
     fuzzer = Fuzzer(5)
     for _ in range(REPLIES // 10):
         intent = Record("ti", 0, "f", "shop", "price", "latest", AT)
-        search, now = SubmissionLookup(intent, '{"sku": 1}', AT), AT
-        for _ in range(50):
-            step = search.next(now)
-            if isinstance(step, Sleep):
-                now += step.seconds
-                continue
-            if not isinstance(step, endpoints.Request):
-                break
-            found = asked(fuzzer, step, "many")
-            try:
-                if isinstance(found, KernelError):
-                    search.on_error(found, now)
-                else:
-                    search.on_page(found, now)
-            except KernelError as error:
-                check_shown(str(error))
-                break
+        clock = [AT]
+        steps = SubmissionLookup(intent, lambda clock=clock: clock[0]).steps()
+        step = next(steps)
+        try:
+            for _ in range(50):
+                if isinstance(step, Sleep):
+                    clock[0] += step.seconds
+                    step = next(steps)
+                    continue
+                found = asked(fuzzer, step, "many")
+                step = steps.throw(found) if isinstance(found, KernelError) else steps.send(found)
+        except StopIteration as stop:
+            assert isinstance(stop.value, LookupResult)  # noqa: PT017
+        except KernelError as error:
+            check_shown(str(error))

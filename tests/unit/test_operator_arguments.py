@@ -338,7 +338,7 @@ def test_what_airflow_cannot_carry_of_a_rendered_payload_is_sent_all_the_same(na
     assert isinstance(plain.payload, str)
     request = plain.request({})
     if metadata_field:
-        request = request.marked(metadata_field, {})
+        request = request.with_metadata(metadata_field, {})
     assert {name: item for name, item in json.loads(request.payload).items() if name != "key"} == value
 
 

@@ -25,6 +25,7 @@ RECORD = Record(
     "inv1",
     True,
     replaces="inv0",
+    payload_digest="d1",
 )
 
 
@@ -33,7 +34,7 @@ def test_a_record_survives_being_stored_as_json():
     assert Record.from_stored(None) is None
 
 
-def test_what_the_first_version_stored_can_be_read():
+def test_the_stored_form_is_stable():
     stored = {
         "version": 1,
         "ti_id": "ti-1",
@@ -50,6 +51,7 @@ def test_what_the_first_version_stored_can_be_read():
         "ended": False,
         "replaces": "inv0",
         "replaces_cancelled": False,
+        "payload_digest": "d1",
     }
     assert RECORD.to_stored() == stored
     assert Record.from_stored(stored) == RECORD

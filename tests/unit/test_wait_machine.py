@@ -583,8 +583,8 @@ OUTCOMES = {
     "timeout, cancelled": WaitResult.of_giving_up(gave_up("i1", None), Cancellation(FAILED, True)),
     "timeout, not cancelled": WaitResult.of_giving_up(gave_up("i1", None), LONG),
     "timeout, had ended": WaitResult.of_giving_up(gave_up("i1", None), Cancellation(SUCCEEDED, False)),
-    "unsettled, cancelled": WaitResult.of_giving_up(gave_up("i1", LONG), Cancellation(FAILED, True)),
-    "unsettled, not cancelled": WaitResult.of_giving_up(gave_up("i1", LONG), LONG),
+    "unknown, cancelled": WaitResult.of_giving_up(gave_up("i1", LONG), Cancellation(FAILED, True)),
+    "unknown, not cancelled": WaitResult.of_giving_up(gave_up("i1", LONG), LONG),
 }
 
 
@@ -595,8 +595,8 @@ OUTCOMES = {
         ("timeout, cancelled", "timeout", False, "It was cancelled"),
         ("timeout, not cancelled", "timeout", True, "may still be running"),
         ("timeout, had ended", "succeeded", False, ""),
-        ("unsettled, cancelled", "unsettled", False, "could not be learned"),
-        ("unsettled, not cancelled", "unsettled", True, "could not be learned"),
+        ("unknown, cancelled", "unknown", False, "could not be learned"),
+        ("unknown, not cancelled", "unknown", True, "could not be learned"),
     ],
 )
 def test_an_outcome_travels_small_and_unchanged(name, status, possibly_running, words):

@@ -36,6 +36,12 @@ def no_payload(ctx: kernel.KernelContext) -> dict[str, str]:
     return {"invocation_id": ctx.invocation_id}
 
 
+@app.action("minute")
+def minute(ctx: kernel.KernelContext) -> None:
+    """Wait a minute; takes no payload."""
+    time.sleep(60)
+
+
 @app.action("sleep")
 def sleep(ctx: kernel.KernelContext, payload: dict[str, float]) -> float:
     """Print ``sleeping``, wait ``seconds`` and return them."""

@@ -1,0 +1,231 @@
+"""
+One attempt of a task, from ``execute`` or a resumed method to the next deferral or its end, as a state machine. No I/O.
+
+:data:`TRANSITIONS` is the whole of it. In each state the runner does one thing; what happens then leads to the next
+state, in some cases depending on whether Airflow will retry the task and the retry will find this attempt's record. The
+README's tables "What happens if" are checked against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+
+class State(StrEnum):
+    """What the attempt does. The last five end it."""
+
+    START = "start"
+    LOOK_UP = "look up"
+    REATTACH = "reattach"
+    CANCEL_PREVIOUS = "cancel the previous invocation"
+    SUBMIT = "submit"
+    WAIT_FOR_CAPACITY = "wait for capacity"
+    WAIT = "wait"
+    CANCEL = "cancel"
+    CONCLUDE = "conclude"
+    STOP = "stop"
+    RETURN_OUTPUT = "return the output"
+    RETURN_ID = "return the id"
+    FAIL = "fail"
+    FAIL_WITHOUT_RETRY = "fail without a retry"
+    RAISE = "raise the error as it is"
+
+
+class Event(StrEnum):
+    """What happened."""
+
+    NOTHING_RECORDED = "no attempt has left an invocation"
+    INTENT_RECORDED = "an earlier attempt ended during its submission"
+    INVOCATION_RECORDED = "an earlier attempt has left its invocation"
+    RETURNED_BEFORE = "an earlier attempt has returned without waiting"
+    FOUND = "the submission of an earlier attempt is found"
+    NOT_ACCEPTED = "Kernel lists no invocation of the submission"
+    MAY_SUBMIT_AGAIN = (
+        "there is no invocation of the submission, or only an outdated one, and it may be repeated"
+    )
+    AMBIGUOUS = "several invocations may be the submission"
+    LOOKUP_FAILED = "Kernel cannot be asked for the submission"
+    REATTACHED = "the earlier invocation is the one that this attempt wants"
+    OVER = "the earlier invocation has ended and is of no use"
+    OUTDATED = "the earlier invocation is running, and the task was cleared"
+    GONE = "Kernel does not know the earlier invocation"
+    ACCEPTED = "Kernel accepted the submission"
+    REPLY_LOST = "the reply to the submission was lost"
+    FULL = "the account is full"
+    NOT_SENT = "the submission did not reach Kernel"
+    NO_CAPACITY = "the account was full for too long"
+    CAPACITY_FREE = "the account may have room"
+    NOT_WAITED_FOR = "the task does not wait for the end"
+    ENDED = "the invocation has ended"
+    DEADLINE = "the deadline has passed"
+    UNKNOWN = "the state of the invocation cannot be found out"
+    CANCELLED = "the invocation was cancelled"
+    CANCEL_FAILED = "the invocation could not be cancelled"
+    SUCCEEDED = "the invocation succeeded"
+    FAILED = "the invocation failed"
+    CANCELLED_BY_ANOTHER_ATTEMPT = "another attempt cancelled the invocation"
+    KILLED = "a user, or the end of the Dag run, ended the task"
+    KILLED_WITHOUT_CANCELLING = "the task was ended, and cancel_on_kill is False"
+    TERMINATED = "the process was told to end, and the task was not"
+    EXECUTION_TIMEOUT = "execution_timeout has passed"
+    PROCESS_EXIT = "the process exits, and no retry goes on with the invocation"
+    PROCESS_EXIT_LEFT = (
+        "the process exits, and a retry goes on with the invocation, or cancel_on_kill is False"
+    )
+    STOPPED = "nothing that the attempt started is left, as far as it could be stopped"
+    SUPERSEDED = "Airflow has given the task to another attempt, which finds the invocation"
+    SUPERSEDED_WITHOUT_SUCCESSOR = (
+        "Airflow has given the task up, or the other attempt cannot find the invocation"
+    )
+    REFUSED = "Kernel refused a request, or the connection cannot be used"
+    REFUSED_WHILE_RUNNING = "the same, while an invocation is known"
+    ERROR = "anything else went wrong"
+
+
+class Fate(Enum):
+    """What becomes of the invocation, in the README's words."""
+
+    NONE = ""
+    NOT_STARTED = "was not started"
+    MAY_RUN = "may be running"
+    RUNS_ON = "runs on"
+    CANCELLED = "is cancelled"
+    ENDED = "has ended"
+
+
+class Hint(StrEnum):
+    """The last sentence of the attempt's error: what a retry will do."""
+
+    NONE = ""
+    RUNS_AGAIN = "A retry of the task runs the action again."
+    REATTACHES = "A retry of the task reattaches to the invocation."
+    LOOKS_AGAIN = "A retry of the task looks again."
+    SUBMITS = "No invocation was started. A retry of the task submits it again."
+    WAITS_AGAIN = "No invocation was started. A retry of the task waits again."
+    UNCERTAIN = "The task is not retried, because a retry might run the action a second time."
+    REFUSED = "The task is not retried, because Kernel would refuse again."
+
+
+@dataclass(frozen=True)
+class Transition:
+    """
+    One row of the table.
+
+    :param state: in which ``event`` happened; None for any.
+    :param event: what happened.
+    :param to: the next state.
+    :param fate: what becomes of the invocation.
+    :param hint: the last sentence of the error, where the next state is an end with an error.
+    :param will_retry: the row applies only if Airflow will retry the task (True), or will not (False). None: always.
+    """
+
+    state: State | None
+    event: Event
+    to: State
+    fate: Fate = Fate.NONE
+    hint: Hint = Hint.NONE
+    will_retry: bool | None = None
+
+
+def _unless_retried(
+    state: State | None, event: Event, retried: tuple[State, Fate, Hint], else_: tuple[State, Fate, Hint]
+) -> tuple[Transition, Transition]:
+    return (
+        Transition(state, event, *retried, will_retry=True),
+        Transition(state, event, *else_, will_retry=False),
+    )
+
+
+_LEFT_TO_RETRY = (State.FAIL, Fate.RUNS_ON, Hint.REATTACHES)
+_CANCELLED = (State.CANCEL, Fate.CANCELLED, Hint.NONE)
+_S, _E, _T = State, Event, Transition
+TRANSITIONS: tuple[Transition, ...] = (
+    _T(_S.START, _E.NOTHING_RECORDED, _S.SUBMIT),
+    _T(_S.START, _E.INTENT_RECORDED, _S.LOOK_UP),
+    _T(_S.START, _E.INVOCATION_RECORDED, _S.REATTACH),
+    _T(_S.START, _E.RETURNED_BEFORE, _S.RETURN_ID),
+    _T(_S.LOOK_UP, _E.FOUND, _S.REATTACH),
+    _T(_S.LOOK_UP, _E.ACCEPTED, _S.WAIT),
+    _T(_S.LOOK_UP, _E.MAY_SUBMIT_AGAIN, _S.SUBMIT),
+    _T(_S.LOOK_UP, _E.NOT_ACCEPTED, _S.FAIL_WITHOUT_RETRY, Fate.NOT_STARTED),
+    _T(_S.LOOK_UP, _E.AMBIGUOUS, _S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.UNCERTAIN),
+    *_unless_retried(
+        _S.LOOK_UP,
+        _E.LOOKUP_FAILED,
+        (_S.FAIL, Fate.MAY_RUN, Hint.LOOKS_AGAIN),
+        (_S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.UNCERTAIN),
+    ),
+    _T(_S.REATTACH, _E.REATTACHED, _S.WAIT, Fate.RUNS_ON),
+    _T(_S.REATTACH, _E.OVER, _S.SUBMIT, Fate.ENDED),
+    _T(_S.REATTACH, _E.OUTDATED, _S.CANCEL_PREVIOUS, Fate.CANCELLED),
+    _T(_S.REATTACH, _E.GONE, _S.FAIL_WITHOUT_RETRY),
+    *_unless_retried(_S.REATTACH, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
+    _T(_S.CANCEL_PREVIOUS, _E.CANCELLED, _S.REATTACH),
+    *_unless_retried(_S.CANCEL_PREVIOUS, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
+    _T(_S.SUBMIT, _E.ACCEPTED, _S.WAIT),
+    _T(_S.SUBMIT, _E.REPLY_LOST, _S.LOOK_UP, Fate.MAY_RUN),
+    _T(_S.SUBMIT, _E.FULL, _S.WAIT_FOR_CAPACITY, Fate.NOT_STARTED),
+    _T(_S.SUBMIT, _E.NOT_SENT, _S.FAIL, Fate.NOT_STARTED, Hint.SUBMITS),
+    _T(_S.SUBMIT, _E.NO_CAPACITY, _S.FAIL, Fate.NOT_STARTED, Hint.WAITS_AGAIN),
+    _T(_S.WAIT_FOR_CAPACITY, _E.CAPACITY_FREE, _S.SUBMIT),
+    _T(_S.WAIT_FOR_CAPACITY, _E.NO_CAPACITY, _S.FAIL, Fate.NOT_STARTED, Hint.WAITS_AGAIN),
+    _T(_S.WAIT, _E.NOT_WAITED_FOR, _S.RETURN_ID, Fate.RUNS_ON),
+    _T(_S.WAIT, _E.ENDED, _S.CONCLUDE, Fate.ENDED),
+    _T(_S.WAIT, _E.DEADLINE, _S.CANCEL, Fate.CANCELLED),
+    # The trigger has cancelled it, at the deadline.
+    _T(_S.WAIT, _E.CANCELLED, _S.FAIL, Fate.CANCELLED, Hint.RUNS_AGAIN),
+    *_unless_retried(_S.WAIT, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
+    _T(_S.CANCEL, _E.CANCELLED, _S.FAIL, Fate.CANCELLED, Hint.RUNS_AGAIN),
+    _T(_S.CANCEL, _E.ENDED, _S.CONCLUDE, Fate.ENDED),
+    *_unless_retried(
+        _S.CANCEL,
+        _E.CANCEL_FAILED,
+        (_S.FAIL, Fate.MAY_RUN, Hint.REATTACHES),
+        (_S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.UNCERTAIN),
+    ),
+    _T(_S.CONCLUDE, _E.SUCCEEDED, _S.RETURN_OUTPUT, Fate.ENDED),
+    _T(_S.CONCLUDE, _E.FAILED, _S.FAIL, Fate.ENDED, Hint.RUNS_AGAIN),
+    _T(_S.CONCLUDE, _E.CANCELLED_BY_ANOTHER_ATTEMPT, _S.SUBMIT, Fate.ENDED),
+    *_unless_retried(_S.CONCLUDE, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
+    _T(_S.STOP, _E.STOPPED, _S.RAISE),
+    # In any state:
+    _T(None, _E.KILLED, _S.STOP, Fate.CANCELLED),
+    _T(None, _E.KILLED_WITHOUT_CANCELLING, _S.RAISE, Fate.RUNS_ON),
+    *_unless_retried(
+        None,
+        _E.TERMINATED,
+        (_S.RAISE, Fate.RUNS_ON, Hint.NONE),
+        (_S.STOP, Fate.CANCELLED, Hint.NONE),
+    ),
+    _T(None, _E.EXECUTION_TIMEOUT, _S.STOP, Fate.CANCELLED),
+    _T(None, _E.PROCESS_EXIT, _S.STOP, Fate.CANCELLED),
+    _T(None, _E.PROCESS_EXIT_LEFT, _S.RAISE, Fate.RUNS_ON),
+    _T(None, _E.SUPERSEDED, _S.RAISE, Fate.RUNS_ON),
+    _T(None, _E.SUPERSEDED_WITHOUT_SUCCESSOR, _S.RAISE, Fate.CANCELLED),
+    _T(None, _E.REFUSED, _S.FAIL_WITHOUT_RETRY, Fate.NOT_STARTED, Hint.REFUSED),
+    *_unless_retried(
+        None,
+        _E.REFUSED_WHILE_RUNNING,
+        (_S.RAISE, Fate.RUNS_ON, Hint.NONE),
+        (_S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.REFUSED),
+    ),
+    _T(None, _E.ERROR, _S.RAISE),
+)
+_BY_KEY = {
+    (row.state, row.event, will_retry): row
+    for row in TRANSITIONS
+    for will_retry in ((True, False) if row.will_retry is None else (row.will_retry,))
+}
+
+
+def next_transition(state: State, event: Event, *, will_retry: bool) -> Transition:
+    """
+    Return the row that applies.
+
+    :param state: of the attempt.
+    :param event: what happened in it.
+    :param will_retry: whether Airflow will retry the task, and the retry will find this attempt's record.
+    :raises LookupError: the event cannot happen in this state.
+    """
+    return _BY_KEY.get((state, event, will_retry)) or _BY_KEY[None, event, will_retry]
