@@ -12,7 +12,7 @@ from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.operators.arguments import SET_DURING_EXECUTION, check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.operators.mapped import checked
-from airflow_provider_kernel.operators.runner import OnLostReply
+from airflow_provider_kernel.operators.options import OnLostReply
 
 try:
     from airflow.sdk.bases.decorator import determine_kwargs

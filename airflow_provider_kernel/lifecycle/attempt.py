@@ -11,6 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
+from airflow_provider_kernel.api.models import Invocation
+from airflow_provider_kernel.lifecycle.record import Record
+from airflow_provider_kernel.lifecycle.wait_result import WaitResult
+
 
 class State(StrEnum):
     """What the attempt does. The last five end it."""
@@ -229,3 +233,34 @@ def next_transition(state: State, event: Event, *, will_retry: bool) -> Transiti
     :raises LookupError: the event cannot happen in this state.
     """
     return _BY_KEY.get((state, event, will_retry)) or _BY_KEY[None, event, will_retry]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """
+    How far the attempt is. Immutable: the runner replaces it.
+
+    :param state: of the state machine.
+    :param intent: the record of a submission of which it is not known whether Kernel accepted it.
+    :param is_own: whether this attempt made that submission.
+    :param invocation_id: the invocation that the attempt is responsible for.
+    :param invocation: the invocation, as Kernel last described it.
+    :param reported: the end that a trigger or a reply without output has reported, before ``GET`` confirms it.
+    :param error: the reason for which the attempt gives up.
+    :param replaces_cancelled: whether the next submission replaces an invocation that another attempt cancelled.
+    :param has_resubmitted: whether the attempt has repeated a submission whose reply was lost.
+    :param refusals: how often in a row the account was full.
+    :param capacity_deadline: when the wait for capacity ends, in seconds since 1970.
+    """
+
+    state: State = State.START
+    intent: Record | None = None
+    is_own: bool = False
+    invocation_id: str | None = None
+    invocation: Invocation | None = None
+    reported: WaitResult | None = None
+    error: BaseException | None = None
+    replaces_cancelled: bool = False
+    has_resubmitted: bool = False
+    refusals: int = 0
+    capacity_deadline: float | None = None

@@ -13,7 +13,9 @@ from enum import Enum
 from typing import Any
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.api.models import Invocation, InvocationStatus
+from airflow_provider_kernel.api.models import Invocation, InvocationRequest, InvocationStatus
+from airflow_provider_kernel.api.payload import payload_digest
+from airflow_provider_kernel.api.payload_mark import new_key
 
 #: The key in Airflow's task state store.
 RECORD_KEY = "kernel_invocation"
@@ -61,6 +63,19 @@ class Record:
     replaces: str | None = None
     replaces_cancelled: bool = False
     payload_digest: str | None = None
+
+    @classmethod
+    def of_request(cls, request: InvocationRequest, **fields: Any) -> Record:
+        """Return the intent to send ``request``, with a key of its own; ``fields`` are the other ones."""
+        return cls(
+            fingerprint=request.fingerprint(),
+            app_name=request.app_name,
+            action_name=request.action_name,
+            app_version=request.version,
+            payload_digest=payload_digest(request.payload),
+            key=None if request.payload is None else new_key(),
+            **fields,
+        )
 
     @classmethod
     def from_stored(cls, value: Any) -> Record | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
@@ -83,6 +84,11 @@ class TaskAttempt:
     def seconds_waited(self) -> float | None:
         """Seconds since the submission; None if its time is not known."""
         return None if self.submitted_at is None else max(time.time() - self.submitted_at, 0)
+
+    def is_another_attempt(self, identity: Mapping[str, Any]) -> bool:
+        """Return whether ``identity``, of a canceller, is another attempt of the same task instance."""
+        is_same_task = self.task_identity.items() <= identity.items()
+        return is_same_task and identity.get("ti_id") not in (None, self.id)
 
     def execution_deadline(self, execution_timeout: timedelta | None) -> float:
         """

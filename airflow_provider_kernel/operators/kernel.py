@@ -27,8 +27,9 @@ from airflow_provider_kernel.operators.attempt import TaskAttempt
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.mapped import checked
+from airflow_provider_kernel.operators.options import InvocationOptions, OnLostReply
 from airflow_provider_kernel.operators.result import ResultOptions
-from airflow_provider_kernel.operators.runner import InvocationOptions, InvocationRunner, OnLostReply
+from airflow_provider_kernel.operators.runner import InvocationRunner
 from airflow_provider_kernel.operators.xcom import UnsupportedOutputError, check_output
 
 if TYPE_CHECKING:
@@ -42,49 +43,50 @@ class KernelInvokeOperator(BaseOperator):
     """
     Run an action of a Kernel app once, wait for its end, and return its output.
 
-    While the invocation runs the task is deferred and holds no worker; the lines that the app logs appear in the
-    task's log. The invocation's id is pushed to XCom as ``invocation_id`` as soon as it is known.
+    While the invocation runs, the task is deferred and holds no worker; the lines that the app logs appear in the
+    task's log. The invocation's id is pushed to XCom as ``invocation_id`` as soon as Kernel has accepted it.
 
-    Whatever dies on the way, the action runs once for each try that asks for it: a try leaves a record in Airflow,
-    by which the next one takes the invocation up, and a reply that was lost is settled by looking among the app's
-    invocations. A task that a user kills, or that passes its deadline, has its invocation cancelled. All this
-    across tries needs Airflow 3.3, which is the first to have a place for the record.
+    Whatever dies on the way, the action runs once. Each attempt stores a record in Airflow, by which a retry reattaches
+    to the invocation; this needs Airflow 3.3, the first with a task state store. Each payload carries a random key, as
+    white space after its JSON text, by which the invocation of a lost reply is found. If a user kills the task, or its
+    deadline passes, the invocation is cancelled.
 
     A failed invocation raises :class:`~airflow_provider_kernel.api.errors.KernelInvocationFailedError` with Kernel's
-    reason and the shortened output, and a retry of the task runs the action anew. What no retry can mend (400,
-    401, 403, 404, a connection without a token), and what a retry might run a second time, fails at once.
+    reason and the shortened output; a retry of the task runs the action again. If no retry can help (400, 401, 403,
+    404, a connection without a token), or a retry might run the action a second time, the task fails without one.
 
     :param app_name: name of the deployed app. (templated)
     :param action_name: name of one of its actions. (templated)
     :param payload: the action's input: any JSON value, a string of JSON text, or the name of a ``.json`` file beside
-        the Dag, which is a template as a whole; 4.5 MB at most. What gives None when it is rendered fails the task; an
-        item of ``expand`` may be None. Default: none. (templated)
+        the Dag, which is a template as a whole; 4.5 MB at most. A payload that is rendered to None fails the task; an
+        item of ``expand`` may be None. Default: no payload. (templated)
     :param version: the app's version; default ``latest``. (templated)
     :param async_: True (the default): Kernel runs the action for up to an hour, and the task waits. False: one
         call that holds the worker and that Kernel cuts after 100 s; for actions of seconds.
     :param async_timeout_seconds: when Kernel ends an asynchronous invocation, in seconds, 10-3600. Default: None,
         which is Kernel's own, 900.
     :param kernel_conn_id: the Airflow connection of type ``kernel``; default ``kernel_default``. (templated)
-    :param wait_for_completion: False returns the invocation's id as soon as Kernel has accepted it, and leaves
-        the invocation to itself. Default True.
+    :param wait_for_completion: False returns the invocation's id as soon as Kernel has accepted it, and does not
+        wait for the end. Default True.
     :param deferrable: False waits on the worker instead of the triggerer. Default True, whatever
         ``[operators] default_deferrable`` says.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails. Default:
         None, which is ``async_timeout_seconds`` and ten minutes. ``execution_timeout`` bounds the wait too, from
         the start of the try, deferred or not.
-    :param poll_interval: longest time in seconds between two looks at the invocation while its event stream cannot
+    :param poll_interval: longest time in seconds between two polls of the invocation while its event stream cannot
         be followed. Default 30.
     :param follow_logs: whether the lines that the app logs are written to the task's log. Default True.
-    :param durable: whether a retry takes up what an earlier try has started. Default True; needs Airflow 3.3.
-    :param metadata_field: name under which a random key is added to the payload, which must be a dict, with
-        Dag, run, task and map index beside it. By it an invocation whose reply was lost is known for certain, even
-        among others with the same payload. Default: None, which adds nothing.
-    :param on_lost_reply: what to do where the reply to the request was lost and Kernel does not list an invocation
-        a minute later: ``fail`` (the default), or ``resubmit``.
-    :param cancel_on_kill: whether a user who kills the task (marks or clears it) also cancels the invocation.
+    :param durable: whether a retry reattaches to the invocation of an earlier attempt. Default True; needs Airflow 3.3.
+    :param metadata_field: name of a field that is added to the payload, which must be a dict, for the action to read:
+        ``dag_id``, ``run_id``, ``task_id``, ``map_index``, the random ``key``, and ``traceparent`` if Airflow traces the
+        task. It also makes the look-up of a lost reply exact if Kernel should store JSON without its white space.
+        Default: None, which adds nothing.
+    :param on_lost_reply: what to do if the reply to the request was lost and Kernel turns out not to have accepted it:
+        ``fail`` (the default), or ``resubmit``.
+    :param cancel_on_kill: whether the invocation is cancelled if a user kills the task (marks or clears it).
         Default True.
-    :param capacity_timeout: seconds for which a full account (429, 529) is waited for, deferred; 0 fails at once.
-        Default: a day.
+    :param capacity_timeout: seconds for which the task waits, deferred, while the account is full (429, 529); 0 fails
+        at once. Default 86400, a day.
     :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
     """
 
@@ -93,9 +95,9 @@ class KernelInvokeOperator(BaseOperator):
     template_fields_renderers = {"payload": "json"}
     operator_extra_links = (KernelInvocationLink(),)
     ui_color = "#e4e0f9"
-    #: Whether the same arguments make the same request again; not so where a function makes the payload.
+    #: Whether the same arguments make the same request again; False if a function makes the payload.
     _request_is_deterministic = True
-    #: Whether this try has left the address of its link.
+    #: Whether this attempt has pushed the link's address.
     has_link = False
 
     def __init__(
@@ -252,7 +254,7 @@ class KernelInvokeOperator(BaseOperator):
 
     def request(self, context: Context) -> InvocationRequest:
         """
-        Return what is asked of Kernel, but for the key; call it once the templates are rendered.
+        Return the request, from the rendered arguments.
 
         :param context: Airflow's.
         :return: the request.

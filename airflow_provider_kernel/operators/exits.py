@@ -1,0 +1,137 @@
+"""What an attempt does about its invocation when its process, or its time, ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
+from airflow_provider_kernel import metrics
+from airflow_provider_kernel.api.arguments import DEFAULT_ASYNC_TIMEOUT_SECONDS
+from airflow_provider_kernel.api.errors import KernelError
+from airflow_provider_kernel.hooks.connection import is_dag_test
+from airflow_provider_kernel.lifecycle.attempt import Event, Progress
+from airflow_provider_kernel.lifecycle.attempt_errors import lost_reply_error
+from airflow_provider_kernel.operators.attempt import KernelSupersededError, TaskAttempt
+
+if TYPE_CHECKING:
+    from airflow_provider_kernel.api.endpoints import Cancellation
+    from airflow_provider_kernel.hooks.kernel import KernelHook
+    from airflow_provider_kernel.operators.canceller import Canceller
+    from airflow_provider_kernel.operators.options import InvocationOptions
+
+log = logging.getLogger(__name__)
+
+
+class AttemptExit:
+    """
+    Finds out why an attempt ends early, and cancels what it has started.
+
+    :param hook: on the task's connection.
+    :param attempt: what Airflow knows of the attempt.
+    :param canceller: cancels in the name of the attempt.
+    :param options: the operator's arguments.
+    :param cancels_on_kill: returns ``cancel_on_kill``, which may have changed meanwhile.
+    """
+
+    def __init__(
+        self,
+        hook: KernelHook,
+        attempt: TaskAttempt,
+        canceller: Canceller,
+        options: InvocationOptions,
+        cancels_on_kill: Callable[[], bool],
+    ) -> None:
+        self._hook = hook
+        self._attempt = attempt
+        self._canceller = canceller
+        self._options = options
+        self._cancels_on_kill = cancels_on_kill
+
+    def on_kill(self) -> tuple[Event, KernelError]:
+        """
+        Return why the process was told to end, and the attempt's error.
+
+        A user may have ended the task; or a node is drained, or Airflow's API could not be reached.
+        """
+        by_user = self._attempt.is_killed()
+        if not by_user and self._attempt.will_retry:
+            return Event.TERMINATED, KernelError(
+                "This attempt was ended from outside. A retry reattaches to its invocation, if there is one."
+            )
+        if not self._cancels_on_kill() and by_user is not False:
+            return Event.KILLED_WITHOUT_CANCELLING, KernelError(
+                "The task was killed. Its invocation, if there is one, runs on (cancel_on_kill=False)."
+            )
+        return Event.KILLED, KernelError("The task was killed.")
+
+    def on_process_exit(self, cause: str, progress: Progress) -> Event:
+        """Return whether to cancel the invocation when ``cause`` ends the process: Ctrl-C, or a library that exits."""
+        if self._attempt.will_retry and not is_dag_test():
+            log.warning(
+                "%s ended this attempt. A retry reattaches to its invocation, if there is one.", cause
+            )
+            return Event.PROCESS_EXIT_LEFT
+        if self._cancels_on_kill():
+            return Event.PROCESS_EXIT
+        if progress.invocation_id:
+            log.warning(
+                "%s ended this attempt. Kernel invocation %s runs on (cancel_on_kill=False), for %d s at most.",
+                cause,
+                progress.invocation_id,
+                self._options.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS,
+            )
+        elif progress.intent:
+            log.warning(
+                "%s ended this attempt during its submission. The invocation may run on (cancel_on_kill=False).",
+                cause,
+            )
+        return Event.PROCESS_EXIT_LEFT
+
+    def stop(self, progress: Progress) -> BaseException:
+        """Cancel what the attempt has started; return its error, which says what came of that if the task was killed."""
+        error = progress.error
+        assert error  # noqa: S101 - the attempt ends for it
+        is_killed = isinstance(error, KernelError)
+        if is_killed:
+            reason, fact = "the task was killed", "The task was killed"
+        elif isinstance(error, AirflowTaskTimeout):
+            reason, fact = "its execution_timeout passed", "execution_timeout passed"
+        else:
+            cause = type(error).__name__
+            reason, fact = f"{cause} ended the task's process", f"{cause} ended this attempt"
+        level = logging.WARNING
+        try:
+            cancellation = self._cancel(progress, reason)
+            said = f"{fact}. {cancellation or 'No invocation of it was started.'}"
+        except KernelSupersededError as superseded:
+            if is_killed:
+                return superseded
+            said = f"{fact}. {superseded}"
+        except KernelError as cancel_error:
+            said = f"{fact}, but what the task started may be running: {cancel_error}"
+            level = logging.ERROR
+        if is_killed:
+            return KernelError(said)
+        log.log(level, "%s", said)
+        return error
+
+    def _cancel(self, progress: Progress, reason: str) -> Cancellation | None:
+        """Cancel the invocation, after a look-up if its id is not known; return None if Kernel has accepted none."""
+        invocation_id, intent = progress.invocation_id, progress.intent
+        if invocation_id is None and intent is not None:
+            result = self._hook.settle(intent)
+            if result.ambiguous:
+                raise lost_reply_error(intent, result)
+            if result.found is None:
+                self._attempt.delete_record()
+                return None
+            invocation_id = result.found.id
+        if invocation_id is None:
+            return None
+        cancellation = self._canceller.cancel(invocation_id, reason)
+        if cancellation.cancelled:
+            metrics.ended(self._options, succeeded=False, seconds=self._attempt.seconds_waited)
+        return cancellation

@@ -1,0 +1,111 @@
+"""The request of an attempt, and how it is sent, once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from airflow_provider_kernel.api.errors import KernelError, was_not_sent
+from airflow_provider_kernel.api.models import Invocation, InvocationRequest
+from airflow_provider_kernel.lifecycle.record import Record
+from airflow_provider_kernel.operators.trace import trace_context
+
+if TYPE_CHECKING:
+    from airflow_provider_kernel.hooks.kernel import KernelHook
+    from airflow_provider_kernel.operators.attempt import TaskAttempt
+    from airflow_provider_kernel.operators.interruptible import Interruptible
+
+#: Seconds for which the reply is waited for after the process was told to end; Airflow kills the process after 5.
+KILL_GRACE_SECONDS = 2.0
+#: Seconds after which the intent is stored again before the request is sent: another attempt may have the task by then.
+INTENT_MAX_AGE = 5.0
+
+
+class Submitter:
+    """
+    Builds the request of an attempt, and sends it.
+
+    :param hook: on the task's connection.
+    :param attempt: what Airflow knows of the attempt.
+    :param interruptible: by which ``on_kill`` ends the wait for the reply.
+    :param build_request: returns the request, from the rendered arguments; raises what the task is to fail with.
+    :param metadata_field: the operator's argument.
+    """
+
+    def __init__(
+        self,
+        hook: KernelHook,
+        attempt: TaskAttempt,
+        interruptible: Interruptible,
+        build_request: Callable[[], InvocationRequest],
+        metadata_field: str | None,
+    ) -> None:
+        self._hook = hook
+        self._attempt = attempt
+        self._interruptible = interruptible
+        self._build_request = build_request
+        self._metadata_field = metadata_field
+
+    @cached_property
+    def _request(self) -> InvocationRequest | Exception:
+        # Not before it is needed: a template that fails by now must not lose a result that waits at Kernel.
+        try:
+            return self._build_request()
+        except Exception as error:  # noqa: BLE001 - it is raised when the request is to be submitted
+            return error
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells this attempt's request from others; empty if the request cannot be built."""
+        return "" if isinstance(self._request, Exception) else self._request.fingerprint()
+
+    def new_intent(self, *, replaces_cancelled: bool) -> Record:
+        """
+        Return the record of the next submission.
+
+        :param replaces_cancelled: whether it replaces an invocation that another attempt cancelled.
+        :raises Exception: what the task is to fail with, because the request cannot be built.
+        """
+        if isinstance(self._request, Exception):
+            raise self._request
+        before = self._attempt.record
+        return Record.of_request(
+            self._request,
+            ti_id=self._attempt.id,
+            generation=self._attempt.generation,
+            submitted_at=time.time(),
+            metadata_field=self._metadata_field,
+            replaces=before.invocation_id if before else None,
+            replaces_cancelled=replaces_cancelled,
+        )
+
+    def send(self, intent: Record, on_sending: Callable[[], None]) -> Invocation:
+        """
+        Send the request, and wait for the reply.
+
+        :param intent: its record, which is stored.
+        :param on_sending: called when the request begins to be sent.
+        :return: the invocation that Kernel has accepted.
+        :raises Interrupted: the process was told to end.
+        :raises KernelLostReplyError: the reply was lost.
+        :raises KernelError: Kernel has not accepted the request.
+        """
+        assert isinstance(self._request, InvocationRequest)  # noqa: S101 - there is an intent
+        request = replace(self._request, key=intent.key)
+        if intent.metadata_field:
+            metadata = {"key": intent.key, **self._attempt.task_identity, **trace_context()}
+            request = request.with_metadata(intent.metadata_field, metadata)
+
+        def send() -> Invocation:
+            if time.time() - intent.submitted_at > INTENT_MAX_AGE:  # the process was frozen
+                self._attempt.write_intent(intent)
+            on_sending()
+            return self._hook.submit(request, self._may_send_again)
+
+        return self._interruptible.run(send, grace=KILL_GRACE_SECONDS)
+
+    def _may_send_again(self, error: KernelError) -> bool:
+        return was_not_sent(error) and not self._interruptible.is_interrupted

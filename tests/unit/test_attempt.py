@@ -1,0 +1,112 @@
+"""The table of an attempt's transitions, and the README's tables that are checked against it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_kernel.lifecycle.attempt import TRANSITIONS, Event, Fate, Hint, State, next_transition
+
+pytestmark = pytest.mark.no_airflow
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+ENDS = {State.RETURN_OUTPUT, State.RETURN_ID, State.FAIL, State.FAIL_WITHOUT_RETRY, State.RAISE}
+
+
+def test_a_row_is_unambiguous():
+    keys = Counter(
+        (row.state, row.event, will_retry)
+        for row in TRANSITIONS
+        for will_retry in ((True, False) if row.will_retry is None else (row.will_retry,))
+    )
+    assert max(keys.values()) == 1
+
+
+def test_a_row_that_depends_on_a_retry_has_its_counterpart():
+    split = [(row.state, row.event, row.will_retry) for row in TRANSITIONS if row.will_retry is not None]
+    assert all((state, event, not will_retry) in split for state, event, will_retry in split)
+
+
+def test_every_event_is_in_the_table_and_every_state_is_reached():
+    assert {row.event for row in TRANSITIONS} == set(Event)
+    assert {row.to for row in TRANSITIONS} == set(State) - {State.START}
+    assert not {row.state for row in TRANSITIONS} & ENDS
+
+
+def test_every_state_but_an_end_leads_to_an_end():
+    reaches = dict.fromkeys(State, False) | dict.fromkeys(ENDS, True)
+    for _ in State:
+        for row in TRANSITIONS:
+            if row.state is not None:
+                reaches[row.state] |= reaches[row.to]
+    assert all(reaches.values())
+
+
+@pytest.mark.parametrize("will_retry", [True, False])
+def test_an_event_of_any_state_applies_in_each(will_retry):
+    for state in set(State) - ENDS:
+        assert next_transition(state, Event.KILLED, will_retry=will_retry).to is State.STOP
+    with pytest.raises(LookupError):
+        next_transition(State.START, Event.ACCEPTED, will_retry=will_retry)
+
+
+def test_no_attempt_fails_for_good_while_its_invocation_is_left_to_a_retry():
+    for row in TRANSITIONS:
+        if row.to is State.FAIL_WITHOUT_RETRY:
+            assert row.hint not in (Hint.REATTACHES, Hint.RUNS_AGAIN, Hint.LOOKS_AGAIN, Hint.SUBMITS)
+        if row.fate is Fate.RUNS_ON and row.to is State.FAIL:
+            assert row.hint is Hint.REATTACHES
+        if row.fate is Fate.CANCELLED and row.will_retry:
+            pytest.fail(f"a retry could reattach: {row}")
+
+
+def cells(label):
+    """The cells "the invocation" and "the task" of the README's row of that label."""
+    rows = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith(f"| {label}")]
+    assert len(rows) == 1, (label, rows)
+    return [cell.strip() for cell in rows[0][1:]]
+
+
+#: Words in the README's second cell for the end that a row leads to.
+ENDINGS = {
+    State.FAIL_WITHOUT_RETRY: r"without a retry",
+    State.FAIL: r"fails|retry",
+    State.WAIT_FOR_CAPACITY: r"waits for room",
+    State.LOOK_UP: r"looks for it",
+    State.SUBMIT: r"submits",
+    State.CANCEL: r"fails|retry",
+    State.STOP: r"",
+    State.RAISE: r"",
+    State.REATTACH: r"reattaches",
+}
+ROWS = [
+    ("the reply to the request is lost", State.SUBMIT, Event.REPLY_LOST),
+    ("… and Kernel lists no invocation with its mark", State.LOOK_UP, Event.NOT_ACCEPTED),
+    ("… and it is ambiguous", State.LOOK_UP, Event.AMBIGUOUS),
+    ("… and Kernel cannot be asked", State.LOOK_UP, Event.LOOKUP_FAILED),
+    ("Kernel refuses the request", State.SUBMIT, Event.REFUSED),
+    ("Kernel cannot be reached", State.SUBMIT, Event.NOT_SENT),
+    ("the account is full", State.SUBMIT, Event.FULL),
+    ("the action raises", State.CONCLUDE, Event.FAILED),
+    ("the task gives up waiting", State.WAIT, Event.UNKNOWN),
+    ("`timeout` or `execution_timeout` passes", State.WAIT, Event.DEADLINE),
+    ("the invocation could not be cancelled", State.CANCEL, Event.CANCEL_FAILED),
+    ("the worker or the scheduler dies", State.START, Event.INVOCATION_RECORDED),
+    ("the worker is told to end", State.WAIT, Event.TERMINATED),
+    ("a worker freezes", State.SUBMIT, Event.SUPERSEDED),
+    ("a worker freezes", State.SUBMIT, Event.SUPERSEDED_WITHOUT_SUCCESSOR),
+    ("Ctrl-C in `dag.test()`", State.WAIT, Event.PROCESS_EXIT),
+    ("a user marks the task", State.WAIT, Event.KILLED),
+]
+
+
+@pytest.mark.parametrize("will_retry", [True, False])
+@pytest.mark.parametrize(("label", "state", "event"), ROWS, ids=[f"{row[0]}-{row[2].name}" for row in ROWS])
+def test_the_readme_says_what_the_table_says(label, state, event, will_retry):
+    row = next_transition(state, event, will_retry=will_retry)
+    invocation, task = cells(label)
+    assert row.fate.value in invocation
+    assert re.search(ENDINGS[row.to], task), (row.to, task)
