@@ -1,8 +1,8 @@
 """
-What one try of a task leaves behind for the next: which invocation it asked for, and what came of it. No I/O.
+The record that an attempt of a task leaves for the next one: which invocation it submitted, and how that ended. No I/O.
 
-Airflow keeps the record over tries, deferrals, crashes and a user's clear; what tells those apart is the task
-instance's ``max_tries``, the *generation*: a retry after a crash keeps it, a user's clear raises it.
+Airflow keeps the record over attempts, deferrals, crashes and a user's clear. The task instance's ``max_tries``, here the
+*generation*, distinguishes those: a retry after a crash keeps it, a user's clear raises it.
 """
 
 from __future__ import annotations
@@ -23,27 +23,30 @@ RECORD_VERSION = 1
 
 
 class KernelRecordError(KernelError):
-    """The record in Airflow's task state store cannot be read, so what an earlier try did is not known."""
+    """The record in Airflow's task state store cannot be read, so the invocation of an earlier attempt is not known."""
 
 
 @dataclass(frozen=True)
 class Record:
     """
-    An invocation that a task asked for. Never its payload or output.
+    An invocation that a task submitted; never its payload or output.
 
-    Without ``invocation_id`` it is the *intent*, written before the request.
+    Without ``invocation_id`` it is the *intent*, which is stored before the request is sent.
 
-    :param ti_id: Airflow's id of the try that wrote it.
+    :param ti_id: Airflow's id of the attempt that wrote it.
     :param generation: the task instance's ``max_tries`` at that time.
     :param fingerprint: :meth:`~airflow_provider_kernel.api.models.InvocationRequest.fingerprint` of the request.
-    :param app_name: of the request, as ``action_name`` and ``app_version``: where to look for it.
-    :param submitted_at: when it was requested, in seconds since 1970.
+    :param app_name: of the request.
+    :param action_name: of the request.
+    :param app_version: of the request.
+    :param submitted_at: when it was submitted, in seconds since 1970.
     :param metadata_field: the field of the payload that has the key, too; None if there is none.
     :param key: the key in the mark of the payload; None if there is no payload.
+    :param invocation_id: Kernel's id; None until Kernel has accepted the request.
     :param deferred: whether a trigger waits for the invocation.
-    :param ended: whether a try has seen its end, or had no more interest in it.
-    :param replaces: id of the task's invocation before this one, which may look the same.
-    :param replaces_cancelled: whether it was submitted because an earlier try cancelled that.
+    :param ended: whether an attempt has seen the end, or does not wait for it.
+    :param replaces: id of the task's invocation before this one.
+    :param replaces_cancelled: whether it was submitted because another attempt cancelled that one.
     :param payload_digest: :func:`~airflow_provider_kernel.api.payload.payload_digest` of the payload, without what the
         task added; None if there is no payload.
     """
@@ -80,9 +83,11 @@ class Record:
     @classmethod
     def from_stored(cls, value: Any) -> Record | None:
         """
-        Read what was stored; None if nothing was.
+        Read a stored record.
 
-        :raises KernelRecordError: it is none of ours, or of a version that this one does not know.
+        :param value: what Airflow has stored; None for nothing.
+        :return: the record; None for nothing.
+        :raises KernelRecordError: it is not a record, or one of an unknown version.
         """
         if value is None:
             return None
@@ -94,9 +99,9 @@ class Record:
             version, record = None, None
         if version != RECORD_VERSION or record is None or not record._is_sound():
             raise KernelRecordError(
-                f"What an earlier try of this task left in Airflow's task state store under {RECORD_KEY!r} cannot be "
-                "read; a newer version of this provider may have written it. Upgrade the provider, or, once you have "
-                "made sure that no invocation of this task is running, delete that key."
+                f"The record of an earlier attempt of this task, in Airflow's task state store under {RECORD_KEY!r}, cannot "
+                "be read: a newer version of this provider may have written it. Upgrade the provider; or make sure that no "
+                "invocation of this task is running, and delete that key."
             )
         return record
 
@@ -121,28 +126,31 @@ class Record:
         return all(isinstance(getattr(self, name), kind) for name, kind in kinds.items())
 
     def to_stored(self) -> dict[str, Any]:
-        """Return what is stored."""
+        """Return the stored form: JSON."""
         return {"version": RECORD_VERSION, **asdict(self)}
 
 
 class Decision(Enum):
-    """What a try does about the invocation of an earlier one."""
+    """What an attempt does about the invocation of an earlier one."""
 
-    REATTACH = "wait for it, or return its output"
-    CANCEL = "cancel it, and decide again once it has ended"
-    SUBMIT = "submit anew"
-    FAIL = "fail: what became of it is not known"
+    REATTACH = "the task reattaches to it"
+    CANCEL = "the task cancels it and waits for its end"
+    SUBMIT = "the task submits a new one"
+    FAIL = "its result is unknown"
 
 
 def decide(record: Record, found: Invocation | None, *, generation: int, fingerprint: str) -> Decision:
     """
     Decide about an earlier invocation.
 
-    Within a generation it is taken up, whatever it was asked to do: a crash is no reason to run an action again.
-    After a clear the user wants a new run; but what nobody waited for yet serves, if it does the same.
+    Within a generation, the attempt reattaches to it whatever the arguments are by now: after a crash, the action must not
+    run again. After a clear, the user wants a new run; but an invocation with the same request that no attempt has waited
+    for is used.
 
-    :param found: as Kernel describes it now; None if there is no such invocation, or none any more.
-    :param generation: of the try that decides, as ``fingerprint``.
+    :param record: of the earlier attempt.
+    :param found: the invocation as Kernel describes it now; None if Kernel does not know it.
+    :param generation: of the attempt that decides.
+    :param fingerprint: of the request that the deciding attempt would send.
     """
     same_request = record.fingerprint == fingerprint
     if record.generation == generation:

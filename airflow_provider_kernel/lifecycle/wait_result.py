@@ -1,4 +1,4 @@
-"""How a wait ended, as a trigger tells the worker that goes on. No I/O."""
+"""How a wait ended, as the trigger reports it to the worker. No I/O."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.models import Invocation, InvocationStatus
 from airflow_provider_kernel.api.text import sentence, shorten
 
-#: Longest explanation that an event carries, in characters: Airflow logs and stores events.
+#: Maximum length of an event's message, in characters: Airflow logs and stores events.
 MAX_MESSAGE = 600
 
 
@@ -24,11 +24,11 @@ class WaitResult:
     """
     How a wait ended, small enough for a trigger's event; never the output.
 
-    :param invocation_id: which invocation.
-    :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if our deadline passed; ``unknown`` if Kernel
-        would not, or could not, say what became of the invocation.
-    :param message: what happened, where Kernel's own words are not to be had.
-    :param possibly_running: True if the invocation may be running still.
+    :param invocation_id: Kernel's id.
+    :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if the deadline of the wait passed; ``unknown`` if Kernel
+        refused to tell the state of the invocation, or could not be asked.
+    :param message: what happened, if Kernel's own words are not available.
+    :param possibly_running: whether the invocation may be running.
     """
 
     invocation_id: str
@@ -38,17 +38,17 @@ class WaitResult:
 
     @property
     def is_end(self) -> bool:
-        """Whether the invocation has ended by Kernel's word."""
+        """Whether Kernel has reported the end of the invocation."""
         return self.status in (InvocationStatus.SUCCEEDED, InvocationStatus.FAILED)
 
     @classmethod
     def of(cls, invocation: Invocation) -> WaitResult:
-        """Return the outcome for an invocation that has ended."""
+        """Return the result for an invocation that has ended."""
         return cls(invocation.id, str(invocation.status))
 
     @classmethod
     def of_open(cls, error: KernelInvocationError) -> WaitResult:
-        """Return the outcome of a wait that was given up, and left to others."""
+        """Return the result of a wait that was given up, with the invocation possibly running."""
         status = "timeout" if isinstance(error, KernelInvocationTimeoutError) else "unknown"
         return cls(error.invocation_id, status, shorten(str(error), MAX_MESSAGE), possibly_running=True)
 
@@ -56,14 +56,14 @@ class WaitResult:
     def of_giving_up(
         cls, error: KernelInvocationError, cancellation: Cancellation | KernelError
     ) -> WaitResult:
-        """Return the outcome of a wait that was given up, after an attempt to cancel."""
+        """Return the result of a wait that was given up, after cancelling, or failing to cancel, the invocation."""
         if isinstance(cancellation, Cancellation) and not cancellation.cancelled:
             return cls.of(cancellation.invocation)
         possibly_running = isinstance(cancellation, KernelError)
         if isinstance(cancellation, KernelError):
-            what = f"It could not be cancelled and may still be running: {cancellation}"
+            what = f"It could not be cancelled and may be running: {cancellation}"
         elif cancellation.browsers_error:
-            what = f"It was cancelled. Its browsers may be open still: {cancellation.browsers_error}"
+            what = f"It was cancelled, but its browsers may be open: {cancellation.browsers_error}"
         else:
             what = "It was cancelled."
         message = shorten(f"{sentence(str(error))} {what}", MAX_MESSAGE)
@@ -76,36 +76,38 @@ class WaitResult:
 
         :param event: what the trigger fired.
         :return: how the wait ended.
-        :raises KernelError: it is none of ours; nothing is concluded from it.
+        :raises KernelError: it is not an event of :class:`KernelInvocationTrigger`.
         """
         try:
-            # A field that this version does not know is of no use to it.
-            outcome = cls(**{key: value for key, value in event.items() if key in cls.__dataclass_fields__})
+            # A later version of the provider may have written other fields.
+            result = cls(**{key: value for key, value in event.items() if key in cls.__dataclass_fields__})
         except (TypeError, AttributeError):
-            outcome = None
+            result = None
         if (
-            outcome is None
+            result is None
             or not all(
-                isinstance(text, str) for text in (outcome.invocation_id, outcome.status, outcome.message)
+                isinstance(text, str) for text in (result.invocation_id, result.status, result.message)
             )
-            or not isinstance(outcome.possibly_running, bool)
-            or not (outcome.invocation_id and outcome.status)
+            or not isinstance(result.possibly_running, bool)
+            or not (result.invocation_id and result.status)
         ):
-            raise KernelError("The trigger's event is not one of KernelInvocationTrigger.")
-        return outcome
+            raise KernelError(
+                "The event that resumed this task is not one of KernelInvocationTrigger. A retry of the task asks Kernel."
+            )
+        return result
 
     def to_event(self) -> dict[str, Any]:
         """Return what the trigger's event carries."""
         return {key: value for key, value in asdict(self).items() if value not in ("", False)}
 
     def unconfirmed_error(self, found: Invocation | None) -> KernelInvocationUnknownError:
-        """Return the exception for an end that Kernel, asked again, does not confirm."""
-        now = found.status if found else "not to be found"
-        message = f"Kernel invocation {self.invocation_id} was reported as {self.status}, but is {now}."
+        """Return the exception for an end that ``GET`` does not confirm; ``found`` is its answer."""
+        now = f"is {found.status}" if found else "cannot be found"
+        message = f"Kernel invocation {self.invocation_id} was reported as {self.status}, but {now}."
         return KernelInvocationUnknownError(message, invocation_id=self.invocation_id)
 
     def error(self, hint: str = "") -> KernelInvocationError:
-        """Return the exception for an outcome that Kernel's own words do not explain, with ``hint`` at its end."""
+        """Return the exception for a result that is not an end, with ``hint`` as its last sentence."""
         kind = KernelInvocationTimeoutError if self.status == "timeout" else KernelInvocationUnknownError
         message = self.message or f"The wait for it ended with the status {self.status!r}."
         return kind(f"{sentence(message)} {hint}".rstrip(), invocation_id=self.invocation_id)

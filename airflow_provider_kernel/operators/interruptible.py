@@ -1,4 +1,4 @@
-"""Waiting on a worker such that a signal handler can end the wait."""
+"""Wait on a worker so that a signal handler can end the wait."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ INTERRUPT, DONE = b"!", b"."
 
 
 class Interrupted(Exception):
-    """The wait was interrupted; what it waited for goes on in a thread that nobody listens to."""
+    """The wait was interrupted; its function continues in a thread, and its result is dropped."""
 
 
 class Interruptible:
     """
-    Runs what takes long in a thread of its own, while the main thread does nothing but wait.
+    Runs long functions in a thread of their own while the main thread only waits.
 
-    Airflow calls ``on_kill`` in a signal handler. There hardly anything is safe: the main thread may hold any
-    lock. A byte through a socket is, and wakes it; nothing is torn apart in the middle, as by an exception.
+    Airflow calls ``on_kill`` in a signal handler, where the main thread may hold any lock. Sending a byte through a socket
+    is safe there. It wakes the main thread, and interrupts no code in the middle, as an exception would.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Interruptible:
         self._bell: socket.socket | None = None
 
     def interrupt(self) -> None:
-        """End the wait, now or as soon as there is one. Safe in a signal handler."""
+        """End the current wait, or the next one. Safe in a signal handler."""
         self.is_interrupted = True
         if self._bell:
             with suppress(OSError):
@@ -38,9 +38,9 @@ class Interruptible:
 
     def check(self) -> None:
         """
-        Do nothing, if all is well.
+        Raise if :meth:`interrupt` was called.
 
-        :raises Interrupted: it was interrupted.
+        :raises Interrupted: it was.
         """
         if self.is_interrupted:
             raise Interrupted
@@ -49,8 +49,9 @@ class Interruptible:
         """
         Return what ``function`` returns, or raise what it raises.
 
-        :param grace: seconds that it has to end by itself once it is interrupted.
-        :raises Interrupted: it was interrupted; ``function`` goes on.
+        :param function: what takes long.
+        :param grace: seconds for which it may continue after an interruption. Default 0.
+        :raises Interrupted: the wait was interrupted; ``function`` continues.
         """
         results: list[T] = []
         errors: list[BaseException] = []
@@ -60,9 +61,9 @@ class Interruptible:
         def work() -> None:
             try:
                 results.append(context.run(function))
-            except BaseException as error:  # noqa: BLE001 - it is raised in the main thread
+            except BaseException as error:  # noqa: BLE001 - the main thread raises it
                 errors.append(error)
-            with suppress(OSError):  # nobody waits any more
+            with suppress(OSError):  # the main thread no longer waits
                 bell.send(DONE)
 
         with waiting, bell:

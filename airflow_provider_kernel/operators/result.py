@@ -1,4 +1,4 @@
-"""What a task tells Airflow of its invocation beside the output. Whatever fails here is a warning."""
+"""The result of an invocation, as Airflow stores it: XCom value, version, asset events."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
 log = logging.getLogger(__name__)
-#: Bytes of output above which Airflow's database is no good place for it: every read of an XCom, and each page
-#: that shows it, carries it through the API server as a whole.
+#: Bytes of output from which a warning says that Airflow's database is not made for it: every read of an XCom, and every
+#: page that shows it, sends the whole of it through the API server.
 LARGE_OUTPUT_BYTES = 1_000_000
-#: Keys of the XComs that a task pushes beside the entries of its output; the last is Airflow 2's, which skips by it.
+#: Keys of the XComs that the task itself pushes. Airflow 2 skips tasks by the last one.
 OWN_KEYS = frozenset(
     {"invocation_id", "app_version", KernelInvocationLink.key, "return_value", "skipmixin_key"}
 )
@@ -43,7 +43,7 @@ class ResultOptions:
     """
     What a task does with the result.
 
-    :param kernel_conn_id: the Airflow connection, for messages.
+    :param kernel_conn_id: the Airflow connection, for error messages.
     :param outlets: the task's assets.
     :param do_xcom_push: whether Airflow pushes the result to XCom.
     :param multiple_outputs: whether each entry of the output becomes an XCom.
@@ -58,7 +58,7 @@ class ResultOptions:
 
     @classmethod
     def of(cls, task: BaseOperator, context: Context) -> ResultOptions:
-        """Read the options of an operator or sensor, of which this is one task instance."""
+        """Return the options of ``task``, an operator or sensor of this provider, for the task instance in ``context``."""
         is_mapped_over = task.has_dag() and next(task.iter_mapped_dependants(), None) is not None
         return cls(
             kernel_conn_id=task.kernel_conn_id,  # type: ignore[attr-defined]
@@ -73,33 +73,40 @@ def record_result_metadata(
     context: Context, hook: KernelHook, invocation: Invocation, options: ResultOptions
 ) -> None:
     """
-    Tell which version ran, as far as Kernel says it, and have the task's asset events name the invocation.
+    Push the version that ran to XCom, if Kernel tells it, and add the invocation to the task's asset events.
 
-    :param invocation: it has ended.
+    A failure is a warning.
+
+    :param context: Airflow's.
+    :param hook: on the task's connection.
+    :param invocation: an invocation that has ended.
+    :param options: of the task.
     """
     version = invocation.version
     if version is None and options.outlets:
-        # The reply to a request that waits for the end does not say it.
+        # The reply to a synchronous request does not tell it.
         try:
             version = hook.get_invocation(invocation.id).version
         except KernelError as error:
-            log.warning("Kernel could not be asked which version ran: %s", error)
+            log.warning("The version that Kernel invocation %s ran is unknown: %s", invocation.id, error)
     if version == "latest":
-        version = None  # as it was asked for, which tells nothing
+        version = None  # what was requested, not what ran
     if version is not None:
         log.info("Kernel invocation %s ran version %s of the app.", invocation.id, version)
-        with _warning("Its version could not be pushed to XCom"):
+        with _warning(f"The version of Kernel invocation {invocation.id} could not be pushed to XCom"):
             context["ti"].xcom_push(key="app_version", value=version)
     _mark_assets(context, invocation.id, version, options)
     if invocation.status == InvocationStatus.SUCCEEDED:
         _warn_of_size(invocation, options)
 
 
-def xcom_value(context: Context, invocation: Invocation, options: ResultOptions) -> Any:
+def xcom_value(invocation: Invocation, options: ResultOptions) -> Any:
     """
-    Return the output of a succeeded invocation, as Airflow can carry it.
+    Return the output of a succeeded invocation, as Airflow can store it.
 
-    :raises AirflowFailException: it cannot; with what the action should return instead.
+    :param invocation: the invocation.
+    :param options: of the task.
+    :raises AirflowFailException: Airflow cannot store the output; the sentence says what the action should return instead.
     """
     if not options.do_xcom_push:
         return invocation.output
@@ -117,8 +124,8 @@ def xcom_value(context: Context, invocation: Invocation, options: ResultOptions)
         return _separable(output) if options.multiple_outputs and output is not None else output
     except UnsupportedOutputError as error:
         raise AirflowFailException(
-            f"Kernel invocation {invocation.id} succeeded, but Airflow cannot carry its output as XCom: {error}. "
-            f"The task is not retried, for the action would return the same. The output is still at Kernel: "
+            f"Kernel invocation {invocation.id} succeeded, but Airflow cannot store its output as XCom: {error}. "
+            f"The task is not retried, because the action would return the same. The output is still at Kernel: "
             f"KernelHook({shown(options.kernel_conn_id, 200)}).get_invocation({invocation.id!r}).output"
         ) from None
 
@@ -132,13 +139,13 @@ def _check_mappable(output: Any) -> None:
     limit = conf.getint("core", "max_map_length", fallback=1024)
     if len(output) > limit:
         raise UnsupportedOutputError(
-            f"a task is mapped over it, and it has {len(output)} entries where [core] max_map_length is {limit}. Have "
+            f"a task is mapped over it, and it has {len(output)} entries, and [core] max_map_length is {limit}. Have "
             "the action return fewer, or raise the limit"
         )
 
 
 def _separable(output: Any) -> dict[str, Any]:
-    """Return the output, each entry of which becomes an XCom, without those that would take the place of ours."""
+    """Return the entries of the output that become XComs: all but those with keys of the task's own XComs."""
     if not isinstance(output, dict):
         raise UnsupportedOutputError(
             f"with multiple_outputs it must be an object, and it is {json_type(output)}. Have the action return one, "
@@ -149,7 +156,7 @@ def _separable(output: Any) -> dict[str, Any]:
     kept_out = sorted(OWN_KEYS & output.keys())
     if kept_out:
         log.warning(
-            "The output has entries named %s, as this task's own XComs are. They are left out of XCom; have the action "
+            "The output has entries named %s, like this task's own XComs. The task does not push them. Have the action "
             "choose other names.",
             ", ".join(kept_out),
         )
@@ -160,31 +167,32 @@ def _warn_of_size(invocation: Invocation, options: ResultOptions) -> None:
     size = len((invocation.raw_output or "").encode(errors="replace"))
     if size > LARGE_OUTPUT_BYTES and options.do_xcom_push and _xcom_is_in_database():
         log.warning(
-            "The output is %.1f MB, and goes into Airflow's database as XCom, which is made for less than %.0f MB. "
-            "Have the action put it into object storage and return its address, or have Airflow do so: set "
-            "[core] xcom_backend to XComObjectStorageBackend, of the provider common.io, and [common.io] "
+            "The output of Kernel invocation %s is %.1f MB. Airflow stores it in its database, which is not made for XComs "
+            "of more than %.0f MB. Have the action put the output into object storage and return its address, or have Airflow "
+            "do so: set [core] xcom_backend to XComObjectStorageBackend, of the provider common.io, and [common.io] "
             "xcom_objectstorage_path and xcom_objectstorage_threshold.",
+            invocation.id,
             size / 1e6,
             LARGE_OUTPUT_BYTES / 1e6,
         )
 
 
 def return_without_waiting(context: Context, invocation_id: str | None, options: ResultOptions) -> str | None:
-    """Return the invocation's id, which is all that ``wait_for_completion=False`` asks for; mark the assets."""
+    """Return the id, which is the result with ``wait_for_completion=False``, and add it to the task's asset events."""
     if invocation_id is not None:
         _mark_assets(context, invocation_id, None, options)
     return invocation_id
 
 
 def _mark_assets(context: Context, invocation_id: str, version: str | None, options: ResultOptions) -> None:
-    """Write the invocation into the ``extra`` of the events of the task's outlets, beside what is there."""
+    """Add the invocation to the ``extra`` of the asset events of the task's outlets; what is there wins."""
     extra = {"invocation_id": invocation_id} | ({"app_version": version} if version else {})
     for outlet in options.outlets:
-        with _warning("The asset event does not name the invocation"):
+        with _warning(f"The asset event does not name Kernel invocation {invocation_id}"):
             event: Any = context["outlet_events"][outlet]
             _add(event.extra, extra)
             if isinstance(outlet, AssetAlias):
-                # Those that a pre_execute added; one that is added later can take the alias's own extra.
+                # Assets that a pre_execute added. One that is added later can take the alias's own extra.
                 for name in ("asset_alias_events", "dataset_alias_events"):  # in Airflow 3 and 2
                     for added in getattr(event, name, ()):
                         _add(added["extra"] if isinstance(added, dict) else added.extra, extra)
@@ -198,7 +206,7 @@ def _xcom_is_in_database() -> bool:
     backend = str(conf.get("core", "xcom_backend", fallback=""))
     if backend.endswith(".XComObjectStorageBackend"):
         threshold: int = conf.getint("common.io", "xcom_objectstorage_threshold", fallback=-1)
-        return threshold < 0  # none is large enough
+        return threshold < 0  # object storage is not used
     return backend.endswith(".BaseXCom")
 
 

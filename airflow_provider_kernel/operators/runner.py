@@ -571,7 +571,7 @@ class InvocationRunner:
         invocation = self._progress.invocation
         assert invocation  # noqa: S101 - the state is reached with one
         log.info("Kernel invocation %s succeeded.", invocation.id)
-        return (xcom_value(self._context, invocation, self._result_options),)
+        return (xcom_value(invocation, self._result_options),)
 
     def _return_id(self) -> tuple[Any]:
         return (return_without_waiting(self._context, self._progress.invocation_id, self._result_options),)

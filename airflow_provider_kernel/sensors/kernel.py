@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 ID_MEANING = (
     "the id that Kernel gave the invocation, such as the output of a task with wait_for_completion=False"
 )
-#: Seconds for which Kernel is asked in one poke, before the worker is given back; longer than a new invocation
-#: may be unknown to it.
+#: Seconds for which one poke asks Kernel before it gives the worker back; longer than a new invocation may be unknown to
+#: Kernel.
 POKE_SECONDS = 45.0
 
 
@@ -63,19 +63,19 @@ class KernelInvocationSensor(BaseSensorOperator):
     """
     Wait until an invocation that was started elsewhere has ended, and return its output.
 
-    The invocation is somebody else's, so it is never cancelled: not when the task is killed, nor when ``timeout``
-    passes. Kernel being away is waited out, until then. A failed invocation fails the task with Kernel's reason and
-    the shortened output, without a retry, which would find it as it is; so does ``timeout``, as with every sensor.
-    After ``execution_timeout``, which bounds each try, deferred or not, there is a retry. With ``soft_fail`` the task
-    is skipped in these cases, and its log says why; it fails in others: where Kernel refuses to tell, or does not know
-    the invocation, or the trigger fails. But Airflow 2 itself ends a deferred task at its ``execution_timeout``, and
-    does not skip it.
+    The sensor has not started the invocation, so it never cancels it: not when the task is killed, nor when ``timeout``
+    passes. If Kernel is away, the sensor waits until then. A failed invocation fails the task with Kernel's reason and the
+    shortened output, without a retry, which would find the same; so does ``timeout``, as with every sensor. After
+    ``execution_timeout``, which bounds each attempt, deferred or not, there is a retry. With ``soft_fail`` the task is
+    skipped in these cases, and its log says why. It fails all the same if Kernel refuses to tell or does not know the
+    invocation, and if the trigger fails. Airflow 2 itself ends a deferred task at its ``execution_timeout``, and does not
+    skip it.
 
     Deferred, the sensor follows the invocation as :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`
     does, with the lines that the app logs in the task's log. ``poke_interval`` is then the longest time between two
-    looks while the event stream cannot be followed, and ``timeout`` counts from the start of the try. The options
-    ``mode``, ``exponential_backoff``, ``max_wait`` and ``silent_fail`` are for ``deferrable=False``, which looks at
-    the invocation every ``poke_interval`` seconds and shows no lines.
+    polls while the event stream cannot be followed, and ``timeout`` counts from the start of the attempt. The options
+    ``mode``, ``exponential_backoff``, ``max_wait`` and ``silent_fail`` are for ``deferrable=False``, which polls the
+    invocation every ``poke_interval`` seconds and shows no lines.
 
     :param invocation_id: what to wait for. (templated)
     :param kernel_conn_id: the Airflow connection of type ``kernel``; default ``kernel_default``. (templated)
@@ -89,7 +89,7 @@ class KernelInvocationSensor(BaseSensorOperator):
     template_fields: Sequence[str] = ("invocation_id", "kernel_conn_id")
     operator_extra_links = (link.KernelInvocationLink(),)
     ui_color = "#e4e0f9"
-    #: Whether this try has left the address of its link.
+    #: Whether this attempt has pushed the link's address.
     has_link = False
 
     def __init__(
@@ -118,10 +118,10 @@ class KernelInvocationSensor(BaseSensorOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
         """
-        Begin a mapped task, of which Airflow makes no sensor when the Dag is parsed.
+        Begin a mapped task, for which Airflow creates no sensor when the Dag is parsed.
 
-        :return: what ``expand`` is called on.
-        :raises ValueError: an argument cannot be right.
+        :return: the object with ``expand``.
+        :raises ValueError: an argument is wrong.
         """
         cls.check_arguments(kwargs)
         return checked(super().partial(**kwargs))
@@ -131,8 +131,8 @@ class KernelInvocationSensor(BaseSensorOperator):
         """
         Check arguments as far as they are known when the Dag is parsed.
 
-        :param given: those that are to be checked, by their names.
-        :raises ValueError: one of them cannot be right; the sentence says what to write instead.
+        :param given: the arguments, by their names.
+        :raises ValueError: an argument is wrong; the sentence says what to write instead.
         """
         check_names(given, invocation_id=ID_MEANING, kernel_conn_id=CONNECTION_MEANING)
         if "invocation_id" in given and not is_unrendered(given["invocation_id"], given.get("dag")):
@@ -155,16 +155,16 @@ class KernelInvocationSensor(BaseSensorOperator):
         :return: the decoded output.
         """
         if is_nothing(self.invocation_id):
-            raise AirflowFailException(f"invocation_id came to nothing. Pass {ID_MEANING}.")
+            raise AirflowFailException(f"invocation_id was rendered to nothing. Pass {ID_MEANING}.")
         require_name("invocation_id", self.invocation_id, ID_MEANING)
         with self._skipping():
             _check_id(self.invocation_id)
         require_name("kernel_conn_id", self.kernel_conn_id, CONNECTION_MEANING)
         with self._skipping(), self.hook:
-            self.hook.get_conn()  # no look mends a connection that cannot be used
+            self.hook.get_conn()  # fails at once if the connection cannot be used
             self.has_link = link.announce(context["ti"], self.hook, self.invocation_id)
             if not self.deferrable or self._ended():
-                # Unwrapped: Airflow 2 warns of an operator's execute that another one calls.
+                # Unwrapped: Airflow 2 warns if one operator's execute calls another's.
                 return BaseSensorOperator.execute.__wrapped__(self, context)  # type: ignore[attr-defined]
         return self._defer(context)
 
@@ -189,20 +189,20 @@ class KernelInvocationSensor(BaseSensorOperator):
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
-        Look once.
+        Poll once.
 
         :param context: Airflow's.
-        :return: whether it has ended, with the decoded output if so.
+        :return: whether the invocation has ended, with the decoded output if so.
         :raises AirflowFailException: the invocation has failed.
-        :raises KernelInvocationUnknownError: Kernel refuses to tell, or does not know it.
+        :raises KernelInvocationUnknownError: Kernel refuses to tell its state, or does not know it.
         """
         try:
             found = self.hook.find_invocation(self.invocation_id, timeout=POKE_SECONDS)
         except KernelInvocationTimeoutError:
-            return PokeReturnValue(is_done=False)  # Kernel is away; so is this worker, until the next poke
+            return PokeReturnValue(is_done=False)  # Kernel is away; the next poke asks again
         if found is None:
             raise WaitResult(
-                self.invocation_id, "unknown", f"Kernel knows no invocation {self.invocation_id}."
+                self.invocation_id, "unknown", f"Kernel does not know invocation {self.invocation_id}."
             ).error()
         if not found.is_ended:
             return PokeReturnValue(is_done=False)
@@ -220,36 +220,36 @@ class KernelInvocationSensor(BaseSensorOperator):
 
         :param context: Airflow's.
         :param event: what the trigger fired.
-        :param ti_id: the try that was deferred.
+        :param ti_id: the attempt that was deferred.
         :param deferred_at: when it was deferred, in seconds since 1970.
         :return: the decoded output.
         """
-        outcome = WaitResult.from_event(event)
-        if outcome.invocation_id != self.invocation_id or ti_id not in (None, attempt_id(context["ti"])):
-            # A new try, which Airflow resumes after a clear with the old one's event.
+        result = WaitResult.from_event(event)
+        if result.invocation_id != self.invocation_id or ti_id not in (None, attempt_id(context["ti"])):
+            # After a clear, Airflow resumes the new attempt with the event of the old one.
             return self.execute(context)
-        if outcome.status == "unknown" and deferred_at and time.time() - deferred_at >= MAX_OUTAGE:
-            # Kernel was away for longer than a trigger waits; what it refuses, or is broken here, this look tells.
+        if result.status == "unknown" and deferred_at and time.time() - deferred_at >= MAX_OUTAGE:
+            # Kernel was away for longer than a trigger waits; the poke fails if it refuses, or the connection is unusable.
             with self.hook:
                 look = self.poke(context)
             return look.xcom_value if look.is_done else self._defer(context)
         with self.hook:
-            if outcome.possibly_running:
+            if result.possibly_running:
                 ended = self._ended()
             else:
                 found = self.hook.find_invocation(self.invocation_id)
                 if found is None or not found.is_ended:
-                    raise outcome.unconfirmed_error(found)
+                    raise result.unconfirmed_error(found)
                 ended = found
         if ended:
             return self._result(ended, context)
-        if outcome.status == "timeout":
-            raise self._timeout_error(outcome.message)
-        raise outcome.error()
+        if result.status == "timeout":
+            raise self._timeout_error(result.message)
+        raise result.error()
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
-        Continue after the deferral; where Airflow ended it, look once more before that counts.
+        Continue after the deferral; if Airflow ended it, poll once more before the task fails.
 
         :param next_method: the method that Airflow would call.
         :param next_kwargs: its arguments.
@@ -269,7 +269,7 @@ class KernelInvocationSensor(BaseSensorOperator):
 
     @contextmanager
     def _skipping(self) -> Iterator[None]:
-        """Skip the task where an option says so, and Airflow itself does not in every wait and version."""
+        """Skip the task if an option says so. Airflow itself does so only in some waits and versions."""
         try:
             yield
         except (
@@ -282,13 +282,13 @@ class KernelInvocationSensor(BaseSensorOperator):
             if self.never_fail or (self.soft_fail and is_known):
                 raise AirflowSkipException(str(error)) from error
             raise
-        except KernelConfigurationError as error:  # no retry mends it
+        except KernelConfigurationError as error:  # no retry can help
             raise (AirflowSkipException if self.never_fail else AirflowFailException)(str(error)) from error
 
     def _end_deferral(self, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Raise what it means that Airflow ended the deferral: its time was over, or the trigger failed."""
+        """Raise the error for a deferral that Airflow ended: it timed out, or its trigger failed."""
         try:
-            # Not the sensor's, which with soft_fail skips the task for either.
+            # Not the sensor's own method, which with soft_fail skips the task in both cases.
             return super(BaseSensorOperator, self).resume_execution(FAIL_METHOD, next_kwargs, context)
         except Exception as error:
             reason = f"Airflow ended the wait for Kernel invocation {self.invocation_id} ({error})."
@@ -298,17 +298,17 @@ class KernelInvocationSensor(BaseSensorOperator):
 
     @property
     def _limit(self) -> float:
-        """Seconds for which a try may be deferred; from Airflow 3 on, that is not bounded by Airflow itself."""
+        """Seconds for which an attempt may be deferred. Airflow 3 itself does not bound that."""
         bound = self.execution_timeout
         return min(self.timeout, bound.total_seconds()) if bound else self.timeout
 
     def _timeout_error(self, reason: str) -> BaseException:
-        """Return what Airflow raises on a worker for the limit that has passed."""
+        """Return the exception that Airflow raises on a worker for the limit that has passed."""
         kind = AirflowTaskTimeout if self._limit < self.timeout else AirflowSensorTimeout
         return kind(f"{reason} It was not cancelled.")
 
     def _ended(self) -> Invocation | None:
-        """Ask once; return the invocation if Kernel says that it has ended."""
+        """Poll once; return the invocation if it has ended."""
         try:
             found = self.hook.find_invocation(self.invocation_id, timeout=0)
         except KernelInvocationError:
@@ -317,7 +317,7 @@ class KernelInvocationSensor(BaseSensorOperator):
 
     def _result(self, ended: Invocation, context: Context) -> Any:
         succeeded = ended.status == InvocationStatus.SUCCEEDED
-        # A rescheduled task does not know when it first started.
+        # A rescheduled task does not know its first start.
         is_known = self.deferrable or not self.reschedule
         waited = time.time() - _started_at(context) if is_known else None
         metrics.ended(ended, succeeded=succeeded, seconds=waited)
@@ -328,10 +328,10 @@ class KernelInvocationSensor(BaseSensorOperator):
                 failure = ended.failure()
                 raise AirflowFailException(str(failure)) from failure
             self.log.info("Kernel invocation %s succeeded.", ended.id)
-            return xcom_value(context, ended, options)
+            return xcom_value(ended, options)
         except AirflowFailException as error:
             if self.soft_fail or self.never_fail:
-                self.log.warning("%s", error)  # Airflow skips the task without a word of why
+                self.log.warning("%s", error)  # Airflow does not log why it skips the task
             raise
 
 
@@ -341,6 +341,6 @@ def _check_id(value: str) -> None:
 
 
 def _started_at(context: Context) -> float:
-    """Return when the try started, in seconds since 1970."""
+    """Return when the attempt started, in seconds since 1970."""
     start: Any = getattr(context["ti"], "start_date", None)
     return float(start.timestamp()) if start else time.time()

@@ -1,4 +1,4 @@
-"""The asynchronous wait for an invocation, in Airflow's triggerer."""
+"""Wait for an invocation in Airflow's triggerer."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ if TYPE_CHECKING:
     from airflow_provider_kernel.api.settings import KernelSettings
     from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
-#: What a cancelled invocation is told.
+#: What the output of a cancelled invocation says.
 KILLED = "Airflow: the deferred task was killed"
-#: Seconds for which Airflow is asked again what became of the task, where it cannot answer.
+#: Seconds for which Airflow is asked again for the task's state if it cannot answer.
 ASKING_SECONDS = 20.0
-#: A trigger that starts so many seconds after the handing over is not the first one; that takes 2 s at most.
+#: Seconds after the deferral from which a start counts as a restart; the first start comes within 2 s.
 RESTARTED_AFTER = 8.0
 
-#: The question that was asked first in this process.
+#: The first question to Airflow in this process.
 _warming_up: list[asyncio.Task[None]] = []
 
 
 class KernelInvocationTrigger(BaseTrigger):
     """
-    Waits until an invocation has ended, and fires one event that says how.
+    Waits until an invocation has ended, and fires one event.
 
-    The event holds the fields of :class:`~airflow_provider_kernel.lifecycle.wait_result.Outcome`: ``invocation_id`` and
-    ``status``, and where Kernel's own words are not to be had a ``message``; never the output. The lines that
-    the app logs are written to the task's log meanwhile. At the deadline the invocation is cancelled, unless it is
-    somebody else's; what could not be learned is left to the worker, which knows whether a retry will take it up.
+    The event has the fields of :class:`~airflow_provider_kernel.lifecycle.wait_result.WaitResult`: ``invocation_id`` and
+    ``status``, and a ``message`` if Kernel's own words are not available; never the output. Meanwhile the trigger writes
+    the lines that the app logs to the task's log. At the deadline it cancels the invocation. If the state of the
+    invocation cannot be found out, the worker decides, which knows whether a retry will reattach.
 
-    When a user kills the deferred task, the invocation is cancelled. A triggerer that stops, restarts or was
-    overtaken by another cancels nothing: the wait goes on elsewhere, with the same arguments.
+    If a user kills the deferred task, the trigger cancels the invocation. A triggerer that stops, restarts or is
+    superseded by another cancels nothing: the wait continues elsewhere, with the same arguments.
 
-    Arguments that this version does not know are ignored: a later one may have written them.
+    Unknown arguments are ignored: a later version of the provider may have written them.
 
     :param invocation_id: what to wait for.
     :param kernel_conn_id: the Airflow connection; default ``kernel_default``.
     :param deadline: when to give up, in seconds since 1970; None for never.
-    :param poll_interval: longest time in seconds between two looks while there is no event stream.
+    :param poll_interval: longest time in seconds between two polls while the event stream cannot be followed.
     :param follow_logs: whether the lines that the app logs are written to the task's log.
     :param cancel_on_kill: whether a user's kill cancels the invocation.
-    :param durable: whether a retry of the task will take the invocation up.
-    :param deferred_at: when the wait began, in seconds since 1970, so that a later start of the trigger knows
-        that lines of the log were shown before.
+    :param durable: whether a retry of the task will reattach to the invocation.
+    :param deferred_at: when the task was deferred, in seconds since 1970. By it a restarted trigger knows that lines of
+        the log were shown before.
     :param cancel_on_timeout: whether the deadline cancels the invocation.
     """
 
@@ -107,7 +107,7 @@ class KernelInvocationTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield the one event."""
+        """Wait, and yield the event."""
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
         _warm_up(self.task_instance)
@@ -115,7 +115,7 @@ class KernelInvocationTrigger(BaseTrigger):
         is_restarted = self.deferred_at is not None and now - self.deferred_at > RESTARTED_AFTER
         try:
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
-                with suppress(KernelError):  # the wait will tell
+                with suppress(KernelError):  # the wait reports it
                     self._settings = await hook.settings()
                 try:
                     invocation = await hook.wait_for_invocation(
@@ -134,12 +134,12 @@ class KernelInvocationTrigger(BaseTrigger):
             await hold(self.task_instance, self.deferred_at)
         except asyncio.CancelledError:
             is_ctrl_c = is_dag_test()  # whose process ends with this
-            # Before Airflow 3.3 a user's kill looks like a restart.
+            # Before Airflow 3.3, a user's kill looks like a restart.
             if is_ctrl_c or not hasattr(BaseTrigger, "on_kill"):
                 await self._run_shielded(self._end_killed(if_unknown=is_ctrl_c))
             if is_ctrl_c and not self.cancel_on_kill:
                 self.log.warning(
-                    "Kernel invocation %s runs on (cancel_on_kill=False), until it ends or its async_timeout_seconds pass.",
+                    "Kernel invocation %s runs on (cancel_on_kill=False) until it ends, or its async_timeout_seconds pass.",
                     self.invocation_id,
                 )
             raise
@@ -160,19 +160,19 @@ class KernelInvocationTrigger(BaseTrigger):
         return WaitResult.of_giving_up(error, cancellation)
 
     async def on_kill(self) -> None:
-        """Cancel the invocation if a user killed the task; Airflow 3.3 and later call this, for other reasons too."""
+        """Cancel the invocation if a user killed the task. Airflow 3.3 and later call this, in other cases too."""
         await self._run_shielded(self._end_killed(if_unknown=True))
 
     async def _run_shielded(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do ``work`` to its end, though Airflow cancels who waits for it after about a second."""
+        """Run ``work`` to its end, although Airflow cancels its caller after about a second."""
         self._killing = asyncio.create_task(work)
         await asyncio.shield(self._killing)
 
     async def _end_killed(self, *, if_unknown: bool) -> None:
         """
-        Cancel the invocation, unless somebody else waits for it now, or will.
+        Cancel the invocation, unless another triggerer or attempt waits for it, or will.
 
-        :param if_unknown: whether to cancel where Airflow does not tell.
+        :param if_unknown: whether to cancel if Airflow cannot be asked.
         """
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
@@ -187,15 +187,15 @@ class KernelInvocationTrigger(BaseTrigger):
                 if self.task_instance is not None:
                     is_killed = not await asking(ask_in_thread, self._is_still_owned)
             except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
-                self.log.warning("Airflow does not tell what became of the task: %s", type(error).__name__)
+                self.log.warning("Airflow could not be asked for the task's state: %s.", type(error).__name__)
             if not is_killed:
-                self.log.info("The task was not killed, so Kernel invocation %s runs on.", self.invocation_id)
+                self.log.info("Kernel invocation %s runs on: the task was not killed.", self.invocation_id)
                 return
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
                 cancellation = await hook.cancel_invocation(self.invocation_id, KILLED, self._by())
             self.log.info("The task was killed. %s", cancellation)
         except asyncio.CancelledError:
-            # The triggerer ends in this very moment, and the event loop with it.
+            # The triggerer is ending, and the event loop with it.
             if is_killed:
                 self._cancel_at_once()
             raise
@@ -203,7 +203,7 @@ class KernelInvocationTrigger(BaseTrigger):
             self.log.warning("Kernel invocation %s could not be cancelled: %s", self.invocation_id, error)
 
     def _cancel_at_once(self) -> None:
-        """Cancel without the event loop, in the little time that the triggerer has left."""
+        """Cancel without the event loop, which is ending."""
         from airflow_provider_kernel.hooks.kernel import KernelHook
 
         if self._settings is None:
@@ -215,10 +215,10 @@ class KernelInvocationTrigger(BaseTrigger):
 
     def _is_still_owned(self) -> bool:
         """
-        Tell whether the task was not killed: another triggerer has taken over, or Airflow is to retry the task.
+        Return whether the task was not killed: another triggerer has taken over, or Airflow will retry the task.
 
-        Airflow does the latter where it loses track of a task that is deferred for a few seconds only. A task
-        that waits for another invocation was cleared, and this trigger is one of an earlier try.
+        Airflow retries if it loses track of a task that is deferred for a few seconds only. A task that waits for
+        another invocation was cleared; this trigger belongs to an earlier attempt.
         """
         from airflow.providers.common.compat.sdk import XCom
 
@@ -236,7 +236,7 @@ class KernelInvocationTrigger(BaseTrigger):
         return bool(pushed == self.invocation_id)
 
     def _by(self) -> dict[str, Any] | None:
-        """Return what the invocation is told of who cancels it; None where Airflow does not tell."""
+        """Return who cancels the invocation, for its output; None if Airflow does not tell."""
         ti: Any = self.task_instance
         return ti and canceller_identity(ti)
 
@@ -246,22 +246,22 @@ class KernelInvocationTrigger(BaseTrigger):
 
 def _warm_up(ti: Any) -> None:
     """
-    Ask Airflow something, once in each triggerer, so that a kill need not wait until Airflow can answer.
+    Ask Airflow a first question, once in each triggerer, so that a kill need not wait for the answer.
 
-    The first question of a triggerer has it load Airflow's API, which takes from 2 to 30 seconds.
+    With the first question, a triggerer loads Airflow's API, which takes 2 to 30 seconds.
     """
     if ti is None or _warming_up:
         return
 
     async def ask() -> None:
-        with suppress(Exception):  # whoever asks next will tell
+        with suppress(Exception):  # the next question reports it
             await ask_in_thread(_state_of, ti)
 
     _warming_up.append(asyncio.create_task(ask()))
 
 
 def _state_of(ti: Any) -> str | None:
-    """Ask Airflow for the state of the task of ``ti``; not in the event loop, for it waits for the answer."""
+    """Ask Airflow for the state of the task of ``ti``. This blocks: never call it in the event loop."""
     try:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     except ImportError:  # Airflow 2

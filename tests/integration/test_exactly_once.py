@@ -868,7 +868,7 @@ class TestAWaitThatIsGivenUp:
         task = sleeping(retries=1, timeout=0.5, deferrable=deferrable)
         rule = proxy.on("PATCH /invocations/{id}", faults.answer(403))
         with pytest.raises(
-            KernelInvocationTimeoutError, match=r"may still be running.*reattaches to the invocation"
+            KernelInvocationTimeoutError, match=r"may be running.*reattaches to the invocation"
         ):
             task.run()
         rule.lift()

@@ -155,7 +155,7 @@ class TestAgainstAKernelThatMisbehaves:
     def test_a_deadline_without_a_cancellation_is_not_retried(self, server, deferrable):
         server.on("PATCH /invocations/inv1", error(403))
         with pytest.raises(
-            AirflowFailException, match=r"could not be cancelled and may still be running.*second time"
+            AirflowFailException, match=r"could not be cancelled and may be running.*second time"
         ):
             Task(deferrable=deferrable, timeout=0.3).run()
 
@@ -171,7 +171,7 @@ class TestAgainstAKernelThatMisbehaves:
         server.on("GET /invocations/inv1/events", error(401))
         server.on("GET /invocations/inv1", error(401))
         with pytest.raises(
-            AirflowFailException, match=r"could not be learned: Kernel answered 401.*may still be running"
+            AirflowFailException, match=r"could not be learned: Kernel answered 401.*may be running"
         ):
             Task(deferrable=deferrable).run()
 

@@ -73,7 +73,7 @@ def test_a_version_that_kernel_does_not_tell_is_not_guessed(proxy, told):
     assert task.run() == 1
     assert task.events[ASSET].extra == {"invocation_id": task.invocation_id}
     assert "app_version" not in task.xcom
-    assert "could not be asked which version ran" in told()
+    assert "ran is unknown" in told()
 
 
 def test_a_kernel_that_calls_the_version_latest_as_it_was_asked_to_has_not_told_it(proxy, told):
@@ -138,8 +138,8 @@ def test_a_convenience_that_fails_does_not_fail_the_task(told):
     task.ti.xcom_push = refuse
     assert task.run() == 1
     said = told()
-    assert "asset event does not name the invocation: KeyError" in said
-    assert "version could not be pushed to XCom: RuntimeError" in said
+    assert f"asset event does not name Kernel invocation {task.invocation_id}: KeyError" in said
+    assert f"version of Kernel invocation {task.invocation_id} could not be pushed to XCom: RuntimeError" in said
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_version_and_size_of_the_output_are_told_as_the_operator_does(submit, wa
     sensor = Sensor(submit("echo", "x" * 20), **wait)
     assert sensor.run() == "x" * 20
     assert sensor.xcom["app_version"] == "emulator"
-    assert "The output is" in told()
+    assert "Airflow stores it in its database" in told()
 
 
 def test_an_end_just_after_the_timeout_counts(submit):
@@ -305,7 +305,7 @@ def test_an_id_that_came_to_nothing_fails_without_a_retry_and_is_not_skipped(val
     sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
     sensor.operator.invocation_id = value
     with pytest.raises(
-        AirflowFailException, match=r"invocation_id came to nothing\. Pass the id that Kernel"
+        AirflowFailException, match=r"invocation_id was rendered to nothing\. Pass the id that Kernel"
     ):
         sensor.run()
 
@@ -401,7 +401,7 @@ class TestAgainstAKernelThatMisbehaves:
     @every_wait
     @pytest.mark.parametrize(
         ("refusal", "says"),
-        [(error(404, "not_found"), "no invocation inv1|Kernel answered 404"), (error(401), "answered 401")],
+        [(error(404, "not_found"), "does not know invocation inv1|Kernel answered 404"), (error(401), "answered 401")],
     )
     def test_a_refusal_fails_with_its_reason_and_is_not_skipped(
         self, server, wait, refusal, says, monkeypatch

@@ -31,7 +31,7 @@ def test_a_number_that_airflow_cannot_carry_fails_the_task_for_good_and_stays_re
     with pytest.raises(AirflowFailException) as failed:
         task.run()
     said = str(failed.value)
-    assert f"Kernel invocation {task.invocation_id} succeeded, but Airflow cannot carry its output" in said
+    assert f"Kernel invocation {task.invocation_id} succeeded, but Airflow cannot store its output" in said
     assert "output['wei'][1] is a number beyond 64 bits. Have the action return it as a string." in said
     assert "118059" not in said
     with KernelHook() as hook:  # as the sentence says
@@ -59,7 +59,7 @@ class TestMultipleOutputs:
             json.dumps({"price": 1, **dict.fromkeys(names, "javascript:alert(1)")}), multiple_outputs=True
         )
         assert task.run() == {"price": 1}
-        assert f"entries named {', '.join(sorted(names))}, as this task's own XComs are" in told()
+        assert f"entries named {', '.join(sorted(names))}, like this task's own XComs" in told()
 
     @pytest.mark.parametrize("text", ["[1]", '"a"', "1", "true"])
     def test_what_is_no_object_fails_the_task_for_good(self, text):
@@ -103,7 +103,7 @@ class TestMapping:
 
     def test_more_than_airflow_maps_over_fails_the_task_for_good(self, mapped_over, monkeypatch):
         monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
-        with pytest.raises(AirflowFailException, match=r"3 entries where \[core\] max_map_length is 2"):
+        with pytest.raises(AirflowFailException, match=r"3 entries, and \[core\] max_map_length is 2"):
             mapped_over("[1, 2, 3]").run()
 
     def test_a_task_that_is_mapped_itself_may_return_anything(self, mapped_over):

@@ -593,7 +593,7 @@ OUTCOMES = {
     [
         ("ended", "succeeded", False, ""),
         ("timeout, cancelled", "timeout", False, "It was cancelled"),
-        ("timeout, not cancelled", "timeout", True, "may still be running"),
+        ("timeout, not cancelled", "timeout", True, "may be running"),
         ("timeout, had ended", "succeeded", False, ""),
         ("unknown, cancelled", "unknown", False, "could not be learned"),
         ("unknown, not cancelled", "unknown", True, "could not be learned"),
