@@ -401,7 +401,10 @@ class TestAgainstAKernelThatMisbehaves:
     @every_wait
     @pytest.mark.parametrize(
         ("refusal", "says"),
-        [(error(404, "not_found"), "does not know invocation inv1|Kernel answered 404"), (error(401), "answered 401")],
+        [
+            (error(404, "not_found"), "does not know invocation inv1|Kernel answered 404"),
+            (error(401), "answered 401"),
+        ],
     )
     def test_a_refusal_fails_with_its_reason_and_is_not_skipped(
         self, server, wait, refusal, says, monkeypatch
