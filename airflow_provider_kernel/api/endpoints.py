@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Generic, NamedTuple, NoReturn, TypeGuard, TypeVar
 from urllib.parse import quote, urlsplit
@@ -56,6 +55,8 @@ class Request(Generic[T]):
     :param min_timeout: seconds that the reply may take at least, whatever the connection says.
     :param has_result: False if a success is all there is to know, whatever its body.
     :param skim: whether strings of more than 512 bytes, such as payloads and outputs, may be missing in a triggerer.
+    :param max_attempts: how often the request is sent at most; None for the transport's default.
+    :param total_timeout: seconds that the request may take as a whole, if fewer than the connection's allow.
     """
 
     method: str
@@ -67,6 +68,12 @@ class Request(Generic[T]):
     min_timeout: float = 0
     has_result: bool = True
     skim: bool = True
+    max_attempts: int | None = None
+    total_timeout: float | None = None
+
+    def once(self, total_timeout: float | None = None) -> Request[T]:
+        """Return the same request, to be sent once: its sender decides when to send it again."""
+        return replace(self, max_attempts=1, total_timeout=total_timeout)
 
 
 class Page(NamedTuple):
@@ -189,42 +196,6 @@ class Cancellation(NamedTuple):
             f", but its browsers may be open still: {self.browsers_error}" if self.browsers_error else "."
         )
         return f"Kernel invocation {self.invocation.id} {what}{browsers}"
-
-
-def cancel(
-    invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
-) -> Generator[Request[Any], Any, Cancellation]:
-    """
-    The steps of cancelling: look; end what has not ended; close its browsers, which bill on otherwise.
-
-    Yields calls, and is sent their results or has their errors thrown in. The browsers of an invocation that
-    had succeeded are left alone: they may be its result.
-
-    :param invocation_id: what to cancel.
-    :param reason: becomes the invocation's output, for whoever looks at it.
-    :param by: who cancels, added to that; see :attr:`Invocation.cancelled_by`.
-    :return: the steps, which end with what they came to.
-    """
-    output = reason and json.dumps({"cancelled": reason, **({"by": dict(by)} if by else {})})
-    found = yield get_invocation(invocation_id)
-    cancelled = False
-    if not found.is_ended:
-        try:
-            found = yield end_invocation(invocation_id, output)
-            cancelled = found.status != InvocationStatus.SUCCEEDED
-        except KernelError as error:
-            # It may have ended in between (whether Kernel refuses that is unknown), or only the reply was lost.
-            found = yield get_invocation(invocation_id)
-            if not found.is_ended:
-                raise error
-    if found.status == InvocationStatus.SUCCEEDED:
-        return Cancellation(found, cancelled)
-    try:
-        yield delete_browsers(invocation_id)
-    except KernelError as error:
-        if not (isinstance(error, KernelApiError) and error.status_code == 404):
-            return Cancellation(found, cancelled, error)
-    return Cancellation(found, cancelled)
 
 
 def is_success(status: int) -> bool:

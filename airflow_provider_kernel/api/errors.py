@@ -8,6 +8,7 @@ invocation's shortened output is its reason.
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from airflow_provider_kernel.api.text import sentence
 
@@ -188,3 +189,12 @@ def retry_after(error: BaseException | None) -> float:
 def should_log_failure(errors: int) -> bool:
     """Tell whether the latest of so many errors in a row is told in a log: the first, second, fourth, eighth …"""
     return errors & (errors - 1) == 0
+
+
+def is_kernels_refusal(error: BaseException | None) -> TypeGuard[KernelApiError]:
+    """Return whether Kernel itself refused, not a proxy that has lost Kernel (nginx answers 404 then, others redirect)."""
+    return (
+        isinstance(error, KernelApiError)
+        and error.is_refusal
+        and (error.code is not None or error.status_code in (401, 403))
+    )

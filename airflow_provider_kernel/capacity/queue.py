@@ -31,9 +31,9 @@ from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
     KernelError,
+    is_kernels_refusal,
     retry_after,
 )
-from airflow_provider_kernel.lifecycle.wait_machine import is_kernels_refusal
 
 #: Shortest time in seconds from a refusal to the next submission.
 MIN_PAUSE = 10.0

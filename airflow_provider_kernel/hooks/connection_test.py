@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, suppress
+from typing import Any, Protocol
 
 from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.endpoints import Limits
@@ -12,14 +12,22 @@ from airflow_provider_kernel.api.errors import KernelApiError, KernelError, Kern
 from airflow_provider_kernel.api.settings import API_KEYS_URL, KernelSettings
 from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
 
-if TYPE_CHECKING:
-    from airflow_provider_kernel.hooks.kernel import KernelHook
-
 #: Seconds after which the test is given up: Airflow's api-server, and a person, wait for it.
 TEST_SECONDS = 15.0
 
 
-def check_connection(hook: KernelHook) -> tuple[bool, str]:
+class Hook(Protocol):
+    """What is needed of a :class:`~airflow_provider_kernel.hooks.kernel.KernelHook`."""
+
+    @property
+    def settings(self) -> KernelSettings:
+        """How to reach Kernel."""
+
+    def clone(self) -> AbstractContextManager[Any]:
+        """Return a hook with a session of its own."""
+
+
+def check_connection(hook: Hook) -> tuple[bool, str]:
     """See :meth:`KernelHook.test_connection`."""
     settings = None
     try:
@@ -31,7 +39,7 @@ def check_connection(hook: KernelHook) -> tuple[bool, str]:
     return is_good, " ".join([said, *(settings.warnings if settings else ())])
 
 
-def _ask(hook: KernelHook, settings: KernelSettings) -> tuple[Any, Limits | None]:
+def _ask(hook: Hook, settings: KernelSettings) -> tuple[Any, Limits | None]:
     """
     Ask whose the token is, and for the account's limits, in a thread of its own.
 
@@ -42,9 +50,9 @@ def _ask(hook: KernelHook, settings: KernelSettings) -> tuple[Any, Limits | None
     def ask() -> None:
         try:
             with hook.clone() as clone:
-                outcome.append(clone._send_once(endpoints.auth_context(), 0.8 * TEST_SECONDS))
+                outcome.append(clone._send(endpoints.auth_context().once(0.8 * TEST_SECONDS)))
                 with suppress(KernelError):  # not every token may read them
-                    outcome.append(clone._send_once(endpoints.entitlements(), 0.8 * TEST_SECONDS))
+                    outcome.append(clone._send(endpoints.entitlements().once(0.8 * TEST_SECONDS)))
         except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
             outcome.append(error)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow.providers.common.compat.sdk import BaseHook
 from tenacity import Retrying
 
+from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.endpoints import Cancellation, Request
 from airflow_provider_kernel.api.errors import (
@@ -19,29 +20,23 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnknownError,
     KernelTransportError,
     is_certainly_not_accepted,
+    is_kernels_refusal,
 )
 from airflow_provider_kernel.api.events import Event
+from airflow_provider_kernel.api.listing import PagedList
 from airflow_provider_kernel.api.models import Invocation, InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks import connection_form
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, read_settings
 from airflow_provider_kernel.hooks.connection_test import check_connection
-from airflow_provider_kernel.hooks.waits import log_transient_error, new_wait
+from airflow_provider_kernel.lifecycle.conversation import Conversation, Follow, cancel
 from airflow_provider_kernel.lifecycle.lookup import LookupResult, SubmissionLookup
 from airflow_provider_kernel.lifecycle.record import Record
-from airflow_provider_kernel.lifecycle.wait_machine import (
-    Ended,
-    Follow,
-    GaveUp,
-    Poll,
-    Sleep,
-    StatusLookup,
-    WaitMachine,
-    gave_up,
-    is_kernels_refusal,
-)
+from airflow_provider_kernel.lifecycle.wait_machine import StatusLookup, WaitMachine, wait_for_end
+from airflow_provider_kernel.transport.driver import drive
 from airflow_provider_kernel.transport.errors import lost_reply, retrying
-from airflow_provider_kernel.transport.sync import events_of, exchange, new_session, pages, result_of, run
+from airflow_provider_kernel.transport.limits import Limits, limits_of, stream_limits
+from airflow_provider_kernel.transport.sync import events_of, exchange, new_session, result_of
 
 if TYPE_CHECKING:
     import requests
@@ -135,65 +130,38 @@ class KernelHook(BaseHook):
         :raises KernelLostReplyError: whether Kernel accepted is unknown; the invocation may be running.
         """
         request = InvocationRequest(app_name, action_name, payload, version, async_, async_timeout_seconds)
-        return self.submit(request, is_certainly_not_accepted)
+        return self._submit(request, is_certainly_not_accepted)
 
-    def submit(self, request: InvocationRequest, may_repeat: Callable[[KernelError], bool]) -> Invocation:
-        """
-        As :meth:`invoke`.
-
-        :param request: what is asked of Kernel.
-        :param may_repeat: tells after which errors the request may be sent again, of those by which it was
-            certainly not accepted.
-        :return: what Kernel's reply says.
-        """
+    def _submit(self, request: InvocationRequest, may_repeat: Callable[[KernelError], bool]) -> Invocation:
+        """As :meth:`invoke`; ``may_repeat`` returns whether the request may be sent again after an error."""
         try:
-            return self.send(endpoints.invoke(request, may_repeat))
+            return self._send(endpoints.invoke(request, may_repeat))
         except (KernelApiError, KernelTransportError) as error:
             raise lost_reply(request, error) or error from None
 
-    def settle(self, intent: Record) -> LookupResult:
-        """
-        Look up a submission whose reply was lost.
+    def _look_up(self, intent: Record) -> LookupResult:
+        """Look up a submission whose reply was lost; see :class:`SubmissionLookup`."""
+        return self._drive(SubmissionLookup(intent, time.time).steps())
 
-        :param intent: its record.
-        :return: what was found.
-        :raises KernelError: Kernel refuses to list the invocations, or could not be asked for 15 minutes.
-        """
-        steps = SubmissionLookup(intent, time.time).steps()
-        step = next(steps)
-        while True:
-            try:
-                if isinstance(step, Sleep):
-                    time.sleep(step.seconds)
-                    step = next(steps)
-                    continue
-                try:
-                    page = self._send_once(step)
-                except KernelError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(page)
-            except StopIteration as stop:
-                result: LookupResult = stop.value
-                return result
-
-    def find_invocation(self, invocation_id: str, *, timeout: float | None = None) -> Invocation | None:
+    def _find_invocation(self, invocation_id: str, *, timeout: float | None = None) -> Invocation | None:
         """
         Ask for an invocation as patiently as a wait does.
 
         :param invocation_id: its id.
-        :param timeout: seconds after which to ask no more, 0 to ask once; default: as long as a wait would.
-        :return: the invocation; None if there is none, for half a minute.
-        :raises KernelInvocationTimeoutError: there was no good answer by then.
+        :param timeout: seconds after which to stop asking, 0 to ask once; None: as patiently as a wait.
+        :return: the invocation; None if Kernel has not known it for half a minute.
+        :raises KernelInvocationTimeoutError: there was no good answer in time.
         :raises KernelInvocationUnknownError: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
         now = time.time()
-        deadline = None if timeout is None else now + timeout
-        wait = StatusLookup(
-            invocation_id, now, log_transient_error(self.log, "Asking", invocation_id), deadline
+        machine = StatusLookup(
+            invocation_id,
+            now,
+            log_transient_error(self.log, "Asking", invocation_id),
+            None if timeout is None else now + timeout,
         )
         try:
-            return self._go_through(wait, invocation_id)
+            return self._drive(wait_for_end(machine, time.time))
         except KernelInvocationUnknownError as error:
             if is_kernels_refusal(error.__cause__) and error.__cause__.status_code == 404:
                 return None
@@ -207,7 +175,7 @@ class KernelHook(BaseHook):
         :return: the invocation.
         :raises KernelError: there is no such invocation (404), or Kernel cannot be asked.
         """
-        return self.send(endpoints.get_invocation(invocation_id))
+        return self._send(endpoints.get_invocation(invocation_id))
 
     def list_invocations(
         self,
@@ -244,7 +212,7 @@ class KernelHook(BaseHook):
             since=since,
             query=query,
         )
-        return pages(ask, self.send, limit)
+        return self._items(PagedList(ask, limit))
 
     def get_app_versions(
         self, app_name: str | None = None, version: str | None = None
@@ -257,7 +225,7 @@ class KernelHook(BaseHook):
         :return: the versions, with their actions, as Kernel's API describes them.
         """
         ask = partial(endpoints.list_apps, app_name=app_name, version=version)
-        return list(pages(ask, self.send, max_bytes=self.settings.max_response_bytes))
+        return list(self._items(PagedList(ask, max_bytes=self.settings.max_response_bytes)))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> Iterator[Event]:
         """
@@ -268,7 +236,7 @@ class KernelHook(BaseHook):
         :return: the events, as they come.
         :raises KernelError: the stream cannot be opened, or broke.
         """
-        return self._follow(invocation_id, since, idle_timeout=None, max_lifetime=None)
+        return self._events(invocation_id, since, idle_timeout=None, max_lifetime=None)
 
     def wait_for_invocation(
         self,
@@ -293,7 +261,7 @@ class KernelHook(BaseHook):
         :raises KernelInvocationTimeoutError: it had not ended by then.
         :raises KernelInvocationUnknownError: Kernel refuses to tell, or could not be asked for 15 minutes.
         """
-        wait = new_wait(
+        machine = new_wait(
             invocation_id,
             self.log,
             deadline=None if timeout is None else time.time() + timeout,
@@ -301,36 +269,7 @@ class KernelHook(BaseHook):
             on_log=on_log,
             replayed_before=replayed_before,
         )
-        return self._go_through(wait, invocation_id)
-
-    def _go_through(self, wait: WaitMachine, invocation_id: str) -> Invocation:
-        while True:
-            match wait.next(time.time()):
-                case Follow(idle_timeout, max_lifetime, since):
-                    error = None
-                    try:
-                        with closing(
-                            self._follow(invocation_id, since, idle_timeout, max_lifetime)
-                        ) as events:
-                            for event in events:
-                                if not wait.on_event(event, time.time()):
-                                    break
-                    except KernelError as stream_error:
-                        error = stream_error
-                    wait.on_stream_end(time.time(), error)
-                case Poll(within):
-                    try:
-                        found = self._send_once(endpoints.get_invocation(invocation_id), within)
-                    except KernelError as look_error:
-                        wait.on_error(look_error, time.time())
-                    else:
-                        wait.on_invocation(found, time.time())
-                case Sleep(seconds):
-                    time.sleep(seconds)
-                case Ended(invocation):
-                    return invocation
-                case GaveUp(error):
-                    raise gave_up(invocation_id, error) from error
+        return self._drive(wait_for_end(machine, time.time))
 
     def cancel_invocation(
         self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
@@ -344,7 +283,7 @@ class KernelHook(BaseHook):
         :return: the invocation, and whether it was this that ended it.
         :raises KernelError: Kernel refused or could not be asked.
         """
-        return run(endpoints.cancel(invocation_id, reason, by), self.send)
+        return self._drive(cancel(invocation_id, reason, by))
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -354,27 +293,30 @@ class KernelHook(BaseHook):
         """
         return check_connection(self)
 
-    def send(self, call: Request[T]) -> T:
-        """Send ``call``, again where that is safe and may help; return what its reply says."""
-        reply: T = Retrying(**retrying(call))(self._send_once, call)
+    def _drive(self, conversation: Conversation[T]) -> T:
+        return drive(conversation, self._send, self._follow)
+
+    def _items(self, pages: PagedList) -> Iterator[Any]:
+        while pages.has_more:
+            yield from self._drive(pages.next_page())
+
+    def _send(self, request: Request[T]) -> T:
+        """Send a request, again if that is safe and may help; return the reply's result."""
+        reply: T = Retrying(**retrying(request))(self._send_once, request)
         return reply
 
-    def _send_once(self, call: Request[T], within: float | None = None) -> T:
-        """Send ``call``; ``within`` are the seconds that it may take as a whole, if less than otherwise."""
+    def _send_once(self, request: Request[T]) -> T:
         settings = self.settings
-        timeout = max(settings.timeout, call.min_timeout)
-        # The time is for the head and for each piece: a large output may take longer as a whole, but not for ever.
-        total = 10 * timeout if within is None else min(within, 10 * timeout)
-        with self._request(call, settings, head=timeout, idle_timeout=timeout, total=total) as response:
-            return result_of(call, response, settings)
+        with self._exchange(request, settings, limits_of(request, settings)) as response:
+            return result_of(request, response, settings)
 
     @contextmanager
-    def _request(
-        self, call: Request[Any], settings: KernelSettings, **limits: Any
+    def _exchange(
+        self, request: Request[Any], settings: KernelSettings, limits: Limits, *, stream: bool = False
     ) -> Iterator[requests.Response]:
-        """Send ``call`` and give its reply; see :func:`exchange`."""
+        """Send a request and yield its reply. If Kernel refuses the token, the next request reads the connection again."""
         try:
-            with exchange(self._session, settings, call, **limits) as response:
+            with exchange(self._session, settings, request, limits, stream=stream) as response:
                 yield response
         except KernelApiError as error:
             if error.status_code in (401, 403) and self.__dict__.get("settings") is settings:
@@ -382,24 +324,53 @@ class KernelHook(BaseHook):
                 self.__dict__.pop("settings", None)
             raise
 
-    def _follow(
+    def _follow(self, follow: Follow) -> None:
+        events = self._events(follow.invocation_id, follow.since, follow.idle_timeout, follow.max_lifetime)
+        with closing(events):
+            for event in events:
+                if not follow.on_event(event):
+                    break
+
+    def _events(
         self, invocation_id: str, since: str | None, idle_timeout: float | None, max_lifetime: float | None
     ) -> Generator[Event, None, None]:
-        call = endpoints.follow_events(invocation_id, since)
+        request = endpoints.follow_events(invocation_id, since)
         opened = time.monotonic()
         if max_lifetime is not None:
             idle_timeout = min(idle_timeout or max_lifetime, max(max_lifetime, 0.1))
         try:
             settings = self.settings
-            with self._request(
-                call,
-                settings,
-                head=settings.timeout,
-                idle_timeout=idle_timeout,
-                total=max_lifetime,
-                stream=True,
-            ) as response:
-                yield from events_of(call, response, settings)
+            limits = stream_limits(settings, idle_timeout, max_lifetime)
+            with self._exchange(request, settings, limits, stream=True) as response:
+                yield from events_of(request, response, settings)
         except KernelTransportError:
             if max_lifetime is None or time.monotonic() - opened < max_lifetime:
                 raise
+
+
+def log_transient_error(log: Any, doing: str, invocation_id: str) -> Callable[[KernelError], None]:
+    """Return a function that logs an error after which the wait continues."""
+    return partial(log.warning, "%s for Kernel invocation %s: %s", doing, invocation_id)
+
+
+def new_wait(
+    invocation_id: str,
+    log: Any,
+    *,
+    deadline: float | None,
+    poll_interval: float,
+    on_log: Callable[[str], None] | None,
+    replayed_before: float | None,
+    in_triggerer: bool = False,
+) -> WaitMachine:
+    """Return a wait that begins now, for both hooks. It logs transient errors and counts reconnects."""
+    return WaitMachine(
+        invocation_id,
+        time.time(),
+        deadline=deadline,
+        poll_interval=poll_interval,
+        on_log=on_log,
+        replayed_before=replayed_before,
+        on_transient_error=log_transient_error(log, "Waiting", invocation_id),
+        on_reconnect=partial(metrics.reconnected, in_triggerer=in_triggerer),
+    )

@@ -6,13 +6,12 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -20,15 +19,10 @@ from tenacity import AsyncRetrying
 
 from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.endpoints import Cancellation, Page, Request
-from airflow_provider_kernel.api.errors import (
-    KernelApiError,
-    KernelError,
-    KernelResponseTooLargeError,
-    KernelTransportError,
-)
-from airflow_provider_kernel.api.events import Event, EventDecoder
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.events import Event
+from airflow_provider_kernel.api.listing import PagedList
 from airflow_provider_kernel.api.models import Invocation, InvocationStatus
-from airflow_provider_kernel.api.reply_body import ACCEPT_ENCODING, ReplyBody
 from airflow_provider_kernel.api.settings import KernelSettings, shown
 from airflow_provider_kernel.hooks.connection import (
     DEFAULT_CONN_ID,
@@ -38,17 +32,15 @@ from airflow_provider_kernel.hooks.connection import (
     settings_of,
     unreadable,
 )
-from airflow_provider_kernel.hooks.waits import new_wait
-from airflow_provider_kernel.lifecycle.wait_machine import Ended, Follow, GaveUp, Poll, Sleep, gave_up
-from airflow_provider_kernel.transport.errors import (
-    CONNECT_TIMEOUT,
-    USER_AGENT,
-    retrying,
-    root_causes,
-    transport_error,
-)
-from airflow_provider_kernel.transport.loop_share import LoopShare
-from airflow_provider_kernel.transport.proxy_tls import tls_of, without_login
+from airflow_provider_kernel.hooks.kernel import new_wait
+from airflow_provider_kernel.lifecycle.conversation import Conversation, Follow, cancel
+from airflow_provider_kernel.lifecycle.wait_machine import wait_for_end
+from airflow_provider_kernel.transport.aio import events_of, exchange, new_session, result_of
+from airflow_provider_kernel.transport.driver import adrive
+from airflow_provider_kernel.transport.errors import retrying
+from airflow_provider_kernel.transport.limits import Limits, limits_of, stream_limits
+from airflow_provider_kernel.transport.per_loop import PerLoop
+from airflow_provider_kernel.transport.proxy_tls import tls_of
 
 if TYPE_CHECKING:
     import aiohttp
@@ -61,8 +53,6 @@ SETTINGS_LIFE = 60.0
 MISSING_LIFE = 10.0
 #: How many invocations a page of active ones has: few, for their payloads come with them.
 ACTIVE_PAGE = 20
-#: Bytes that are read at once: thousands of tiny events, some milliseconds' work.
-PIECE_BYTES = 2**13
 #: More active invocations than so many are not looked for.
 MAX_ACTIVE = 1000
 
@@ -72,7 +62,7 @@ class _Shared:
     """What all hooks of one connection in one event loop use together."""
 
     session: aiohttp.ClientSession
-    line: asyncio.Lock  # of those who take much of the event loop's time, whatever their connection
+    loop_lock: asyncio.Lock  # of all connections: see LoopShare
     users: int = 0
     settings: KernelSettings | None = None
     tls: tuple[KernelSettings, ssl.SSLContext | bool] | None = None  # and of which settings
@@ -81,7 +71,8 @@ class _Shared:
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
+_loop_locks = PerLoop(lambda key: asyncio.Lock())
+_shared = PerLoop(lambda conn_id: _Shared(new_session(), _loop_locks.get("")))
 
 
 class KernelAsyncHook:
@@ -101,11 +92,7 @@ class KernelAsyncHook:
         self._shared: _Shared | None = None
 
     async def __aenter__(self) -> KernelAsyncHook:
-        here = _shared.setdefault(asyncio.get_running_loop(), {})
-        if self.kernel_conn_id not in here:
-            line = next((shared.line for shared in here.values()), None) or asyncio.Lock()
-            here[self.kernel_conn_id] = _Shared(_new_session(), line)
-        self._shared = here[self.kernel_conn_id]
+        self._shared = _shared.get(self.kernel_conn_id)
         self._shared.users += 1
         return self
 
@@ -113,16 +100,16 @@ class KernelAsyncHook:
         shared, self._shared = self._in_use(), None
         shared.users -= 1
         if not shared.users:
-            del _shared[asyncio.get_running_loop()][self.kernel_conn_id]
+            _shared.remove(self.kernel_conn_id)
             await shared.session.close()
 
     async def get_invocation(self, invocation_id: str) -> Invocation:
         """As :meth:`KernelHook.get_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.get_invocation>`."""
-        return await self.send(endpoints.get_invocation(invocation_id, skim=False))
+        return await self._send(endpoints.get_invocation(invocation_id, skim=False))
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> AsyncGenerator[Event, None]:
         """As :meth:`KernelHook.follow_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.follow_invocation>`."""
-        return self._follow(invocation_id, since, idle_timeout=None, max_lifetime=None)
+        return self._events(invocation_id, since, idle_timeout=None, max_lifetime=None)
 
     async def list_page(self, **filters: Any) -> Page:
         """
@@ -139,27 +126,19 @@ class KernelAsyncHook:
         Each page is asked for once: whoever looks at the whole account looks again, and knows when.
         """
         found: set[str] = set()
-        limit = ACTIVE_PAGE
-        # In the order of an invocation's life, or one that begins to run in between would be missed.
+        # In the order of an invocation's life: otherwise one that begins to run in between would be missed.
         for status in (InvocationStatus.QUEUED, InvocationStatus.RUNNING):
-            offset: int | None = 0
-            while offset is not None and offset < MAX_ACTIVE:
-                try:
-                    page = await self.list_page(status=status, limit=limit, offset=offset)
-                except KernelResponseTooLargeError:
-                    if limit == 1:
-                        raise
-                    limit = 1
-                    continue
-                found.update(invocation.id for invocation in page.items if invocation.is_active)
-                offset = page.next_offset
+            pages = PagedList(partial(_active_page, status), ACTIVE_PAGE, max_offset=MAX_ACTIVE)
+            while pages.has_more:
+                invocations = await self._drive(pages.next_page())
+                found.update(invocation.id for invocation in invocations if invocation.is_active)
         return frozenset(found)
 
     async def cancel_invocation(
         self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
     ) -> Cancellation:
         """As :meth:`KernelHook.cancel_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.cancel_invocation>`."""
-        return await self._run(endpoints.cancel(invocation_id, reason, by))
+        return await self._drive(cancel(invocation_id, reason, by))
 
     async def wait_for_invocation(
         self,
@@ -184,7 +163,7 @@ class KernelAsyncHook:
             does: to decode megabytes holds up all others in its event loop.
         :return: the invocation, succeeded or failed.
         """
-        wait = new_wait(
+        machine = new_wait(
             invocation_id,
             log,
             deadline=deadline,
@@ -193,35 +172,7 @@ class KernelAsyncHook:
             replayed_before=replayed_before,
             in_triggerer=True,
         )
-        while True:
-            match wait.next(time.time()):
-                case Follow(idle_timeout, max_lifetime, since):
-                    error = None
-                    try:
-                        async with aclosing(
-                            self._follow(invocation_id, since, idle_timeout, max_lifetime)
-                        ) as events:
-                            async for event in events:
-                                if not wait.on_event(event, time.time()):
-                                    break
-                    except KernelError as stream_error:
-                        error = stream_error
-                    wait.on_stream_end(time.time(), error)
-                case Poll(within):
-                    try:
-                        found = await self._send_once(
-                            endpoints.get_invocation(invocation_id, skim=not with_output), within
-                        )
-                    except KernelError as look_error:
-                        wait.on_error(look_error, time.time())
-                    else:
-                        wait.on_invocation(found, time.time())
-                case Sleep(seconds):
-                    await asyncio.sleep(seconds)
-                case Ended(invocation):
-                    return invocation
-                case GaveUp(error):
-                    raise gave_up(invocation_id, error)
+        return await self._drive(wait_for_end(machine, time.time, skim=not with_output))
 
     async def settings(self) -> KernelSettings:
         """
@@ -271,152 +222,68 @@ class KernelAsyncHook:
                 raise
             raise unreadable(self.kernel_conn_id, error) from None
 
-    async def send(self, call: Request[T]) -> T:
-        """Send ``call``, again where that is safe and may help."""
-        reply: T = await AsyncRetrying(**retrying(call))(self._send_once, call)
+    async def _drive(self, conversation: Conversation[T]) -> T:
+        return await adrive(conversation, self._send, self._follow)
+
+    async def _send(self, request: Request[T]) -> T:
+        """Send a request, again if that is safe and may help; return the reply's result."""
+        reply: T = await AsyncRetrying(**retrying(request))(self._send_once, request)
         return reply
 
-    async def _send_once(self, call: Request[T], within: float | None = None) -> T:
-        """As :meth:`KernelHook._send_once`."""
+    async def _send_once(self, request: Request[T]) -> T:
         settings = await self.settings()
-        timeout = max(settings.timeout, call.min_timeout)
-        total = 10 * timeout if within is None else min(within, 10 * timeout)
-        until = time.monotonic() + total
-        async with self._request(call, settings, head=timeout, total=total, idle_timeout=timeout) as response:
-            return await self._result(call, response, settings, until)
-
-    async def _result(
-        self, call: Request[T], response: aiohttp.ClientResponse, settings: KernelSettings, until: float
-    ) -> T:
-        """Read the reply to ``call``, until a moment of the monotonic clock."""
-        status, headers = response.status, response.headers
-        share = LoopShare(self._in_use().line)
-        body = ReplyBody(
-            headers,
-            is_success=call.has_result and endpoints.is_success(status),
-            limit=settings.max_response_bytes,
-            skim=call.skim,
-        )
-        async for piece in _pieces(response, until):
-            steps = body.feed(piece)
-            while await share.do(lambda: next(steps, body)) is not body:  # noqa: B023 - it is called here
-                pass
-            if body.full:
-                break
-        read = partial(
-            endpoints.read_reply, call, status, headers, body.close(), settings.redactor, body.size
-        )
-        return await share.do(read)
+        limits = limits_of(request, settings)
+        until = time.monotonic() + (limits.total or inf)
+        async with self._exchange(request, settings, limits) as response:
+            return await result_of(request, response, settings, until, self._in_use().loop_lock)
 
     @asynccontextmanager
-    async def _request(
-        self,
-        call: Request[Any],
-        settings: KernelSettings,
-        *,
-        head: float,
-        total: float | None,
-        idle_timeout: float | None = None,
-        stream: bool = False,
+    async def _exchange(
+        self, request: Request[Any], settings: KernelSettings, limits: Limits, *, stream: bool = False
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send ``call`` and give its reply; errors of aiohttp, here and in the ``with`` block, become ours."""
-        import aiohttp
-
+        """Send a request and yield its reply. If Kernel refuses the token, the next request reads the connection again."""
         shared = self._in_use()
-        accept = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
         try:
             tls = await self._tls(settings)
-            async with asyncio.timeout(head):
-                response = await shared.session.request(
-                    call.method,
-                    settings.base_url + call.path,
-                    params=call.params,
-                    json=call.body,
-                    # Never in a variable, which a traceback might show.
-                    headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
-                    proxy=settings.proxy,
-                    ssl=tls,
-                    timeout=aiohttp.ClientTimeout(
-                        total=total, sock_connect=CONNECT_TIMEOUT, sock_read=idle_timeout
-                    ),
-                    allow_redirects=False,
-                )
-            async with response:
+            async with exchange(shared.session, settings, tls, request, limits, stream=stream) as response:
                 yield response
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error, KernelError):
-                raise
-            unsent = (
-                aiohttp.ClientConnectorError,
-                aiohttp.ClientHttpProxyError,
-                aiohttp.ConnectionTimeoutError,
-                aiohttp.InvalidURL,
-            )
-            timed_out = isinstance(error, asyncio.TimeoutError)
-            raise transport_error(
-                settings,
-                root_causes(error),
-                sent=not isinstance(error, unsent),
-                timed_out=timed_out,
-                proxy=without_login(settings.proxy),
-            ) from None
         except KernelApiError as error:
             if error.status_code in (401, 403) and shared.settings is settings:
                 shared.settings = None
             raise
 
     async def _tls(self, settings: KernelSettings) -> ssl.SSLContext | bool:
-        """Return the certificates to trust; read anew with the connection, and not in the event loop."""
+        """Return the certificates to trust; read again with the connection, and not in the event loop."""
         shared = self._in_use()
         async with shared.reading:
             if shared.tls is None or shared.tls[0] is not settings:
                 shared.tls = settings, await ask_in_thread(tls_of, settings)
             return shared.tls[1]
 
-    async def _follow(
+    async def _follow(self, follow: Follow) -> None:
+        events = self._events(follow.invocation_id, follow.since, follow.idle_timeout, follow.max_lifetime)
+        async with aclosing(events):
+            async for event in events:
+                if not follow.on_event(event):
+                    break
+
+    async def _events(
         self, invocation_id: str, since: str | None, idle_timeout: float | None, max_lifetime: float | None
     ) -> AsyncGenerator[Event, None]:
+        request = endpoints.follow_events(invocation_id, since)
         settings = await self.settings()
         opened = time.monotonic()
-        call = endpoints.follow_events(invocation_id, since)
+        until = opened + (inf if max_lifetime is None else max_lifetime)
+        limits = stream_limits(settings, idle_timeout, max_lifetime)
         try:
-            async with self._request(
-                call,
-                settings,
-                head=settings.timeout,
-                total=max_lifetime,
-                idle_timeout=idle_timeout,
-                stream=True,
-            ) as response:
-                until = inf if max_lifetime is None else opened + max_lifetime
-                if response.status != 200:
-                    await self._result(call, response, settings, until)
-                endpoints.check_stream(response.headers, settings.redactor)
-                decoder = EventDecoder(redactor=settings.redactor)
-                share = LoopShare(self._in_use().line)
-                async for piece in _pieces(response, until):
-                    events = await share.do(partial(decoder.feed, piece))
-                    began = time.perf_counter()
-                    for event in events:
+            async with self._exchange(request, settings, limits, stream=True) as response:
+                loop_lock = self._in_use().loop_lock
+                async with aclosing(events_of(request, response, settings, until, loop_lock)) as events:
+                    async for event in events:
                         yield event
-                    share.charge(time.perf_counter() - began)
         except KernelTransportError:
-            if max_lifetime is None or time.monotonic() - opened < max_lifetime:
+            if time.monotonic() < until:
                 raise
-
-    async def _run(self, steps: Generator[Request[Any], Any, T]) -> T:
-        try:
-            call = next(steps)
-            while True:
-                try:
-                    reply = await self.send(call)
-                except KernelError as error:
-                    call = steps.throw(error)
-                else:
-                    call = steps.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
 
     def _in_use(self) -> _Shared:
         if self._shared is None:
@@ -424,25 +291,5 @@ class KernelAsyncHook:
         return self._shared
 
 
-def _new_session() -> aiohttp.ClientSession:
-    import aiohttp
-
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": USER_AGENT, "Accept-Encoding": ACCEPT_ENCODING},
-        auto_decompress=False,
-    )
-
-
-async def _pieces(response: aiohttp.ClientResponse, until: float) -> AsyncIterator[bytes]:
-    """
-    Give the body as it comes, in pieces that take little of the event loop's time each.
-
-    :raises TimeoutError: ``until`` is over: aiohttp does not see to it where there is always more to read.
-    """
-    async for chunk in response.content.iter_any():
-        for start in range(0, len(chunk), PIECE_BYTES):
-            if time.monotonic() >= until:
-                raise TimeoutError
-            yield chunk[start : start + PIECE_BYTES]
+def _active_page(status: str, *, limit: int, offset: int | None) -> Request[Page]:
+    return endpoints.list_invocations(status=status, limit=limit, offset=offset or 0).once()

@@ -14,23 +14,25 @@ rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.backoff import exponential
 from airflow_provider_kernel.api.endpoints import Page, Request
 from airflow_provider_kernel.api.errors import (
     KernelError,
-    KernelResponseTooLargeError,
     KernelTransportError,
     is_retryable,
     retry_after,
 )
+from airflow_provider_kernel.api.listing import PagedList
 from airflow_provider_kernel.api.models import Invocation
 from airflow_provider_kernel.api.payload import payload_digest
 from airflow_provider_kernel.api.timestamps import format_timestamp
+from airflow_provider_kernel.lifecycle.conversation import Conversation, Sleep
 from airflow_provider_kernel.lifecycle.record import Record
-from airflow_provider_kernel.lifecycle.wait_machine import MAX_OUTAGE, Sleep
+from airflow_provider_kernel.lifecycle.wait_machine import MAX_OUTAGE
 
 #: Seconds for which the invocation is looked for.
 LOOKUP_SECONDS = 60.0
@@ -72,13 +74,13 @@ class SubmissionLookup:
         self._clock = clock
         self._page_size = PAGE_SIZE
         self._last_reply = clock()
-        self._pause = 1.0
+        self._pauses = 0
         self._found: Invocation | None = None
         self._is_certain = intent.key is not None and intent.metadata_field is not None
         self._equal: dict[str, None] = {}  # no mark, equal payload
         self._empty: dict[str, None] = {}  # no payload
 
-    def steps(self) -> Generator[Request[Page] | Sleep, Page, LookupResult]:
+    def steps(self) -> Conversation[LookupResult]:
         """
         Yield requests and pauses, and be sent the pages.
 
@@ -96,32 +98,32 @@ class SubmissionLookup:
                 return LookupResult(ambiguous=(*equal, *self._empty), is_certain=self._is_certain)
             yield Sleep(max(0.0, min(self._next_pause(), deadline - self._clock())))
 
-    def _scan(self, deadline: float) -> Generator[Request[Page] | Sleep, Page, None]:
+    def _scan(self, deadline: float) -> Conversation[None]:
         """List the invocations once, newest first, until the one is found."""
-        offset: int | None = 0
-        while offset is not None and not self._found:
+        pages = PagedList(self._request, self._page_size, max_offset=MAX_LISTED)
+        while pages.has_more and not self._found:
             try:
-                page = yield endpoints.list_invocations(
-                    app_name=self._intent.app_name,
-                    action_name=self._intent.action_name,
-                    since=format_timestamp(int((self._intent.submitted_at - CLOCK_SKEW) * 1e9)),
-                    limit=self._page_size,
-                    offset=offset or None,
-                )
+                invocations = yield from pages.next_page()
             except KernelError as error:
-                if isinstance(error, KernelResponseTooLargeError) and self._page_size > 1:
-                    self._page_size //= 2
-                    continue
                 if not is_retryable(error) or self._clock() - self._last_reply >= MAX_OUTAGE:
                     raise
                 yield Sleep(max(self._next_pause(), retry_after(error)))
                 continue
             self._last_reply = self._clock()
-            if self._last_reply - deadline >= MAX_OUTAGE or (page.next_offset or 0) > MAX_LISTED:
-                raise KernelTransportError("Kernel's list of the app's invocations does not come to an end.")
-            for invocation in page.items:
+            for invocation in invocations:
                 self._judge(invocation)
-            offset = page.next_offset
+            if pages.is_cut or self._last_reply - deadline >= MAX_OUTAGE:
+                raise KernelTransportError("Kernel's list of the app's invocations does not come to an end.")
+
+    def _request(self, *, limit: int, offset: int | None) -> Request[Page]:
+        self._page_size = limit  # a page may have been too large
+        return endpoints.list_invocations(
+            app_name=self._intent.app_name,
+            action_name=self._intent.action_name,
+            since=format_timestamp(int((self._intent.submitted_at - CLOCK_SKEW) * 1e9)),
+            limit=limit,
+            offset=offset,
+        ).once()
 
     def _judge(self, invocation: Invocation) -> None:
         key, intent = self._intent.key, self._intent
@@ -140,5 +142,5 @@ class SubmissionLookup:
             self._equal[invocation.id] = None
 
     def _next_pause(self) -> float:
-        pause, self._pause = self._pause, min(2 * self._pause, MAX_PAUSE)
-        return pause
+        self._pauses += 1
+        return exponential(self._pauses, MAX_PAUSE)

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
-from typing import TypeGuard
 
+from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.backoff import exponential, with_jitter
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
@@ -29,11 +30,13 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnknownError,
     KernelResponseTooLargeError,
     KernelTransportError,
+    is_kernels_refusal,
     retry_after,
     should_log_failure,
 )
 from airflow_provider_kernel.api.events import Event, StateEvent
 from airflow_provider_kernel.api.models import Invocation
+from airflow_provider_kernel.lifecycle.conversation import Conversation, Follow, Sleep
 from airflow_provider_kernel.lifecycle.log_buffer import LogBuffer
 
 #: Seconds without a single good answer from Kernel after which the wait is given up.
@@ -64,30 +67,10 @@ MAX_STREAM_PAUSE = 300.0
 
 
 @dataclass(frozen=True)
-class Follow:
-    """
-    Open the event stream from ``since`` (None: from the start of the log).
-
-    Leave it when ``silence`` seconds pass without a byte, or after ``life`` seconds.
-    """
-
-    idle_timeout: float
-    max_lifetime: float
-    since: str | None
-
-
-@dataclass(frozen=True)
 class Poll:
     """Ask ``GET /invocations/{id}``; give up after ``within`` seconds (None: as after any request)."""
 
     within: float | None = None
-
-
-@dataclass(frozen=True)
-class Sleep:
-    """Do nothing for so many seconds."""
-
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -136,7 +119,7 @@ class WaitMachine:
         on_reconnect: Callable[[Invocation], None] = lambda invocation: None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        self._id = invocation_id
+        self.invocation_id = invocation_id
         self._time = self._clock = now
         self._deadline = deadline
         self._poll_interval = max(poll_interval, MIN_POLL_INTERVAL)
@@ -195,7 +178,7 @@ class WaitMachine:
         self._stream_lines = self._log.lines
         if self._stream_broke and self._seen:  # there was a look since
             self._on_reconnect(self._seen)
-        return Follow(idle_timeout, max_lifetime, self._log.open_stream())
+        return Follow(idle_timeout, max_lifetime, self._log.open_stream(), self.invocation_id)
 
     def on_event(self, event: Event, now: float) -> bool:
         """Take an event of the stream; return False if the stream is to be left."""
@@ -203,7 +186,11 @@ class WaitMachine:
         self._stream_heard = now
         self._stream_worked = True
         self._write(self._log.add(event, self._clock))
-        if not isinstance(event, StateEvent) or event.invocation.is_active or event.invocation.id != self._id:
+        if (
+            not isinstance(event, StateEvent)
+            or event.invocation.is_active
+            or event.invocation.id != self.invocation_id
+        ):
             return True
         self._log_complete = True
         return False
@@ -219,7 +206,7 @@ class WaitMachine:
         silent = error is not None and now - self._stream_heard >= STREAM_IDLE_TIMEOUT
         if silent or now - self._stream_opened < SHORT_LIFE:
             self._stream_failures += 1
-            self._stream_after = now + min(MAX_STREAM_PAUSE, 2.0 ** min(self._stream_failures, 20))
+            self._stream_after = now + exponential(self._stream_failures, MAX_STREAM_PAUSE, initial=2.0)
         else:
             self._stream_failures = self._looks = 0
             self._stream_after = now
@@ -317,7 +304,7 @@ class WaitMachine:
             self._on_log(record)  # type: ignore[misc]
 
     def _pause(self, count: int) -> float:
-        return min(self._poll_interval, 2.0 ** min(count - 1, 20)) * (0.5 + self._jitter() / 2)
+        return with_jitter(exponential(count, self._poll_interval), self._jitter())
 
 
 class StatusLookup(WaitMachine):
@@ -343,13 +330,41 @@ class StatusLookup(WaitMachine):
             self._outcome = Ended(invocation)
 
 
-def is_kernels_refusal(error: BaseException | None) -> TypeGuard[KernelApiError]:
-    """Tell whether Kernel refused, and not a proxy that has lost Kernel (nginx says 404 then, others redirect)."""
-    return (
-        isinstance(error, KernelApiError)
-        and error.is_refusal
-        and (error.code is not None or error.status_code in (401, 403))
-    )
+def wait_for_end(
+    machine: WaitMachine, clock: Callable[[], float], *, skim: bool = False
+) -> Conversation[Invocation]:
+    """
+    Wait for the end of an invocation.
+
+    :param machine: decides.
+    :param clock: returns the time, in seconds since 1970.
+    :param skim: whether payload and output may be missing in what is returned.
+    :return: the invocation, succeeded or failed.
+    :raises KernelInvocationTimeoutError: it had not ended by the deadline.
+    :raises KernelInvocationUnknownError: its state could not be found out.
+    """
+    while True:
+        match machine.next(clock()):
+            case Follow() as follow:
+                stream_error = None
+                try:
+                    yield replace(follow, on_event=lambda event: machine.on_event(event, clock()))
+                except KernelError as error:
+                    stream_error = error
+                machine.on_stream_end(clock(), stream_error)
+            case Poll(within):
+                try:
+                    found = yield endpoints.get_invocation(machine.invocation_id, skim=skim).once(within)
+                except KernelError as error:
+                    machine.on_error(error, clock())
+                else:
+                    machine.on_invocation(found, clock())
+            case Sleep() as pause:
+                yield pause
+            case Ended(invocation):
+                return invocation
+            case GaveUp(reason):
+                raise gave_up(machine.invocation_id, reason) from reason
 
 
 def gave_up(invocation_id: str, error: KernelError | None) -> KernelInvocationError:

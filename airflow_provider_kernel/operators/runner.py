@@ -260,7 +260,7 @@ class InvocationRunner:
         assert intent  # noqa: S101 - the state is reached with one
         log.info("Looking for the invocation among those of the app, for up to %.0f s.", LOOKUP_SECONDS)
         try:
-            result = self._interruptible.run(lambda: self._hook.settle(intent))
+            result = self._interruptible.run(lambda: self._hook._look_up(intent))
         except KernelError as error:
             return self._event(Event.LOOKUP_FAILED, error=lookup_failed_error(intent, error))
         self._change(intent=None)
@@ -289,7 +289,7 @@ class InvocationRunner:
         is_given = is_retry and not self._options.is_deterministic
         fingerprint = record.fingerprint if is_given else self._submitter.fingerprint
         try:
-            found = self._interruptible.run(lambda: self._hook.find_invocation(invocation_id))
+            found = self._interruptible.run(lambda: self._hook._find_invocation(invocation_id))
         except KernelInvocationUnknownError as error:
             return self._event(Event.UNKNOWN, error=error)
         decision = decide(record, found, generation=self._attempt.generation, fingerprint=fingerprint)
@@ -334,6 +334,7 @@ class InvocationRunner:
         if time.time() >= self._execution_deadline():
             return self._event(Event.NO_CAPACITY, error=no_capacity_error())
         self._change(invocation_id=None, invocation=None)
+        self._submitter.check()
         self._interruptible.check()
         is_sending: list[bool] = []
         try:
@@ -547,7 +548,7 @@ class InvocationRunner:
         if invocation is None:
             try:
                 invocation = self._interruptible.run(
-                    lambda: self._hook.find_invocation(reported.invocation_id)
+                    lambda: self._hook._find_invocation(reported.invocation_id)
                 )
             except KernelInvocationUnknownError as error:
                 return self._event(Event.UNKNOWN, error=error)
@@ -578,8 +579,6 @@ class InvocationRunner:
 
     def _stop(self) -> Event:
         return self._event(Event.STOPPED, error=self._exit.stop(self._progress))
-
-    # Values.
 
     def _was_cancelled_by_another_attempt(self, invocation: Invocation) -> bool:
         """Return whether a worker that was cut off cancelled it late; once, or two attempts would chase each other."""

@@ -62,15 +62,22 @@ class Submitter:
         """What tells this attempt's request from others; empty if the request cannot be built."""
         return "" if isinstance(self._request, Exception) else self._request.fingerprint()
 
-    def new_intent(self, *, replaces_cancelled: bool) -> Record:
+    def check(self) -> None:
         """
-        Return the record of the next submission.
+        Check that the request can be built.
 
-        :param replaces_cancelled: whether it replaces an invocation that another attempt cancelled.
-        :raises Exception: what the task is to fail with, because the request cannot be built.
+        :raises Exception: what the task is to fail with.
         """
         if isinstance(self._request, Exception):
             raise self._request
+
+    def new_intent(self, *, replaces_cancelled: bool) -> Record:
+        """
+        Return the record of the next submission, after :meth:`check`.
+
+        :param replaces_cancelled: whether it replaces an invocation that another attempt cancelled.
+        """
+        assert isinstance(self._request, InvocationRequest)  # noqa: S101 - it was checked
         before = self._attempt.record
         return Record.of_request(
             self._request,
@@ -103,7 +110,7 @@ class Submitter:
             if time.time() - intent.submitted_at > INTENT_MAX_AGE:  # the process was frozen
                 self._attempt.write_intent(intent)
             on_sending()
-            return self._hook.submit(request, self._may_send_again)
+            return self._hook._submit(request, self._may_send_again)
 
         return self._interruptible.run(send, grace=KILL_GRACE_SECONDS)
 

@@ -197,7 +197,7 @@ class KernelInvocationSensor(BaseSensorOperator):
         :raises KernelInvocationUnknownError: Kernel refuses to tell its state, or does not know it.
         """
         try:
-            found = self.hook.find_invocation(self.invocation_id, timeout=POKE_SECONDS)
+            found = self.hook._find_invocation(self.invocation_id, timeout=POKE_SECONDS)
         except KernelInvocationTimeoutError:
             return PokeReturnValue(is_done=False)  # Kernel is away; the next poke asks again
         if found is None:
@@ -237,7 +237,7 @@ class KernelInvocationSensor(BaseSensorOperator):
             if result.possibly_running:
                 ended = self._ended()
             else:
-                found = self.hook.find_invocation(self.invocation_id)
+                found = self.hook._find_invocation(self.invocation_id)
                 if found is None or not found.is_ended:
                     raise result.unconfirmed_error(found)
                 ended = found
@@ -310,7 +310,7 @@ class KernelInvocationSensor(BaseSensorOperator):
     def _ended(self) -> Invocation | None:
         """Poll once; return the invocation if it has ended."""
         try:
-            found = self.hook.find_invocation(self.invocation_id, timeout=0)
+            found = self.hook._find_invocation(self.invocation_id, timeout=0)
         except KernelInvocationError:
             return None
         return found if found and found.is_ended else None

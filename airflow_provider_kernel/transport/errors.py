@@ -26,10 +26,8 @@ from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
 
 log = logging.getLogger(__name__)
 USER_AGENT = f"airflow-provider-kernel/{__version__}"
-#: Seconds to reach Kernel.
-CONNECT_TIMEOUT = 10.0
-#: How often a request is sent at most.
-ATTEMPTS = 6
+#: How often a request is sent at most, if it is safe to repeat.
+MAX_ATTEMPTS = 6
 #: A Retry-After beyond this many seconds is not waited for: whoever asked has better to do.
 MAX_WAIT = 60.0
 _backoff = wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
@@ -43,7 +41,7 @@ def retrying(call: Request[Any]) -> dict[str, Any]:
 
     return {
         "retry": retry_if_exception(should_retry),
-        "stop": stop_after_attempt(ATTEMPTS),
+        "stop": stop_after_attempt(call.max_attempts or MAX_ATTEMPTS),
         "wait": _wait,
         "before_sleep": lambda state: log.warning(
             "%s %s: %s Trying again in %.1f s.",

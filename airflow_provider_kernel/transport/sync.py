@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_kernel.api import endpoints
-from airflow_provider_kernel.api.endpoints import Page, Request
+from airflow_provider_kernel.api.endpoints import Request
 from airflow_provider_kernel.api.errors import (
     KernelConfigurationError,
     KernelError,
-    KernelResponseTooLargeError,
     KernelTransportError,
 )
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.reply_body import ACCEPT_ENCODING, ReplyBody
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.transport.errors import (
-    CONNECT_TIMEOUT,
     USER_AGENT,
     is_refused_tunnel,
     root_causes,
     transport_error,
 )
+from airflow_provider_kernel.transport.limits import CONNECT_TIMEOUT, Limits
 from airflow_provider_kernel.transport.proxy_tls import certificates_of, without_login
 
 if TYPE_CHECKING:
@@ -72,21 +70,20 @@ def exchange(
     session: requests.Session,
     settings: KernelSettings,
     call: Request[Any],
+    limits: Limits,
     *,
-    head: float,
-    idle_timeout: float | None,
-    total: float | None,
     stream: bool = False,
 ) -> Iterator[requests.Response]:
     """
-    Send ``call`` and give its reply; errors of requests, here and in the ``with`` block, become ours.
+    Send a request and yield its reply; errors of requests, here and in the ``with`` block, become ours.
 
-    :param head: seconds to the end of the reply's head, from before there is a connection.
-    :param silence: seconds that each piece of the reply may take; None for any time.
-    :param total: seconds to the end of the reply; None for any time.
-    :param stream: whether the reply is a stream of events.
-    :raises KernelTransportError: there was no reply, or not the whole of it in time.
-    :raises KernelConfigurationError: requests cannot be used as the environment has it.
+    :param session: of the connection.
+    :param settings: how to reach Kernel.
+    :param call: what to send.
+    :param limits: how long it may take.
+    :param stream: whether the reply is an event stream.
+    :raises KernelTransportError: there was no reply, or it was not complete in time.
+    :raises KernelConfigurationError: the environment does not allow requests to be used.
     """
     import requests
     from urllib3.exceptions import HTTPError
@@ -100,7 +97,8 @@ def exchange(
         headers["Content-Type"] = "application/json"
         body = json.dumps(call.body, ensure_ascii=False).encode()
     began = time.monotonic()
-    with Watchdog(head if total is None else min(head, total)) as watchdog:
+    total = limits.total
+    with Watchdog(limits.head if total is None else min(limits.head, total)) as watchdog:
         try:
             with watchdog.on_this_thread():
                 response = session.request(
@@ -109,7 +107,7 @@ def exchange(
                     params=call.params,
                     data=body,
                     headers=headers,
-                    timeout=(max(0.1, min(CONNECT_TIMEOUT, watchdog.seconds)), idle_timeout),
+                    timeout=(max(0.1, min(CONNECT_TIMEOUT, watchdog.seconds)), limits.idle_timeout),
                     stream=True,
                     allow_redirects=False,
                 )
@@ -162,48 +160,6 @@ def events_of(call: Request[Any], response: requests.Response, settings: KernelS
     # Not iter_content: it gives nothing before the end of a stream that a proxy passes on unchunked.
     while chunk := response.raw.read1(READ_BYTES, decode_content=False):
         yield from decoder.feed(chunk)
-
-
-def run(steps: Generator[Request[Any], Any, T], send: Callable[[Request[Any]], Any]) -> T:
-    """Make the calls that ``steps`` yields; return what it returns."""
-    try:
-        call = next(steps)
-        while True:
-            try:
-                reply = send(call)
-            except KernelError as error:
-                call = steps.throw(error)
-            else:
-                call = steps.send(reply)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
-
-
-def pages(
-    ask: Callable[..., Request[Page]],
-    send: Callable[[Request[Page]], Page],
-    limit: int = 100,
-    max_bytes: float = inf,
-) -> Iterator[Any]:
-    """
-    Give the items of all pages; a page is asked for when it is needed, and a smaller one if it is too large.
-
-    :raises KernelResponseTooLargeError: all together are.
-    """
-    offset: int | None = 0
-    while offset is not None:
-        try:
-            page = send(ask(limit=limit, offset=offset or None))
-        except KernelResponseTooLargeError:
-            if limit == 1:
-                raise
-            limit //= 2
-            continue
-        yield from page.items
-        offset = page.next_offset
-        max_bytes -= page.size
-        if offset is not None and max_bytes < 0:
-            raise KernelResponseTooLargeError("Kernel's list does not come to an end.")
 
 
 def _transport_error(

@@ -200,7 +200,7 @@ from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
 with DAG("interrupted", schedule=None):
     arguments = json.loads(os.environ.get("ARGUMENTS", "{}"))
-    KernelInvokeOperator(task_id="t", app_name="waits", action_name="wait", retries=1, **arguments)
+    KernelInvokeOperator(task_id="t", app_name="waits", action_name="wait", payload={}, retries=1, **arguments)
 """
 WAITS = """
 import time
@@ -211,7 +211,7 @@ app = kernel.App("waits")
 
 
 @app.action("wait")
-def wait(ctx):
+def wait(ctx, payload):
     print("it waits")
     time.sleep(600)
 """
@@ -224,8 +224,8 @@ def wait(ctx):
         ({"deferrable": False}, None),
         ({"async_": False}, None),
         ({"deferrable": False, "cancel_on_kill": False}, "runs on (cancel_on_kill=False), for 900 s at most"),
-        ({"cancel_on_kill": False}, "runs on (cancel_on_kill=False), until it ends"),
-        ({"async_": False, "cancel_on_kill": False}, "which may run on (cancel_on_kill=False)"),
+        ({"cancel_on_kill": False}, "runs on (cancel_on_kill=False) until it ends"),
+        ({"async_": False, "cancel_on_kill": False}, "The invocation may run on (cancel_on_kill=False)"),
     ],
 )
 @pytest.mark.usefixtures("cli")

@@ -126,7 +126,7 @@ async def looked_again(looks: list[float], times: int = 2) -> None:
 
 def nothing_is_left() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not kernel_async._shared[asyncio.get_running_loop()]
+    assert not kernel_async._shared.keys()
 
 
 def test_one_goes_for_each_that_ends_in_the_order_of_their_deadlines(full, looks):
@@ -154,7 +154,7 @@ def test_however_many_wait_one_looks_for_them_and_not_too_often(full, looks):
     async def main() -> None:
         waits = [refused() for _ in range(30)]
         await looked_again(looks, 6)
-        assert kernel_async._shared[asyncio.get_running_loop()]["kernel_default"].users == 1
+        assert kernel_async._shared.get("kernel_default").users == 1
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)

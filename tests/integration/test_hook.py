@@ -19,6 +19,7 @@ from airflow_provider_kernel.hooks import connection, kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 from airflow_provider_kernel.transport import errors
+from airflow_provider_kernel.transport.limits import Limits
 from tests.integration.conftest import TOKEN
 from tests.integration.scripted import Reply, Stream, error, html, invocation, serving, state
 
@@ -63,7 +64,7 @@ def test_trouble_that_does_not_pass_is_reported_in_the_end(server, ask):
     server.on(GET, html(503))
     with pytest.raises(KernelApiError, match="answered 503: the body is text/html and not Kernel's"):
         ask("get_invocation", "inv1")
-    assert len(server.seen(GET)) == errors.ATTEMPTS
+    assert len(server.seen(GET)) == errors.MAX_ATTEMPTS
 
 
 def test_retry_after_is_waited_for(server, ask, mocker):
@@ -168,7 +169,7 @@ def test_over_tls_too_a_silent_reply_is_ended_in_time(tls, connect, monkeypatch)
         call = follow_events("inv1")
         with (
             pytest.raises(KernelTransportError, match="did not reply in time"),
-            hook._request(call, hook.settings, head=9, idle_timeout=None, total=0.3, stream=True) as response,
+            hook._exchange(call, hook.settings, Limits(9, 0.3, None), stream=True) as response,
         ):
             assert response.content
 
@@ -296,7 +297,7 @@ class TestWhatTheAsynchronousHooksShare:
             session = first._in_use().session
             assert not session.closed
         assert session.closed
-        assert not kernel_async._shared[asyncio.get_running_loop()]
+        assert not kernel_async._shared.keys()
 
     async def test_one_reading_of_the_connection_for_all_at_once(self, server, reads):
         server.on(GET, invocation("running"))
@@ -341,7 +342,7 @@ class TestWhatTheAsynchronousHooksShare:
             with pytest.raises(KernelTransportError, match="'kernel_default' could not be read") as error:
                 await hook.get_invocation("inv1")
             assert "canary" not in str(error.value)
-        assert connection.call_count == errors.ATTEMPTS
+        assert connection.call_count == errors.MAX_ATTEMPTS
 
     async def test_a_cancelled_reader_leaves_the_reading_to_the_next(self, server, mocker):
         server.on(GET, invocation("running"))

@@ -26,11 +26,11 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.models import InvocationRequest
 from airflow_provider_kernel.api.payload import parse_json
-from airflow_provider_kernel.hooks import connection_test, kernel_async
+from airflow_provider_kernel.hooks import connection_test
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.lifecycle import wait_machine
 from airflow_provider_kernel.lifecycle.log_buffer import app_lines
-from airflow_provider_kernel.transport import errors
+from airflow_provider_kernel.transport import aio, errors
 from dev.wait import wait_until
 from tests.hostile import bomb, for_ever, head, listening
 from tests.integration.conftest import TOKEN
@@ -45,7 +45,7 @@ LONG = 25.0
 
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch, no_backoff):
-    monkeypatch.setattr(errors, "ATTEMPTS", 1)
+    monkeypatch.setattr(errors, "MAX_ATTEMPTS", 1)
     monkeypatch.setattr(wait_machine, "LAST_LOOK", 0.5)
     monkeypatch.setattr(wait_machine, "RECONNECT_SPREAD", 0.01)
 
@@ -287,12 +287,12 @@ class TestTime:
         read = set()
 
         async def read_all():
-            async for piece in kernel_async._pieces(SimpleNamespace(content=Flood()), time.monotonic() + 0.1):
+            async for piece in aio._pieces(SimpleNamespace(content=Flood()), time.monotonic() + 0.1):
                 read.add(len(piece))
 
         with pytest.raises(TimeoutError):
             await read_all()
-        assert max(read) == kernel_async.PIECE_BYTES
+        assert max(read) == aio.PIECE_BYTES
 
     def test_a_tls_handshake_has_its_time_too(self, ask, connect):
         import socket
@@ -444,7 +444,7 @@ class TestHTTP:
             connect(host=url, password=TOKEN, extra={"timeout": 5})
             refused = "status 304" if raw == "status 304" else None  # a redirect: Kernel has not taken it
             with pytest.raises(KernelApiError if refused else KernelLostReplyError):
-                hook.submit(InvocationRequest("shop", "price"), lambda error: False)
+                hook._submit(InvocationRequest("shop", "price"), lambda error: False)
 
 
 #: Ids that no address, file or log line may hold.
@@ -458,7 +458,7 @@ class TestIds:
             "POST /invocations", Reply(202, {"id": invocation_id, "status": "queued", "action_name": "a"})
         )
         with KernelHook() as hook, pytest.raises(KernelLostReplyError, match="may be running") as error:
-            hook.submit(InvocationRequest("shop", "price"), lambda error: False)
+            hook._submit(InvocationRequest("shop", "price"), lambda error: False)
         assert len(str(error.value)) < 500
 
     @pytest.mark.parametrize("invocation_id", IDS, ids=lambda value: repr(value)[:12])

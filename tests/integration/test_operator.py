@@ -177,7 +177,7 @@ class TestAgainstAKernelThatMisbehaves:
 
     def test_a_success_is_not_lost_when_kernel_is_away_just_then(self, server, monkeypatch):
         monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.01)
-        away = [error(503)] * (2 * errors.ATTEMPTS)
+        away = [error(503)] * (2 * errors.MAX_ATTEMPTS)
         server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
         server.on("GET /invocations/inv1", *away, invocation("succeeded", output="7"))
         task = Task(poll_interval=0.1)

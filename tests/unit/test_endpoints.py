@@ -11,6 +11,7 @@ from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.endpoints import MAX_RETRY_AFTER, Cancellation, Page, read_reply
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 from airflow_provider_kernel.api.models import Invocation, InvocationRequest
+from airflow_provider_kernel.lifecycle.conversation import cancel
 
 pytestmark = pytest.mark.no_airflow
 
@@ -380,7 +381,7 @@ GONE = KernelApiError("no browsers", status_code=404)
 
 def run(script: list) -> tuple[list[str], Cancellation | KernelError]:
     """Feed the cancellation with a script of replies; return what it asked, and what came of it."""
-    steps, asked = endpoints.cancel("i1", "us"), []
+    steps, asked = cancel("i1", "us"), []
     try:
         call = next(steps)
         for answer in script:

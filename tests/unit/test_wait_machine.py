@@ -104,7 +104,7 @@ class World:
                     self.now += max(seconds, 0.001)
                 case Poll():
                     self.look(wait)
-                case Follow(idle_timeout, max_lifetime, _):
+                case Follow(idle_timeout, max_lifetime):
                     assert idle_timeout > 0
                     assert 0 < max_lifetime <= STREAM_MAX_LIFETIME
                     self.follow(wait, idle_timeout, max_lifetime)
@@ -394,7 +394,7 @@ def test_after_the_end_the_rest_of_a_log_that_was_cut_is_read(error):
     wait.on_stream_end(START + 2, error)
     wait.on_invocation(SUCCEEDED, START + 3)
     assert wait.next(START + 3) == Follow(
-        LOG_DRAIN_IDLE_TIMEOUT, LOG_DRAIN_MAX_LIFETIME, "2025-12-31T23:59:59.000000000Z"
+        LOG_DRAIN_IDLE_TIMEOUT, LOG_DRAIN_MAX_LIFETIME, "2025-12-31T23:59:59.000000000Z", "i1"
     )
     for text in ("one", "two"):
         wait.on_event(line(text), START + 4)
