@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -48,6 +47,7 @@ from airflow_provider_kernel.transport.errors import (
     transport_error,
 )
 from airflow_provider_kernel.transport.loop_share import LoopShare
+from airflow_provider_kernel.transport.per_loop import PerLoop
 from airflow_provider_kernel.transport.proxy_tls import tls_of, without_login
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class _Shared:
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Shared]] = WeakKeyDictionary()
+_shared: PerLoop[_Shared] = PerLoop()
 
 
 class KernelAsyncHook:
@@ -101,7 +101,7 @@ class KernelAsyncHook:
         self._shared: _Shared | None = None
 
     async def __aenter__(self) -> KernelAsyncHook:
-        here = _shared.setdefault(asyncio.get_running_loop(), {})
+        here = _shared.here()
         if self.kernel_conn_id not in here:
             line = next((shared.line for shared in here.values()), None) or asyncio.Lock()
             here[self.kernel_conn_id] = _Shared(_new_session(), line)
@@ -113,7 +113,7 @@ class KernelAsyncHook:
         shared, self._shared = self._in_use(), None
         shared.users -= 1
         if not shared.users:
-            del _shared[asyncio.get_running_loop()][self.kernel_conn_id]
+            del _shared.here()[self.kernel_conn_id]
             await shared.session.close()
 
     async def get_invocation(self, invocation_id: str) -> Invocation:

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from airflow_provider_kernel.capacity import limit as capacity_limit
 from airflow_provider_kernel.capacity import queue as capacity_queue
 from airflow_provider_kernel.hooks import kernel_async
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
@@ -24,15 +25,17 @@ from tests.integration.scripted import Reply, Request, error, html, serving
 #: How much faster than in life everything is here.
 SPEED = 50
 LIST = "GET /invocations"
+UNSCALED = ("POLL_SHARE", "PRIORITY_WITHOUT_DEADLINE")
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """Every time of the queue, by ``SPEED``; no probes, unless a test wants them."""
-    for name, value in vars(capacity_queue).items():
-        if name.isupper() and isinstance(value, float) and name not in ("LOOK_SHARE", "UNLIMITED"):
-            monkeypatch.setattr(capacity_queue, name, value / SPEED)
-    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 1e9)
+    for module in (capacity_queue, capacity_limit):
+        for name, value in vars(module).items():
+            if name.isupper() and isinstance(value, float) and name not in UNSCALED:
+                monkeypatch.setattr(module, name, value / SPEED)
+    monkeypatch.setattr(capacity_limit, "PROBE_PAUSE", 1e9)
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ async def looked_again(looks: list[float], times: int = 2) -> None:
 
 def nothing_is_left() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not kernel_async._shared[asyncio.get_running_loop()]
+    assert not kernel_async._shared.here()
 
 
 def test_one_goes_for_each_that_ends_in_the_order_of_their_deadlines(full, looks):
@@ -154,18 +157,18 @@ def test_however_many_wait_one_looks_for_them_and_not_too_often(full, looks):
     async def main() -> None:
         waits = [refused() for _ in range(30)]
         await looked_again(looks, 6)
-        assert kernel_async._shared[asyncio.get_running_loop()]["kernel_default"].users == 1
+        assert kernel_async._shared.here()["kernel_default"].users == 1
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
         nothing_is_left()
 
     asyncio.run(main())
-    assert all(later - at >= capacity_queue.LOOK_PAUSE for at, later in itertools.pairwise(looks))
+    assert all(later - at >= capacity_queue.POLL_PAUSE for at, later in itertools.pairwise(looks))
 
 
 def test_twenty_against_four_all_get_in_without_a_stampede(start_emulator, monkeypatch, looks):
-    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 30 / SPEED)
+    monkeypatch.setattr(capacity_limit, "PROBE_PAUSE", 30 / SPEED)
     account = Account(start_emulator(max_concurrency=4))
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", account.connection_json)
     tries, pauses = [], []
@@ -193,7 +196,7 @@ def test_twenty_against_four_all_get_in_without_a_stampede(start_emulator, monke
     asyncio.run(main())
     assert min(pauses) >= capacity_queue.MIN_PAUSE
     assert len(tries) <= 3 * 20
-    assert all(later - at >= capacity_queue.LOOK_PAUSE for at, later in itertools.pairwise(looks))
+    assert all(later - at >= capacity_queue.POLL_PAUSE for at, later in itertools.pairwise(looks))
 
 
 def test_at_the_deadline_it_says_so_and_not_before(full, mocker):
@@ -270,7 +273,7 @@ def test_a_connection_that_cannot_be_used_ends_the_wait_of_all(monkeypatch):
 
     for event in asyncio.run(main()):
         assert event.pop("message").startswith("The Airflow connection 'other' is of the type 'http'.")
-        assert event == {"capacity": "unsettled", "deadline": None}
+        assert event == {"capacity": "unknown", "deadline": None}
 
 
 def test_a_mistake_of_ours_makes_no_trigger_wait_for_ever(full, monkeypatch):
@@ -343,7 +346,7 @@ def test_what_no_wait_mends_ends_that_of_all_at_once_with_the_reason(server, loo
         return events
 
     for event in asyncio.run(main()):
-        assert event["capacity"] == "unsettled"
+        assert event["capacity"] == "unknown"
         assert says in event["message"]
     assert len(looks) == 2  # the second with the connection read anew
 
@@ -416,9 +419,11 @@ def test_the_tasks_log_says_that_it_waits_at_which_place_and_when_it_goes(full, 
 
     asyncio.run(main())
     (waiting,) = lines["second"]
-    assert waiting.startswith("The account is full. The task waits for room, for ")
-    assert waiting.endswith(" s at most; it is number 1 of those who wait in this triggerer.")
-    assert lines["first"][1:] == ["The account may have room: the task submits again."]
+    assert waiting.startswith("The Kernel account is full. The task waits for capacity for at most ")
+    assert waiting.endswith(" s, at position 1 in this triggerer's queue.")
+    assert lines["first"][1:] == [
+        "The Kernel account may have capacity. The task submits the invocation again."
+    ]
 
 
 class Log:

@@ -16,12 +16,12 @@ from tests.integration.task import first_event
 
 pytestmark = pytest.mark.usefixtures("emulator_env")
 TI = SimpleNamespace(id="ti-1", task_id="t")
-as_configured = min_deferral.shortest_deferral
+as_configured = min_deferral.min_deferral_seconds
 
 
 @pytest.fixture(autouse=True)
 def shortest(monkeypatch):
-    monkeypatch.setattr(min_deferral, "shortest_deferral", lambda: 1.5)
+    monkeypatch.setattr(min_deferral, "min_deferral_seconds", lambda: 1.5)
 
 
 def fire(trigger, ti=TI):
@@ -53,7 +53,7 @@ def test_room_that_is_found_at_once_waits_too():
     ids=["deferred long enough", "in dag.test()", "not known"],
 )
 def test_nothing_else_waits(submit, until, client, monkeypatch, deferred_before, ti):
-    monkeypatch.setattr(min_deferral, "shortest_deferral", lambda: 60.0)
+    monkeypatch.setattr(min_deferral, "min_deferral_seconds", lambda: 60.0)
     deferred_at = None if deferred_before is None else time.time() - deferred_before
     assert fire(KernelInvocationTrigger(ended(submit, until, client), deferred_at=deferred_at), ti) < 60
 

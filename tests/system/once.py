@@ -209,7 +209,7 @@ class OnceRun:
 
     def waits_for_capacity(self, try_number: int = 1) -> None:
         """Wait until this try, or a later one, has been told that there is no capacity, and waits."""
-        words = ("The task waits for room", "Waiting for capacity")
+        words = ("The task waits for capacity", "Waiting for capacity")
 
         def waits() -> bool:
             state, now = self.state()

@@ -172,15 +172,15 @@ class Account:
         queue = self.queues[number]
         if not len(queue) or queue.wake_at() != planned:
             return  # somebody who joined changed the plan
-        let_go = []
+        released = []
         if self.now >= queue.next_poll_at():
             self.looks[number].append(self.now)
             throttled = self._throttled(2)
             error = self.failing(self.now - START)
             if throttled:
                 error = KernelApiError("slowly", status_code=429, retry_after=throttled)
-            let_go = queue.on_failed(error, self.now) if error else queue.on_listed(self.active, self.now)
-        for waiter in let_go:
+            released = queue.on_failed(error, self.now) if error else queue.on_listed(self.active, self.now)
+        for waiter in released:
             self._in(self.random.uniform(*self.resuming), self._submit, self._waiting.pop(waiter))
         for waiter in queue.expired(self.now):
             self.timed_out.append((self._waiting.pop(waiter), self.now))

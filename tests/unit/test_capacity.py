@@ -9,19 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
-from airflow_provider_kernel.capacity import queue as capacity_queue
+from airflow_provider_kernel.capacity import limit as capacity_limit
+from airflow_provider_kernel.capacity.limit import MAX_BATCH, PROBE_PAUSE
 from airflow_provider_kernel.capacity.queue import (
-    LAST_CHANCE,
-    LOOK_PAUSE,
-    MAX_BATCH,
-    MAX_BLIND_PAUSE,
-    MAX_LOOK_PAUSE,
+    DEADLINE_GRACE,
+    FAILURES_BEFORE_RELEASE,
+    MAX_ESTIMATE_AGE,
+    MAX_FAILURE_PAUSE,
+    MAX_POLL_PAUSE,
+    MAX_REFUSAL_AGE,
     MIN_PAUSE,
-    PATIENT_LOOKS,
-    PROBE_PAUSE,
-    RECENT,
+    POLL_PAUSE,
     SPREAD,
-    STALE,
     CapacityQueue,
     worker_pause,
 )
@@ -46,7 +45,7 @@ def queue() -> CapacityQueue:
 
 @pytest.fixture
 def no_probes(monkeypatch):
-    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 1e9)
+    monkeypatch.setattr(capacity_limit, "PROBE_PAUSE", 1e9)
 
 
 def fill(queue: CapacityQueue, count: int, now: float = NOW) -> list:
@@ -165,7 +164,7 @@ def test_refusals_of_long_ago_say_nothing_of_now(queue):
     fill(queue, 2)
     now = learn(queue, 10)
     for _ in range(5):  # a triggerer ended; its waits come here
-        queue.join(now, now - RECENT)
+        queue.join(now, now - MAX_REFUSAL_AGE)
     queue.on_listed(ids(3), now)
     assert queue.limit == 10
 
@@ -176,9 +175,9 @@ def test_without_refusals_it_probes_beyond_the_limit_with_growing_steps(queue):
     probes = []
     active = ids(5)
     for _ in range(30):
-        let_go = queue.on_listed(active, now)
-        active = [*active, *ids(len(let_go), first=len(active))]  # all are accepted
-        probes += [len(let_go)] if let_go else []
+        released = queue.on_listed(active, now)
+        active = [*active, *ids(len(released), first=len(active))]  # all are accepted
+        probes += [len(released)] if released else []
         now = queue.next_poll_at()
     assert probes == [1, 2, 4, 8, 16, 19]
     assert queue.limit == 55
@@ -197,16 +196,16 @@ def test_probes_that_are_refused_become_rare_and_do_not_lower_the_limit(queue):
     assert queue.limit == 5
     assert pauses == sorted(pauses)
     assert probed[0] - NOW >= PROBE_PAUSE
-    assert 900 <= pauses[-1] <= 900 + MAX_LOOK_PAUSE + SPREAD
+    assert 900 <= pauses[-1] <= 900 + MAX_POLL_PAUSE + SPREAD
 
 
 def test_a_limit_that_was_not_looked_at_for_long_is_unknown_again(queue):
     fill(queue, 1)
     now = learn(queue, 50)
     assert len(queue.on_listed([], now)) == 1
-    fill(queue, 30, now + STALE + 1)
+    fill(queue, 30, now + MAX_ESTIMATE_AGE + 1)
     assert queue.limit is None
-    learn(queue, 3, now + STALE + 2)
+    learn(queue, 3, now + MAX_ESTIMATE_AGE + 2)
 
 
 def test_after_such_a_time_it_looks_and_probes_as_at_the_start(queue):
@@ -218,10 +217,10 @@ def test_after_such_a_time_it_looks_and_probes_as_at_the_start(queue):
         now = queue.next_poll_at()
     for waiter in list(queue._waiters):
         queue.leave(waiter)
-    now += STALE + 20
+    now += MAX_ESTIMATE_AGE + 20
     first, *_ = fill(queue, 9, now)
     assert queue.on_listed([], now + 1) == []
-    assert queue.next_poll_at() == now + 1 + LOOK_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + 1 + POLL_PAUSE + SPREAD / 2
     assert queue.on_listed(["i0"], now + PROBE_PAUSE) == [first]
 
 
@@ -231,7 +230,7 @@ def test_one_who_is_refused_again_soon_finds_the_limit_known_and_no_look_too_ear
     queue.on_listed(ids(2), now)
     fill(queue, 1, now + 5)
     assert queue.limit == 3
-    assert queue.next_poll_at() >= now + LOOK_PAUSE
+    assert queue.next_poll_at() >= now + POLL_PAUSE
 
 
 def test_looks_become_rarer_while_nothing_becomes_free(no_probes, queue):
@@ -241,11 +240,11 @@ def test_looks_become_rarer_while_nothing_becomes_free(no_probes, queue):
         queue.on_listed(ids(3), now)
         pauses.append(queue.next_poll_at() - now)
         now = queue.next_poll_at()
-    assert pauses[0] == LOOK_PAUSE + SPREAD / 2
+    assert pauses[0] == POLL_PAUSE + SPREAD / 2
     assert pauses == sorted(pauses)
-    assert pauses[-1] == MAX_LOOK_PAUSE + SPREAD / 2
+    assert pauses[-1] == MAX_POLL_PAUSE + SPREAD / 2
     queue.on_listed(ids(2), now)
-    assert queue.next_poll_at() == now + LOOK_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + POLL_PAUSE + SPREAD / 2
 
 
 def test_a_look_that_takes_many_pages_is_taken_rarely(queue):
@@ -266,11 +265,11 @@ def test_where_looking_is_refused_one_goes_at_a_time_and_slowly_when_refused(que
     assert queue.on_failed(answered(status), NOW) == []  # nobody may go yet
     now = NOW + 20
     assert queue.on_failed(answered(status), now) == [first]
-    assert queue.next_poll_at() == now + LOOK_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + POLL_PAUSE + SPREAD / 2
     assert queue.on_failed(answered(status), now + 11) == [second]
     fill(queue, 1, now + 15)
     assert queue.on_failed(answered(status), now + 22) == [third]
-    assert queue.next_poll_at() == now + 22 + 2 * LOOK_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + 22 + 2 * POLL_PAUSE + SPREAD / 2
 
 
 @pytest.mark.parametrize(
@@ -279,13 +278,13 @@ def test_where_looking_is_refused_one_goes_at_a_time_and_slowly_when_refused(que
 def test_while_kernel_may_be_down_nobody_goes_at_first(queue, error):
     first, *_ = fill(queue, 9)
     now, pauses = NOW + 20, []
-    for _ in range(PATIENT_LOOKS - 1):
+    for _ in range(FAILURES_BEFORE_RELEASE - 1):
         assert queue.on_failed(error, now) == []
         pauses.append(queue.next_poll_at() - now)
         now = queue.next_poll_at()
     assert queue.on_failed(error, now) == [first]
     assert pauses == [20 + SPREAD / 2, 40 + SPREAD / 2]
-    assert queue.next_poll_at() == now + MAX_BLIND_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + MAX_FAILURE_PAUSE + SPREAD / 2
 
 
 def test_a_looks_own_retry_after_is_honoured(queue):
@@ -297,7 +296,7 @@ def test_a_looks_own_retry_after_is_honoured(queue):
 def test_after_a_good_look_failures_count_anew(queue):
     fill(queue, 9)
     now = learn(queue, 3)
-    for _ in range(PATIENT_LOOKS - 1):
+    for _ in range(FAILURES_BEFORE_RELEASE - 1):
         queue.on_failed(answered(503), now)
     queue.on_listed(ids(3), now)
     assert queue.on_failed(answered(503), now) == []
@@ -316,8 +315,8 @@ def test_at_the_deadline_a_last_look_decides(no_probes, queue):
 def test_without_a_look_soon_the_deadline_holds_all_the_same(queue):
     waiter = queue.join(NOW, NOW, deadline=NOW + 60)
     queue.on_failed(answered(429, retry_after=3000), NOW)
-    assert queue.wake_at() == NOW + 60 + LAST_CHANCE
-    assert queue.expired(NOW + 60 + LAST_CHANCE - 0.1) == []
+    assert queue.wake_at() == NOW + 60 + DEADLINE_GRACE
+    assert queue.expired(NOW + 60 + DEADLINE_GRACE - 0.1) == []
     assert queue.expired(queue.wake_at()) == [waiter]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_kernel.api.errors import KernelApiError
-from airflow_provider_kernel.capacity.queue import LAST_CHANCE, LOOK_PAUSE, MIN_PAUSE, SPREAD
+from airflow_provider_kernel.capacity.queue import DEADLINE_GRACE, MIN_PAUSE, POLL_PAUSE, SPREAD
 from tests.unit.account import DEFERRING, RESUMING, Account
 
 pytestmark = pytest.mark.no_airflow
@@ -24,7 +24,7 @@ def played(seed: int, **world: Any) -> Account:
     assert account.submissions_per_task <= 3
     assert account.shortest_pause >= MIN_PAUSE
     for looks in account.looks:
-        assert all(later - at >= LOOK_PAUSE for at, later in itertools.pairwise(looks))
+        assert all(later - at >= POLL_PAUSE for at, later in itertools.pairwise(looks))
     return account
 
 
@@ -107,7 +107,7 @@ def test_long_actions_cost_few_submissions_and_few_looks(seed):
 @SEEDS
 def test_short_actions_do_not_starve(seed):
     account = played(seed, tasks=200, limit=5, seconds=5, tasks_per_second=10)
-    assert account.end <= 200 / 5 * 2 * (LOOK_PAUSE + SPREAD)
+    assert account.end <= 200 / 5 * 2 * (POLL_PAUSE + SPREAD)
 
 
 @SEEDS
@@ -133,4 +133,4 @@ def test_those_whose_time_is_over_are_told_soon_and_only_they(seed):
     for task, at in account.timed_out:
         # Some had their last chance, and were refused.
         late = at - (account.first_refusals[task] + 300)
-        assert 0 <= late <= LAST_CHANCE + RESUMING[1] + DEFERRING[1]
+        assert 0 <= late <= DEADLINE_GRACE + RESUMING[1] + DEFERRING[1]

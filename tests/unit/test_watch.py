@@ -27,9 +27,9 @@ from airflow_provider_kernel.watch.ends import (
     RateLimiter,
     Scan,
     common_filters,
+    event_payload,
     is_too_soon,
-    pause_after,
-    report,
+    retry_pause,
 )
 
 pytestmark = pytest.mark.no_airflow
@@ -97,10 +97,10 @@ class Kernel:
         return [i.listed(self.now) for i in found[offset : offset + limit]], following
 
     def scan(self, since: int) -> Scan:
-        listing = PagedScan(since)
-        while listing.offset is not None:
-            listing.add(Page(*self.page(**listing.params())))
-        return listing.scan()
+        paged = PagedScan(since)
+        while paged.offset is not None:
+            paged.add(Page(*self.page(**paged.params())))
+        return paged.scan()
 
 
 @st.composite
@@ -126,9 +126,9 @@ def last_end(ones: list[One]) -> float:
 def reported_by(kernel: Kernel, until: float, pauses: random.Random, skew: float = 0.0) -> list[str]:
     cursor, reported = Cursor(), []
     while kernel.now < until:
-        scan = kernel.scan(cursor.look_from(kernel.now + skew))
-        reported += [one.id for one in cursor.take(scan, SHOP, kernel.now + skew)]
-        assert not cursor.given_up
+        scan = kernel.scan(cursor.scan_since(kernel.now + skew))
+        reported += [one.id for one in cursor.take_new(scan, SHOP, kernel.now + skew)]
+        assert not cursor.overdue
         cursor = Cursor.from_state(json.loads(json.dumps(cursor.state())))
         kernel.now += pauses.choice([1, 60, 60, 600, 4000])
     return reported
@@ -142,7 +142,7 @@ def test_each_end_after_the_first_look_is_reported_once_whatever_starts_between_
     kernel = Kernel(with_ends(ones, chance), page_seconds=page_seconds, largest_page=page)
     # A sweep that never ends is none: more start than a page holds while it is read.
     first = Kernel(kernel.invocations, page_seconds=page_seconds, largest_page=page)
-    first.scan(Cursor().look_from(T0 + skew))
+    first.scan(Cursor().scan_since(T0 + skew))
 
     reported = Counter(reported_by(kernel, last_end(ones) + 9000, chance, skew))
 
@@ -159,12 +159,14 @@ def test_after_a_restart_what_was_kept_decides_nothing_is_missed_and_twice_is_on
 ):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.01, largest_page=page)
     cursor = Cursor()
-    cursor.take(kernel.scan(cursor.look_from(kernel.now)), SHOP, kernel.now)
+    cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
     kept, first_look = json.dumps(cursor.state()), kernel.now
     stored, perhaps_twice = Counter[str](), set[str]()
     end = last_end(ones) + 9000
     while kernel.now < end:
-        events = [one.id for one in cursor.take(kernel.scan(cursor.look_from(kernel.now)), SHOP, kernel.now)]
+        events = [
+            one.id for one in cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
+        ]
         fate = (
             "goes on"
             if kernel.now > end - 8000
@@ -178,7 +180,9 @@ def test_after_a_restart_what_was_kept_decides_nothing_is_missed_and_twice_is_on
             kept = json.dumps(cursor.state())
         cursor = Cursor.from_state(json.loads(kept))
         kernel.now += chance.choice([1, 60, 60, 600, 4000, 90_000])
-    stored.update(one.id for one in cursor.take(kernel.scan(cursor.look_from(kernel.now)), SHOP, kernel.now))
+    stored.update(
+        one.id for one in cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
+    )
 
     assert {one.id for one in ones if one.app_name == "shop" and one.end > first_look} <= set(stored)
     assert {one for one in stored if stored[one] > 1} <= perhaps_twice
@@ -189,25 +193,25 @@ def test_after_a_restart_what_was_kept_decides_nothing_is_missed_and_twice_is_on
 def test_a_triggerer_that_was_frozen_reports_nothing_again_once_it_has_asked(ones, chance):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.01)
     awake, frozen = Cursor(), Cursor()
-    scan = kernel.scan(awake.look_from(kernel.now))
+    scan = kernel.scan(awake.scan_since(kernel.now))
     for cursor in (awake, frozen):
-        cursor.take(scan, SHOP, kernel.now)
+        cursor.take_new(scan, SHOP, kernel.now)
     reported = Counter[str]()
     for _ in range(6):
         kernel.now += chance.choice([1, 60, 600, 4000])
         reported.update(
-            one.id for one in awake.take(kernel.scan(awake.look_from(kernel.now)), SHOP, kernel.now)
+            one.id for one in awake.take_new(kernel.scan(awake.scan_since(kernel.now)), SHOP, kernel.now)
         )
 
-    scan = kernel.scan(frozen.look_from(kernel.now))
+    scan = kernel.scan(frozen.scan_since(kernel.now))
     assert frozen.count_new(scan, SHOP) or not reported
     frozen.merge(Cursor.from_state(json.loads(json.dumps(awake.state()))))
-    reported.update(one.id for one in frozen.take(scan, SHOP, kernel.now))
+    reported.update(one.id for one in frozen.take_new(scan, SHOP, kernel.now))
 
     assert set(reported.values()) <= {1}
     kernel.now = last_end(ones) + 9000
     reported.update(
-        one.id for one in frozen.take(kernel.scan(frozen.look_from(kernel.now)), SHOP, kernel.now)
+        one.id for one in frozen.take_new(kernel.scan(frozen.scan_since(kernel.now)), SHOP, kernel.now)
     )
     assert set(reported.values()) <= {1}
     assert {o.id for o in ones if o.app_name == "shop" and o.end > T0 + 1} <= set(reported)
@@ -217,47 +221,47 @@ def test_a_triggerer_that_was_frozen_reports_nothing_again_once_it_has_asked(one
 def test_what_is_there_when_a_sweep_begins_is_in_it_though_every_page_shifts(arrivals, page, there):
     kernel = Kernel([One(f"i{n}", T0 - n - 1, T0) for n in range(there)], page_seconds=0.0, largest_page=page)
     before = {one.id for one in kernel.invocations}
-    listing = PagedScan(0)
+    paged = PagedScan(0)
     coming = iter(arrivals)
-    while listing.offset is not None:
-        listing.add(Page(*kernel.page(**listing.params())))
+    while paged.offset is not None:
+        paged.add(Page(*kernel.page(**paged.params())))
         for n in range(next(coming, 0)):
             kernel.now += 1
             kernel.invocations.append(One(f"new{kernel.now}-{n}", kernel.now, kernel.now))
-    found = [one.id for one in listing.scan().invocations]
+    found = [one.id for one in paged.scan().invocations]
 
     assert before <= set(found)
     assert len(found) == len(set(found))
 
 
 def looked(cursor: Cursor, *ones: One, now: float, since: int | None = None) -> list[str]:
-    scan = Scan(cursor.look_from(now) if since is None else since, tuple(one.listed(now) for one in ones))
-    return [one.id for one in cursor.take(scan, SHOP, now)]
+    scan = Scan(cursor.scan_since(now) if since is None else since, tuple(one.listed(now) for one in ones))
+    return [one.id for one in cursor.take_new(scan, SHOP, now)]
 
 
 def test_the_first_look_goes_back_over_the_longest_run_and_its_time_in_the_queue():
-    assert Cursor().look_from(T0) == (T0 - 3600 - 1800) * SECOND
+    assert Cursor().scan_since(T0) == (T0 - 3600 - 1800) * SECOND
 
 
 def test_a_look_goes_back_to_the_oldest_that_runs_and_five_minutes_at_least():
     cursor = Cursor()
     looked(cursor, One("a", T0 - 1000, T0 + 900), One("b", T0 - 10, T0 - 5), now=T0)
-    assert cursor.look_from(T0) == (T0 - 1000) * SECOND
+    assert cursor.scan_since(T0) == (T0 - 1000) * SECOND
 
     looked(cursor, One("a", T0 - 1000, T0 + 900), One("b", T0 - 10, T0 - 5), now=T0 + 1000)
-    assert cursor.look_from(T0) == (T0 - 10) * SECOND - OVERLAP
+    assert cursor.scan_since(T0) == (T0 - 10) * SECOND - OVERLAP
 
 
 def test_the_newest_start_of_any_app_counts_so_that_a_quiet_app_costs_no_more():
     cursor = Cursor()
     looked(cursor, One("shop", T0 - 5000, T0 - 4000), One("b", T0, T0, app_name="other"), now=T0 + 1)
-    assert cursor.look_from(T0) == T0 * SECOND - OVERLAP
+    assert cursor.scan_since(T0) == T0 * SECOND - OVERLAP
 
 
 def test_a_start_in_the_future_makes_it_pass_over_nothing():
     cursor = Cursor()
     looked(cursor, One("a", T0 + 99_999, T0 + 99_999), now=T0)
-    assert cursor.look_from(T0) <= T0 * SECOND - OVERLAP
+    assert cursor.scan_since(T0) <= T0 * SECOND - OVERLAP
 
 
 def test_a_clock_set_back_takes_back_nothing():
@@ -265,23 +269,23 @@ def test_a_clock_set_back_takes_back_nothing():
     ones = [One("a", T0 - 10, T0 + 1), One("b", T0 - 9, T0 + 2)]
     looked(cursor, *ones, now=T0)
     assert looked(cursor, *ones, now=T0 + 10) == ["a", "b"]
-    before = cursor.look_from(T0)
+    before = cursor.scan_since(T0)
     assert looked(cursor, *ones, now=T0 + 10, since=before) == []
     assert looked(cursor, *ones, now=T0 - 4000 + 4010, since=before) == []
-    assert cursor.look_from(T0 - 4000) == before
+    assert cursor.scan_since(T0 - 4000) == before
 
 
-def test_what_runs_for_longer_than_it_can_is_given_up_with_a_word_and_then_said_no_more_of():
+def test_what_runs_for_longer_than_it_can_is_overdue_with_a_word_and_then_said_no_more_of():
     cursor = Cursor()
     endless = One("endless", T0 - 60, T0 + 10**6)
     later = T0 + LOOKBACK / SECOND + 1
     looked(cursor, endless, now=T0)
-    assert not cursor.given_up
+    assert not cursor.overdue
 
     assert looked(cursor, endless, now=later) == []
-    assert cursor.given_up == ["endless"]
+    assert cursor.overdue == ["endless"]
     looked(cursor, endless, now=later + 60)
-    assert not cursor.given_up
+    assert not cursor.overdue
 
 
 def test_the_oldest_that_runs_is_listed_though_kernel_may_leave_out_what_started_at_since_itself():
@@ -289,7 +293,7 @@ def test_the_oldest_that_runs_is_listed_though_kernel_may_leave_out_what_started
     cursor, reported = Cursor(), []
     for now in (T0, T0 + 60):
         kernel.now = now
-        reported += cursor.take(kernel.scan(cursor.look_from(now)), SHOP, now)
+        reported += cursor.take_new(kernel.scan(cursor.scan_since(now)), SHOP, now)
     assert [one.id for one in reported] == ["a"]
 
 
@@ -300,13 +304,13 @@ def test_an_event_has_no_more_than_so_many_ends_and_the_rest_comes_with_the_next
 ):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.0)
     cursor, stored = Cursor(), Counter[str]()
-    cursor.take(kernel.scan(cursor.look_from(T0)), SHOP, T0)
+    cursor.take_new(kernel.scan(cursor.scan_since(T0)), SHOP, T0)
     kernel.now = last_end(ones) + chance.choice([60, 90_000])
-    scan = kernel.scan(cursor.look_from(kernel.now))
+    scan = kernel.scan(cursor.scan_since(kernel.now))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ends, "MAX_ENDS", most)
         while True:
-            events = cursor.take(scan, SHOP, kernel.now)
+            events = cursor.take_new(scan, SHOP, kernel.now)
             assert len(events) <= most
             assert events == sorted(events, key=lambda one: one.finished_at)
             stored.update(one.id for one in events)
@@ -316,7 +320,7 @@ def test_an_event_has_no_more_than_so_many_ends_and_the_rest_comes_with_the_next
                 break
             cursor = Cursor.from_state(json.loads(json.dumps(cursor.state())))
             if chance.random() < 0.5:
-                scan = kernel.scan(cursor.look_from(kernel.now))
+                scan = kernel.scan(cursor.scan_since(kernel.now))
 
     assert stored == {one.id: 1 for one in ones if one.app_name == "shop" and one.end > T0}
 
@@ -338,19 +342,19 @@ def test_what_is_no_longer_listed_holds_up_a_look_for_no_longer_than_it_can_run(
     cursor = Cursor()
     looked(cursor, One("gone", T0 - 60, T0 + 10**6), now=T0)
     looked(cursor, One("new", T0 + 1000, T0 + 1001), now=T0 + 2000)
-    assert cursor.look_from(T0) == (T0 - 60) * SECOND
+    assert cursor.scan_since(T0) == (T0 - 60) * SECOND
 
     later = T0 + LOOKBACK / SECOND
     looked(cursor, One("new", later - 10, later - 5), now=later)
-    assert cursor.look_from(T0) == int(later - 10) * SECOND - OVERLAP
-    assert not cursor.given_up
+    assert cursor.scan_since(T0) == int(later - 10) * SECOND - OVERLAP
+    assert not cursor.overdue
 
 
 def test_an_unknown_status_is_no_end():
     cursor = Cursor()
     odd = Invocation("odd", "paused", app_name="shop", started_at=format_timestamp(T0 * SECOND))
     for now in (T0 + 1, T0 + 61):
-        assert cursor.take(Scan(cursor.look_from(now), (odd,)), SHOP, now) == []
+        assert cursor.take_new(Scan(cursor.scan_since(now), (odd,)), SHOP, now) == []
     assert looked(cursor, One("odd", T0, T0 + 70), now=T0 + 80) == ["odd"]
 
 
@@ -359,7 +363,7 @@ def test_an_invocation_without_times_is_reported_once_too():
     bare = Invocation("bare", "succeeded", app_name="shop")
     assert looked(cursor, now=T0) == []
     for now, expected in ((T0 + 60, ["bare"]), (T0 + 120, [])):
-        found = cursor.take(Scan(cursor.look_from(now), (bare,)), SHOP, now)
+        found = cursor.take_new(Scan(cursor.scan_since(now), (bare,)), SHOP, now)
         assert [one.id for one in found] == expected
         cursor = Cursor.from_state(json.loads(json.dumps(cursor.state())))
 
@@ -378,11 +382,11 @@ def test_an_invocation_without_times_is_reported_once_too():
 )
 def test_only_what_is_wanted_is_reported(wanted, expected):
     cursor = Cursor()
-    cursor.take(Scan(T0 * SECOND, ()), wanted, T0)
+    cursor.take_new(Scan(T0 * SECOND, ()), wanted, T0)
     ones = [One("good", T0, T0 + 1), One("bad", T0, T0 + 1, "failed"), One("o", T0, T0 + 1, app_name="other")]
     scan = Scan(T0 * SECOND - OVERLAP, tuple(one.listed(T0 + 5) for one in ones))
     assert cursor.count_new(scan, wanted) == len(expected)
-    assert {one.id for one in cursor.take(scan, wanted, T0 + 5)} == expected
+    assert {one.id for one in cursor.take_new(scan, wanted, T0 + 5)} == expected
 
 
 def test_what_is_kept_holds_ids_and_moments_and_an_event_neither_payload_nor_output():
@@ -390,13 +394,15 @@ def test_what_is_kept_holds_ids_and_moments_and_an_event_neither_payload_nor_out
         "i1", "failed", "price", "shop", "v1", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z",
         "reason s3cret", payload='"s3cret"', raw_output="s3cret",
     )  # fmt: skip
-    listing = PagedScan(0)
-    listing.add(Page([secret], None))
+    paged = PagedScan(0)
+    paged.add(Page([secret], None))
     cursor = Cursor()
-    cursor.take(listing.scan(), SHOP, T0)
+    cursor.take_new(paged.scan(), SHOP, T0)
 
-    assert "s3cret" not in str(listing.scan()) + json.dumps(cursor.state()) + json.dumps(report([secret]))
-    assert report([secret]) == {
+    assert "s3cret" not in str(paged.scan()) + json.dumps(cursor.state()) + json.dumps(
+        event_payload([secret])
+    )
+    assert event_payload([secret]) == {
         "invocations": [
             {
                 "invocation_id": "i1",
@@ -416,9 +422,9 @@ def test_what_is_kept_is_bounded_by_what_a_look_may_list():
     for minute in range(600):
         now = T0 + 60 * minute
         scan = Scan(
-            cursor.look_from(now), tuple(One(f"{minute}-{n}", now, now).listed(now) for n in range(10))
+            cursor.scan_since(now), tuple(One(f"{minute}-{n}", now, now).listed(now) for n in range(10))
         )
-        cursor.take(scan, SHOP, now)
+        cursor.take_new(scan, SHOP, now)
     assert len(cursor.state()["seen"]) <= 10 * (OVERLAP // SECOND // 60 + 1)
 
 
@@ -431,7 +437,7 @@ def test_what_is_kept_is_bounded_by_what_a_look_may_list():
     ],
 )  # fmt: skip
 def test_what_is_no_cursor_is_not_taken_for_one(state):
-    with pytest.raises(ValueError, match="no cursor"):
+    with pytest.raises(ValueError, match="The state is not a cursor"):
         Cursor.from_state(state)
 
 
@@ -451,11 +457,11 @@ def test_kernel_is_asked_for_no_more_than_all_of_them_want(wanted, expected):
 
 
 def test_pages_are_as_large_as_what_comes_with_them_allows():
-    listing = PagedScan(0)
-    sizes = [listing.limit]
+    paged = PagedScan(0)
+    sizes = [paged.limit]
     for size in (0, 0, 0, 3_000_000, 5_000_000, 5_000_000):
-        listing.add(Page([Invocation("a", "running")], 1, size=size))
-        sizes.append(listing.limit)
+        paged.add(Page([Invocation("a", "running")], 1, size=size))
+        sizes.append(paged.limit)
     assert sizes == [25, 50, 50, 50, 50, 25, 12]
 
 
@@ -470,31 +476,31 @@ def test_pages_are_as_large_as_what_comes_with_them_allows():
     ids=str,
 )
 def test_a_page_that_failed_is_asked_for_again_smaller_unless_its_size_cannot_be_why(error, sizes):
-    listing, asked = PagedScan(0), []
+    paged, asked = PagedScan(0), []
     for _ in range(5):
-        listing.on_error(error)
-        asked.append(listing.limit)
+        paged.on_error(error)
+        asked.append(paged.limit)
     assert asked == sizes
-    listing.add(Page([], 1))
-    assert listing.limit == min(ends.LARGEST_PAGE, 2 * sizes[-1])
+    paged.add(Page([], 1))
+    assert paged.limit == min(ends.LARGEST_PAGE, 2 * sizes[-1])
 
 
 def test_the_next_sweep_begins_with_pages_as_large_as_the_last_could_take():
-    listing = PagedScan(0)
-    listing.add(Page([], None, size=5_000_000))
-    assert PagedScan(0, listing.limit).limit == 12
+    paged = PagedScan(0)
+    paged.add(Page([], None, size=5_000_000))
+    assert PagedScan(0, paged.limit).limit == 12
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=200))
 def test_no_more_than_ten_requests_a_minute_after_the_first_ten(pauses):
-    pace, now, sent = RateLimiter(), 0.0, []
+    limiter, now, sent = RateLimiter(), 0.0, []
     for pause in pauses:
         now += pause
-        now += pace.delay(now)
+        now += limiter.delay(now)
         sent.append(now)
     for first in sent:
         assert sum(first <= at <= first + 60 for at in sent) <= 20 + 1
-    assert len(sent) <= ends.BURST + 1 + sent[-1] / ends.SECONDS_PER_REQUEST
+    assert len(sent) <= ends.REQUEST_BURST + 1 + sent[-1] / ends.SECONDS_PER_REQUEST
 
 
 def test_two_events_are_ten_seconds_apart_and_the_first_waits_for_none():
@@ -504,9 +510,9 @@ def test_two_events_are_ten_seconds_apart_and_the_first_waits_for_none():
 
 
 def test_a_pause_grows_to_a_minute_and_is_never_shorter_than_kernel_asks():
-    assert [pause_after(n, 0, 1) for n in (1, 2, 5, 6, 99)] == [2, 4, 32, 60, 60]
-    assert pause_after(1, 0, 0) == 1
-    assert pause_after(1, 900, 0) == 900
+    assert [retry_pause(n, 0, 1) for n in (1, 2, 5, 6, 99)] == [2, 4, 32, 60, 60]
+    assert retry_pause(1, 0, 0) == 1
+    assert retry_pause(1, 900, 0) == 900
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_a_poll_interval_that_cannot_be_right_is_refused(poll_interval):
 
 @needs_watchers
 def test_a_template_is_refused_that_nothing_would_render():
-    with pytest.raises(ValueError, match="kernel_conn_id is a template, and Airflow renders none"):
+    with pytest.raises(ValueError, match="kernel_conn_id is a template, but Airflow renders no templates"):
         KernelInvocationFinishedTrigger("shop", kernel_conn_id="{{ var.value.connection }}")
 
 
@@ -65,12 +65,12 @@ def test_a_queue_that_cannot_be_right_is_refused(monkeypatch, queue):
 @needs_watchers
 def test_an_airflow_without_queues_for_watchers_is_told_so(monkeypatch):
     monkeypatch.setattr(triggers, "HAS_QUEUES", False)
-    with pytest.raises(TypeError, match=r"queue needs Airflow 3\.4 or later.* Leave it out"):
+    with pytest.raises(TypeError, match=r"queue needs Airflow 3\.4 or later.* Leave queue out"):
         KernelInvocationFinishedTrigger("shop", queue="eu")
 
 
 def test_an_airflow_without_watchers_is_told_so(monkeypatch):
     if triggers.HAS_WATCHERS:
         monkeypatch.setattr(triggers, "HAS_WATCHERS", False)
-    with pytest.raises(RuntimeError, match=r"from version 3\.0 on"):
+    with pytest.raises(RuntimeError, match=r"needs Airflow 3\.0 or later"):
         KernelInvocationFinishedTrigger("shop")

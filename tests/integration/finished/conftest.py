@@ -37,8 +37,8 @@ def nothing_runs(client, until):
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """Look many times a second, and wait for nothing."""
-    monkeypatch.setattr(decisions, "SPACING", 0.0)
+    monkeypatch.setattr(decisions, "EVENT_SPACING", 0.0)
     monkeypatch.setattr(triggers, "MIN_POLL_INTERVAL", 0.01)
     monkeypatch.setattr(decisions, "SECONDS_PER_REQUEST", 0.001)
-    monkeypatch.setattr(decisions, "MAX_PAUSE", 0.05)
+    monkeypatch.setattr(decisions, "MAX_RETRY_PAUSE", 0.05)
     monkeypatch.setattr(cursor_store, "STORE_PAUSE", 0.01)

@@ -162,7 +162,7 @@ async def test_a_store_that_fails_is_asked_again_and_misses_nothing(proxy, submi
     await until_(lambda: {one, later} <= kept(store))
     assert ends.count == {one: 1, later: 1}
     await triggerer.stop()
-    assert "Airflow could not be asked where a watcher has stopped: OSError" in told()
+    assert "The watcher's cursor could not be read from Airflow: OSError" in told()
 
 
 async def test_what_another_triggerer_has_reported_meanwhile_is_not_reported_again(proxy, submit, client):
@@ -225,4 +225,4 @@ async def test_a_cursor_that_cannot_be_read_is_left_out_with_a_warning(proxy, su
     await until_(lambda: '"format": 1' in store.values[key])
     await ends.are(submit("echo", 1))
     await triggerer.stop()
-    assert "cannot be read" in told()
+    assert "is not readable" in told()

@@ -63,7 +63,7 @@ async def test_all_that_have_ended_by_a_look_are_one_event_in_the_order_of_their
 
 
 async def test_the_next_event_is_not_too_soon_and_has_all_that_ended_meanwhile(proxy, submit, monkeypatch):
-    monkeypatch.setattr(decisions, "SPACING", 2.0)
+    monkeypatch.setattr(decisions, "EVENT_SPACING", 2.0)
     fired = []
     async with running(trigger()) as ends:
         await looked(proxy)
@@ -124,7 +124,7 @@ async def test_whatever_is_answered_it_goes_on(proxy, submit, fault, told):
         assert rule.left == 0
         await looked(proxy, 2)
         assert ends.count == {one: 1}
-    assert "Looking for invocations that have ended" in told()
+    assert "Kernel did not list the invocations of connection" in told()
 
 
 async def test_a_page_that_is_too_large_for_the_way_there_is_asked_for_again_until_it_is_small_enough(
@@ -158,7 +158,7 @@ async def test_what_cannot_be_read_in_a_list_is_left_out_with_a_warning(proxy, s
         proxy.on(LIST, faults.answer(200, items), times=1)
         await ends.are("odd")
         await ends.are(submit("echo", 1))
-    assert "1 of the invocations that Kernel listed" in told()
+    assert "Kernel listed 1 invocations of connection" in told()
 
 
 async def test_many_ends_are_several_events_without_waiting_for_the_next_look(

@@ -69,7 +69,7 @@ async def ended(task: asyncio.Task[Any]) -> None:
 
 def nothing_is_left() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not kernel_async._shared[asyncio.get_running_loop()]
+    assert not kernel_async._shared.here()
 
 
 async def looked(proxy, times: int = 1) -> None:
