@@ -1,4 +1,4 @@
-"""Which ends a watcher reports: over every order of starts and ends, pages that shift, restarts and clocks."""
+"""The decisions of a watcher: which ends it reports, with random starts and ends, shifting pages, restarts and clocks."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ pytestmark = pytest.mark.no_airflow
 T0 = 1_790_000_000
 SHOP = InvocationFilter("shop", status="any")
 CHANCE = st.integers(0, 2**32).map(random.Random)
-# Strategies that are made once: a new one for each draw costs more than what is tested.
+# Built once: building a strategy for each draw takes longer than the tested code.
 START = st.floats(-3600, 7200).map(lambda s: round(s, 3))
 STATUS = st.sampled_from(["succeeded", "failed"])
 APP = st.sampled_from(["shop", "shop", "other"])
 
 
 @dataclass
-class One:
-    """An invocation of the simulated Kernel; times in seconds."""
+class Simulated:
+    """An invocation of the simulated Kernel. Times are seconds since 1970."""
 
     id: str
     start: float
@@ -74,9 +74,9 @@ class One:
 
 @dataclass
 class Kernel:
-    """Lists invocations as Kernel does; the time passes from page to page."""
+    """A simulated Kernel that lists invocations; each page takes time."""
 
-    invocations: list[One]
+    invocations: list[Simulated]
     now: float = T0
     page_seconds: float = 1.0
     largest_page: int = 100
@@ -104,22 +104,22 @@ class Kernel:
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> list[One]:
-    """Invocations that start from an hour before the first look to two hours after, and last for up to an hour."""
+def invocations(draw: st.DrawFn) -> list[Simulated]:
+    """Generate invocations that start from an hour before the first scan to two hours after it."""
     count = draw(st.integers(1, 40))
     return [
-        One(f"i{number}", T0 + draw(START) + number / 1e6, 0, draw(STATUS), draw(APP))
+        Simulated(f"i{number}", T0 + draw(START) + number / 1e6, 0, draw(STATUS), draw(APP))
         for number in range(count)
     ]
 
 
-def with_ends(ones: list[One], lengths: random.Random) -> list[One]:
+def with_ends(ones: list[Simulated], lengths: random.Random) -> list[Simulated]:
     for one in ones:
         one.end = one.start + lengths.choice([0.0, 0.5, 5, 60, 600, 3600]) * lengths.random()
     return ones
 
 
-def last_end(ones: list[One]) -> float:
+def last_end(ones: list[Simulated]) -> float:
     return max(one.end for one in ones)
 
 
@@ -134,13 +134,13 @@ def reported_by(kernel: Kernel, until: float, pauses: random.Random, skew: float
     return reported
 
 
-@given(lives(), CHANCE, st.integers(1, 7), st.floats(0, 30), st.floats(-1200, 1200))
+@given(invocations(), CHANCE, st.integers(1, 7), st.floats(0, 30), st.floats(-1200, 1200))
 @settings(max_examples=300, deadline=None)
-def test_each_end_after_the_first_look_is_reported_once_whatever_starts_between_two_pages(
+def test_cursor_reports_each_end_once_when_invocations_start_between_two_pages(
     ones, chance, page, page_seconds, skew
 ):
     kernel = Kernel(with_ends(ones, chance), page_seconds=page_seconds, largest_page=page)
-    # A sweep that never ends is none: more start than a page holds while it is read.
+    # A first scan on a copy of Kernel gives the time at which the watcher's first scan ends.
     first = Kernel(kernel.invocations, page_seconds=page_seconds, largest_page=page)
     first.scan(Cursor().scan_since(T0 + skew))
 
@@ -152,16 +152,14 @@ def test_each_end_after_the_first_look_is_reported_once_whatever_starts_between_
     assert set(reported) <= {one.id for one in shop if one.end > T0}
 
 
-@given(lives(), CHANCE, st.integers(1, 7))
+@given(invocations(), CHANCE, st.integers(1, 7))
 @settings(max_examples=300, deadline=None)
-def test_after_a_restart_what_was_kept_decides_nothing_is_missed_and_twice_is_only_what_was_not_kept(
-    ones, chance, page
-):
+def test_cursor_misses_no_end_and_repeats_only_unsaved_ends_when_the_triggerer_restarts(ones, chance, page):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.01, largest_page=page)
     cursor = Cursor()
     cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
-    kept, first_look = json.dumps(cursor.state()), kernel.now
-    stored, perhaps_twice = Counter[str](), set[str]()
+    kept, first_scan_at = json.dumps(cursor.state()), kernel.now
+    stored, may_repeat = Counter[str](), set[str]()
     end = last_end(ones) + 9000
     while kernel.now < end:
         events = [
@@ -175,7 +173,7 @@ def test_after_a_restart_what_was_kept_decides_nothing_is_missed_and_twice_is_on
         if fate != "dies at once":
             stored.update(events)
         if fate == "dies when stored":
-            perhaps_twice |= set(events)
+            may_repeat |= set(events)
         if fate == "goes on":
             kept = json.dumps(cursor.state())
         cursor = Cursor.from_state(json.loads(kept))
@@ -184,13 +182,13 @@ def test_after_a_restart_what_was_kept_decides_nothing_is_missed_and_twice_is_on
         one.id for one in cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
     )
 
-    assert {one.id for one in ones if one.app_name == "shop" and one.end > first_look} <= set(stored)
-    assert {one for one in stored if stored[one] > 1} <= perhaps_twice
+    assert {one.id for one in ones if one.app_name == "shop" and one.end > first_scan_at} <= set(stored)
+    assert {one for one in stored if stored[one] > 1} <= may_repeat
 
 
-@given(lives(), CHANCE)
+@given(invocations(), CHANCE)
 @settings(max_examples=200, deadline=None)
-def test_a_triggerer_that_was_frozen_reports_nothing_again_once_it_has_asked(ones, chance):
+def test_cursor_reports_no_end_again_when_it_merges_the_cursor_of_another_triggerer(ones, chance):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.01)
     awake, frozen = Cursor(), Cursor()
     scan = kernel.scan(awake.scan_since(kernel.now))
@@ -218,8 +216,10 @@ def test_a_triggerer_that_was_frozen_reports_nothing_again_once_it_has_asked(one
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5), st.integers(0, 20))
-def test_what_is_there_when_a_sweep_begins_is_in_it_though_every_page_shifts(arrivals, page, there):
-    kernel = Kernel([One(f"i{n}", T0 - n - 1, T0) for n in range(there)], page_seconds=0.0, largest_page=page)
+def test_scan_contains_every_earlier_invocation_when_pages_shift(arrivals, page, there):
+    kernel = Kernel(
+        [Simulated(f"i{n}", T0 - n - 1, T0) for n in range(there)], page_seconds=0.0, largest_page=page
+    )
     before = {one.id for one in kernel.invocations}
     paged = PagedScan(0)
     coming = iter(arrivals)
@@ -227,69 +227,71 @@ def test_what_is_there_when_a_sweep_begins_is_in_it_though_every_page_shifts(arr
         paged.add(Page(*kernel.page(**paged.params())))
         for n in range(next(coming, 0)):
             kernel.now += 1
-            kernel.invocations.append(One(f"new{kernel.now}-{n}", kernel.now, kernel.now))
+            kernel.invocations.append(Simulated(f"new{kernel.now}-{n}", kernel.now, kernel.now))
     found = [one.id for one in paged.scan().invocations]
 
     assert before <= set(found)
     assert len(found) == len(set(found))
 
 
-def looked(cursor: Cursor, *ones: One, now: float, since: int | None = None) -> list[str]:
+def new_ids(cursor: Cursor, *ones: Simulated, now: float, since: int | None = None) -> list[str]:
     scan = Scan(cursor.scan_since(now) if since is None else since, tuple(one.listed(now) for one in ones))
     return [one.id for one in cursor.take_new(scan, SHOP, now)]
 
 
-def test_the_first_look_goes_back_over_the_longest_run_and_its_time_in_the_queue():
+def test_first_scan_goes_back_over_the_maximum_duration_and_queue_time():
     assert Cursor().scan_since(T0) == (T0 - 3600 - 1800) * SECOND
 
 
-def test_a_look_goes_back_to_the_oldest_that_runs_and_five_minutes_at_least():
+def test_scan_goes_back_to_the_oldest_running_invocation_and_at_least_five_minutes():
     cursor = Cursor()
-    looked(cursor, One("a", T0 - 1000, T0 + 900), One("b", T0 - 10, T0 - 5), now=T0)
+    new_ids(cursor, Simulated("a", T0 - 1000, T0 + 900), Simulated("b", T0 - 10, T0 - 5), now=T0)
     assert cursor.scan_since(T0) == (T0 - 1000) * SECOND
 
-    looked(cursor, One("a", T0 - 1000, T0 + 900), One("b", T0 - 10, T0 - 5), now=T0 + 1000)
+    new_ids(cursor, Simulated("a", T0 - 1000, T0 + 900), Simulated("b", T0 - 10, T0 - 5), now=T0 + 1000)
     assert cursor.scan_since(T0) == (T0 - 10) * SECOND - OVERLAP
 
 
-def test_the_newest_start_of_any_app_counts_so_that_a_quiet_app_costs_no_more():
+def test_scan_moves_forward_when_only_another_app_starts_invocations():
     cursor = Cursor()
-    looked(cursor, One("shop", T0 - 5000, T0 - 4000), One("b", T0, T0, app_name="other"), now=T0 + 1)
+    new_ids(
+        cursor, Simulated("shop", T0 - 5000, T0 - 4000), Simulated("b", T0, T0, app_name="other"), now=T0 + 1
+    )
     assert cursor.scan_since(T0) == T0 * SECOND - OVERLAP
 
 
-def test_a_start_in_the_future_makes_it_pass_over_nothing():
+def test_scan_skips_nothing_when_a_start_is_in_the_future():
     cursor = Cursor()
-    looked(cursor, One("a", T0 + 99_999, T0 + 99_999), now=T0)
+    new_ids(cursor, Simulated("a", T0 + 99_999, T0 + 99_999), now=T0)
     assert cursor.scan_since(T0) <= T0 * SECOND - OVERLAP
 
 
-def test_a_clock_set_back_takes_back_nothing():
+def test_cursor_reports_no_end_again_when_the_clock_is_set_back():
     cursor = Cursor()
-    ones = [One("a", T0 - 10, T0 + 1), One("b", T0 - 9, T0 + 2)]
-    looked(cursor, *ones, now=T0)
-    assert looked(cursor, *ones, now=T0 + 10) == ["a", "b"]
+    ones = [Simulated("a", T0 - 10, T0 + 1), Simulated("b", T0 - 9, T0 + 2)]
+    new_ids(cursor, *ones, now=T0)
+    assert new_ids(cursor, *ones, now=T0 + 10) == ["a", "b"]
     before = cursor.scan_since(T0)
-    assert looked(cursor, *ones, now=T0 + 10, since=before) == []
-    assert looked(cursor, *ones, now=T0 - 4000 + 4010, since=before) == []
+    assert new_ids(cursor, *ones, now=T0 + 10, since=before) == []
+    assert new_ids(cursor, *ones, now=T0 - 4000 + 4010, since=before) == []
     assert cursor.scan_since(T0 - 4000) == before
 
 
-def test_what_runs_for_longer_than_it_can_is_overdue_with_a_word_and_then_said_no_more_of():
+def test_cursor_names_an_overdue_invocation_once():
     cursor = Cursor()
-    endless = One("endless", T0 - 60, T0 + 10**6)
+    endless = Simulated("endless", T0 - 60, T0 + 10**6)
     later = T0 + LOOKBACK / SECOND + 1
-    looked(cursor, endless, now=T0)
+    new_ids(cursor, endless, now=T0)
     assert not cursor.overdue
 
-    assert looked(cursor, endless, now=later) == []
+    assert new_ids(cursor, endless, now=later) == []
     assert cursor.overdue == ["endless"]
-    looked(cursor, endless, now=later + 60)
+    new_ids(cursor, endless, now=later + 60)
     assert not cursor.overdue
 
 
-def test_the_oldest_that_runs_is_listed_though_kernel_may_leave_out_what_started_at_since_itself():
-    kernel = Kernel([One("a", T0 - 1000, T0 + 30), One("b", T0, T0)], since_is_exclusive=True)
+def test_scan_lists_the_oldest_running_invocation_when_since_is_exclusive():
+    kernel = Kernel([Simulated("a", T0 - 1000, T0 + 30), Simulated("b", T0, T0)], since_is_exclusive=True)
     cursor, reported = Cursor(), []
     for now in (T0, T0 + 60):
         kernel.now = now
@@ -297,11 +299,9 @@ def test_the_oldest_that_runs_is_listed_though_kernel_may_leave_out_what_started
     assert [one.id for one in reported] == ["a"]
 
 
-@given(lives(), CHANCE, st.integers(1, 7))
+@given(invocations(), CHANCE, st.integers(1, 7))
 @settings(max_examples=200, deadline=None)
-def test_an_event_has_no_more_than_so_many_ends_and_the_rest_comes_with_the_next_of_the_same_or_a_new_sweep(
-    ones, chance, most
-):
+def test_take_new_returns_at_most_max_ends_and_the_others_with_the_next_calls(ones, chance, most):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.0)
     cursor, stored = Cursor(), Counter[str]()
     cursor.take_new(kernel.scan(cursor.scan_since(T0)), SHOP, T0)
@@ -325,43 +325,43 @@ def test_an_event_has_no_more_than_so_many_ends_and_the_rest_comes_with_the_next
     assert stored == {one.id: 1 for one in ones if one.app_name == "shop" and one.end > T0}
 
 
-def test_what_is_kept_while_ends_are_left_does_not_grow_with_them():
+def test_state_does_not_grow_when_many_ends_are_unreported():
     cursor = Cursor()
-    looked(cursor, now=T0)
-    week = [One(f"i{n:05}", T0 + 60 + n, T0 + 61 + n) for n in range(2500)]
+    new_ids(cursor, now=T0)
+    week = [Simulated(f"i{n:05}", T0 + 60 + n, T0 + 61 + n) for n in range(2500)]
     now = T0 + 9000
     sizes, kept = [], []
     for _ in range(4):
-        sizes.append(len(looked(cursor, *week, now=now)))
+        sizes.append(len(new_ids(cursor, *week, now=now)))
         kept.append(len(cursor.state()["seen"]))
     assert sizes == [1000, 1000, 500, 0]
     assert max(kept) <= OVERLAP // SECOND + 1
 
 
-def test_what_is_no_longer_listed_holds_up_a_look_for_no_longer_than_it_can_run():
+def test_scan_moves_forward_after_the_maximum_duration_when_kernel_no_longer_lists_a_running_invocation():
     cursor = Cursor()
-    looked(cursor, One("gone", T0 - 60, T0 + 10**6), now=T0)
-    looked(cursor, One("new", T0 + 1000, T0 + 1001), now=T0 + 2000)
+    new_ids(cursor, Simulated("gone", T0 - 60, T0 + 10**6), now=T0)
+    new_ids(cursor, Simulated("new", T0 + 1000, T0 + 1001), now=T0 + 2000)
     assert cursor.scan_since(T0) == (T0 - 60) * SECOND
 
     later = T0 + LOOKBACK / SECOND
-    looked(cursor, One("new", later - 10, later - 5), now=later)
+    new_ids(cursor, Simulated("new", later - 10, later - 5), now=later)
     assert cursor.scan_since(T0) == int(later - 10) * SECOND - OVERLAP
     assert not cursor.overdue
 
 
-def test_an_unknown_status_is_no_end():
+def test_cursor_does_not_report_an_unknown_status_as_an_end():
     cursor = Cursor()
     odd = Invocation("odd", "paused", app_name="shop", started_at=format_timestamp(T0 * SECOND))
     for now in (T0 + 1, T0 + 61):
         assert cursor.take_new(Scan(cursor.scan_since(now), (odd,)), SHOP, now) == []
-    assert looked(cursor, One("odd", T0, T0 + 70), now=T0 + 80) == ["odd"]
+    assert new_ids(cursor, Simulated("odd", T0, T0 + 70), now=T0 + 80) == ["odd"]
 
 
-def test_an_invocation_without_times_is_reported_once_too():
+def test_cursor_reports_an_invocation_without_times_once():
     cursor = Cursor()
     bare = Invocation("bare", "succeeded", app_name="shop")
-    assert looked(cursor, now=T0) == []
+    assert new_ids(cursor, now=T0) == []
     for now, expected in ((T0 + 60, ["bare"]), (T0 + 120, [])):
         found = cursor.take_new(Scan(cursor.scan_since(now), (bare,)), SHOP, now)
         assert [one.id for one in found] == expected
@@ -371,25 +371,29 @@ def test_an_invocation_without_times_is_reported_once_too():
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (InvocationFilter("shop"), {"good"}),
-        (InvocationFilter("shop", status="failed"), {"bad"}),
-        (InvocationFilter("shop", status="any"), {"good", "bad"}),
-        (InvocationFilter("shop", "price", "v1"), {"good"}),
+        (InvocationFilter("shop"), {"succeeded"}),
+        (InvocationFilter("shop", status="failed"), {"failed"}),
+        (InvocationFilter("shop", status="any"), {"succeeded", "failed"}),
+        (InvocationFilter("shop", "price", "v1"), {"succeeded"}),
         (InvocationFilter("shop", "other"), set()),
         (InvocationFilter("shop", version="v2"), set()),
         (InvocationFilter("elsewhere"), set()),
     ],
 )
-def test_only_what_is_wanted_is_reported(wanted, expected):
+def test_cursor_reports_only_ends_that_match_the_filter(wanted, expected):
     cursor = Cursor()
     cursor.take_new(Scan(T0 * SECOND, ()), wanted, T0)
-    ones = [One("good", T0, T0 + 1), One("bad", T0, T0 + 1, "failed"), One("o", T0, T0 + 1, app_name="other")]
+    ones = [
+        Simulated("succeeded", T0, T0 + 1),
+        Simulated("failed", T0, T0 + 1, "failed"),
+        Simulated("o", T0, T0 + 1, app_name="other"),
+    ]
     scan = Scan(T0 * SECOND - OVERLAP, tuple(one.listed(T0 + 5) for one in ones))
     assert cursor.count_new(scan, wanted) == len(expected)
     assert {one.id for one in cursor.take_new(scan, wanted, T0 + 5)} == expected
 
 
-def test_what_is_kept_holds_ids_and_moments_and_an_event_neither_payload_nor_output():
+def test_state_and_event_contain_no_payload_output_or_reason():
     secret = Invocation(
         "i1", "failed", "price", "shop", "v1", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z",
         "reason s3cret", payload='"s3cret"', raw_output="s3cret",
@@ -417,12 +421,12 @@ def test_what_is_kept_holds_ids_and_moments_and_an_event_neither_payload_nor_out
     }
 
 
-def test_what_is_kept_is_bounded_by_what_a_look_may_list():
+def test_state_holds_no_more_than_a_scan_may_list():
     cursor = Cursor()
     for minute in range(600):
         now = T0 + 60 * minute
         scan = Scan(
-            cursor.scan_since(now), tuple(One(f"{minute}-{n}", now, now).listed(now) for n in range(10))
+            cursor.scan_since(now), tuple(Simulated(f"{minute}-{n}", now, now).listed(now) for n in range(10))
         )
         cursor.take_new(scan, SHOP, now)
     assert len(cursor.state()["seen"]) <= 10 * (OVERLAP // SECOND // 60 + 1)
@@ -436,7 +440,7 @@ def test_what_is_kept_is_bounded_by_what_a_look_may_list():
         {"format": 1, "since": 1, "seen": {"a": "b"}, "open": {}}, {"format": 1, "since": True, "seen": {}, "open": {}},
     ],
 )  # fmt: skip
-def test_what_is_no_cursor_is_not_taken_for_one(state):
+def test_from_state_raises_for_anything_but_a_cursor(state):
     with pytest.raises(ValueError, match="The state is not a cursor"):
         Cursor.from_state(state)
 
@@ -452,11 +456,11 @@ def test_what_is_no_cursor_is_not_taken_for_one(state):
         ([InvocationFilter("shop"), InvocationFilter("bank")], {}),
     ],
 )
-def test_kernel_is_asked_for_no_more_than_all_of_them_want(wanted, expected):
+def test_common_filters_keep_only_values_that_all_watchers_share(wanted, expected):
     assert common_filters(wanted) == expected
 
 
-def test_pages_are_as_large_as_what_comes_with_them_allows():
+def test_page_size_follows_the_bytes_of_the_pages():
     paged = PagedScan(0)
     sizes = [paged.limit]
     for size in (0, 0, 0, 3_000_000, 5_000_000, 5_000_000):
@@ -475,7 +479,7 @@ def test_pages_are_as_large_as_what_comes_with_them_allows():
     ],
     ids=str,
 )
-def test_a_page_that_failed_is_asked_for_again_smaller_unless_its_size_cannot_be_why(error, sizes):
+def test_page_size_halves_after_an_error_that_the_size_may_have_caused(error, sizes):
     paged, asked = PagedScan(0), []
     for _ in range(5):
         paged.on_error(error)
@@ -485,14 +489,14 @@ def test_a_page_that_failed_is_asked_for_again_smaller_unless_its_size_cannot_be
     assert paged.limit == min(ends.LARGEST_PAGE, 2 * sizes[-1])
 
 
-def test_the_next_sweep_begins_with_pages_as_large_as_the_last_could_take():
+def test_page_size_carries_over_to_the_next_scan():
     paged = PagedScan(0)
     paged.add(Page([], None, size=5_000_000))
     assert PagedScan(0, paged.limit).limit == 12
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=200))
-def test_no_more_than_ten_requests_a_minute_after_the_first_ten(pauses):
+def test_rate_limiter_allows_ten_requests_per_minute_after_a_burst(pauses):
     limiter, now, sent = RateLimiter(), 0.0, []
     for pause in pauses:
         now += pause
@@ -503,13 +507,13 @@ def test_no_more_than_ten_requests_a_minute_after_the_first_ten(pauses):
     assert len(sent) <= ends.REQUEST_BURST + 1 + sent[-1] / ends.SECONDS_PER_REQUEST
 
 
-def test_two_events_are_ten_seconds_apart_and_the_first_waits_for_none():
+def test_is_too_soon_within_ten_seconds_after_the_last_event():
     assert not is_too_soon(5, None)
     assert is_too_soon(14.999, 5)
     assert not is_too_soon(15, 5)
 
 
-def test_a_pause_grows_to_a_minute_and_is_never_shorter_than_kernel_asks():
+def test_retry_pause_grows_to_a_minute_and_is_never_shorter_than_retry_after():
     assert [retry_pause(n, 0, 1) for n in (1, 2, 5, 6, 99)] == [2, 4, 32, 60, 60]
     assert retry_pause(1, 0, 0) == 1
     assert retry_pause(1, 900, 0) == 900
@@ -527,6 +531,6 @@ def test_a_pause_grows_to_a_minute_and_is_never_shorter_than_kernel_asks():
         ({"app_name": "shop", "status": ["failed"]}, "'succeeded', 'failed' or 'any'"),
     ],
 )
-def test_what_cannot_be_right_is_refused_with_what_to_write(arguments, sentence):
+def test_filter_raises_with_advice_when_an_argument_is_invalid(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         InvocationFilter(**arguments)
