@@ -7,8 +7,8 @@ Kernel does not tell the limit. :class:`LimitEstimate` learns it from the listed
 - The estimate rises to any higher number of active invocations listed.
 - The estimate falls by the number of refusals that no probe explains, but not below what the last two lists showed.
 - The estimate may be too low: the plan was raised, or the refusal came from a rate limit. So after a time without
-  refusals, the queue releases more waiters than the estimate allows. Each such probe is 1, 2, 4 … waiters while Kernel
-  accepts all of them; then the estimate rises. A refused probe doubles the time to the next probe.
+  refusals, the queue probes: it releases more waiters than the estimate allows, first 1, then 2, 4 …. The estimate
+  rises by each probe that Kernel accepts. A refused probe doubles the time to the next probe, which is 1 again.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ async def wait_for_min_deferral(ti: Any, deferred_at: float | None) -> None:
 
 
 def min_deferral_seconds() -> float:
-    """Return the minimum length of a deferral in seconds, on this Airflow and with its executors; 0 if there is none."""
+    """Return the minimum length of a deferral in seconds; 0 if this Airflow and its executors need none."""
     import airflow
     from airflow.providers.common.compat.sdk import conf
     from packaging.version import Version

@@ -146,14 +146,16 @@ class Scanner:
             page = await self._page(hook, limiter, paged, filters)
             if unreadable := page.items.count(None):
                 log.warning(
-                    "Kernel listed %d invocations of connection %s without a valid id or status. The watchers ignore them.",
+                    "Kernel listed %d invocations of connection %s without a valid id or status. "
+                    "The watchers ignore them.",
                     unreadable,
                     shown(self._kernel_conn_id, 200),
                 )
             paged.add(page)
         if paged.is_cut:
             log.warning(
-                "Kernel listed more than %d invocations of connection %s. The watchers ignore those that started first.",
+                "Kernel listed more than %d invocations of connection %s. "
+                "The watchers ignore those that started first.",
                 decisions.MAX_SCANNED,
                 shown(self._kernel_conn_id, 200),
             )

@@ -6,7 +6,7 @@ all invocations that started since a time, and a :class:`Cursor` compares the sc
 
 - A scan never filters by status. So the list grows only at its front, and an invocation that moves to the next page
   while the pages are read is read twice, never missed. A later scan finds what a scan misses all the same: every scan
-  goes back to the start of the oldest invocation that has not ended, and at least :data:`OVERLAP` before the newest start.
+  goes back to the oldest start of a running invocation, and at least :data:`OVERLAP` before the newest start.
 - The cursor reports an end once. It remembers the id for as long as a scan may list the invocation.
 - An event holds :data:`MAX_ENDS` ends at most, those of the oldest starts first. The other ends come in further events
   from the same scan; a new scan would list them, too, because it goes back to the first unreported one.
@@ -30,8 +30,8 @@ from airflow_provider_kernel.api.models import Invocation, InvocationStatus
 from airflow_provider_kernel.api.timestamps import format_timestamp, parse_timestamp
 
 SECOND = 10**9
-#: Maximum nanoseconds from an invocation's start to its end. An invocation ends 3600 s after its start at the latest; it is
-#: unknown whether the time in Kernel's queue counts. Another 1800 s allow for that, and for clocks that differ.
+#: Nanoseconds after its start for which an invocation is watched. It ends 3600 s after its start at the latest, but
+#: it is unknown whether the time in Kernel's queue counts. 1800 s are added for that, and for clocks that differ.
 LOOKBACK = (MAX_ASYNC_TIMEOUT_SECONDS + 1800) * SECOND
 #: Nanoseconds after its start within which Kernel must list an invocation, or the watcher may miss it.
 OVERLAP = 300 * SECOND
@@ -47,8 +47,8 @@ REQUEST_BURST, SECONDS_PER_REQUEST = 10, 6.0
 MAX_RETRY_PAUSE = 60.0
 #: Maximum number of invocations in a scan, which is kept in memory.
 MAX_SCANNED = 20_000
-#: Number of invocations on the first and the largest page; Kernel allows 100. Payloads and outputs come with them, so the
-#: page size grows below ``LIGHT`` bytes and shrinks above ``HEAVY`` bytes.
+#: Number of invocations on the first and the largest page; Kernel allows 100. A page holds payloads and outputs, so the
+#: next page is larger after less than ``LIGHT`` bytes, and smaller after more than ``HEAVY`` bytes.
 FIRST_PAGE, LARGEST_PAGE = 25, 50
 LIGHT, HEAVY = 10**6, 4 * 10**6
 
@@ -112,8 +112,8 @@ def check_no_template(name: str, value: str) -> None:
     """
     if is_template(value):
         raise ValueError(
-            f"{name} is a template, but Airflow renders no templates in the trigger of an AssetWatcher. Write the value "
-            "itself."
+            f"{name} is a template, but Airflow renders no templates in the trigger of an AssetWatcher. "
+            "Write the value itself."
         )
 
 
@@ -207,9 +207,10 @@ class Cursor:
 
     def take_new(self, scan: Scan, wanted: InvocationFilter, now: float) -> list[Invocation]:
         """
-        Return the unreported ends in ``scan`` that match ``wanted``, in the order of their ends, and mark them reported.
+        Return the unreported ends in ``scan`` that match ``wanted``, and mark them as reported.
 
-        The list has :data:`MAX_ENDS` invocations at most. Call again with the same scan or a later one for the others.
+        The list is in the order of the ends, and has :data:`MAX_ENDS` invocations at most. Call again with the same
+        scan or a later one for the others.
 
         :param scan: the scan.
         :param wanted: the watcher's filter.

@@ -158,7 +158,7 @@ def test_cursor_misses_no_end_and_repeats_only_unsaved_ends_when_the_triggerer_r
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.01, largest_page=page)
     cursor = Cursor()
     cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
-    kept, first_scan_at = json.dumps(cursor.state()), kernel.now
+    saved, first_scan_at = json.dumps(cursor.state()), kernel.now
     stored, may_repeat = Counter[str](), set[str]()
     end = last_end(ones) + 9000
     while kernel.now < end:
@@ -175,8 +175,8 @@ def test_cursor_misses_no_end_and_repeats_only_unsaved_ends_when_the_triggerer_r
         if fate == "dies when stored":
             may_repeat |= set(events)
         if fate == "goes on":
-            kept = json.dumps(cursor.state())
-        cursor = Cursor.from_state(json.loads(kept))
+            saved = json.dumps(cursor.state())
+        cursor = Cursor.from_state(json.loads(saved))
         kernel.now += chance.choice([1, 60, 60, 600, 4000, 90_000])
     stored.update(
         one.id for one in cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
@@ -330,12 +330,12 @@ def test_state_does_not_grow_when_many_ends_are_unreported():
     new_ids(cursor, now=T0)
     week = [Simulated(f"i{n:05}", T0 + 60 + n, T0 + 61 + n) for n in range(2500)]
     now = T0 + 9000
-    sizes, kept = [], []
+    sizes, seen_counts = [], []
     for _ in range(4):
         sizes.append(len(new_ids(cursor, *week, now=now)))
-        kept.append(len(cursor.state()["seen"]))
+        seen_counts.append(len(cursor.state()["seen"]))
     assert sizes == [1000, 1000, 500, 0]
-    assert max(kept) <= OVERLAP // SECOND + 1
+    assert max(seen_counts) <= OVERLAP // SECOND + 1
 
 
 def test_scan_moves_forward_after_the_maximum_duration_when_kernel_no_longer_lists_a_running_invocation():
