@@ -1,4 +1,4 @@
-"""What an emulator was asked to run, as its API lists it."""
+"""The invocations of an emulator, as its API lists them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_provider_kernel.testing import KernelEmulator
 
 
 def invocations_of(emulator: KernelEmulator, **filters: str) -> list[dict[str, Any]]:
-    """Return all invocations that the filters take, such as ``since``; the newest first."""
+    """Return all invocations that match the filters, such as ``since``, newest first."""
     found: list[dict[str, Any]] = []
     while True:
         reply = requests.get(

@@ -1,1 +1,1 @@
-"""The queue for a full account. No I/O."""
+"""The queue of a full account, and the estimate of the account's limit. No I/O."""

@@ -1,32 +1,31 @@
 """
-Whose turn it is when the account is full: Kernel has no queue of its own, and says only 429 or 529.
+The queue of the tasks that wait for capacity in a full account. No I/O.
 
-:class:`CapacityQueue` is the queue of those who wait for one connection in one process. Whoever runs it looks now
-and then which invocations are active, and is told whom to let go, to submit again. The rules:
+Kernel has no queue: it answers 429 or 529 to an invocation over the limit. :class:`CapacityQueue` is the queue of all
+waiters of one connection in one process. Its driver polls Kernel for the active invocations, and the queue answers
+which waiters to release: these submit again. The rules:
 
-- Nobody submits within :data:`MIN_PAUSE` of being refused, nor before ``Retry-After`` has passed.
-- The limit is not known. It is first taken for what is active soon after a refusal. It rises to whatever is seen
-  active, and falls by the refusals that no probe explains, but not below what the last two looks saw active.
-- As many are let go as there seem to be free places, less those on their way; never more than :data:`MAX_BATCH`
-  after one look.
-- The limit may be too low: the plan was raised, say, or it was a mere rate limit. After a time without refusals
-  some are let go beyond it, to probe: 1, then 2, 4 … while none is refused, which raises it too. That time doubles
-  when one is refused.
-- Where looking alone is not allowed, one is let go at a time, with growing pauses. While Kernel is down nobody is,
-  at first: to submit would come to nothing, or to doubt. A refusal that would hit a submission, too, ends the wait.
+- No waiter submits within :data:`MIN_PAUSE` after its refusal, or before ``Retry-After`` has passed.
+- After each poll, the queue releases as many waiters as places are free, :data:`MAX_BATCH` at most. A released waiter
+  occupies a place until it arrives or is refused. :class:`~airflow_provider_kernel.capacity.limit.LimitEstimate`
+  estimates the limit, and sometimes adds a probe.
+- Where Kernel refuses the poll alone (a token may be allowed to submit only), the queue releases one waiter per poll,
+  with growing pauses.
+- While Kernel may be down, the queue releases no waiter for :data:`FAILURES_BEFORE_RELEASE` polls: a submission
+  would fail, or its reply would be lost. A refusal that a submission would meet, too, ends the wait.
 
-Two triggerers have two queues, which know nothing of each other, and may both let somebody go for the same place.
-One of the two is refused then, and waits again.
+Two triggerers have two queues, which may both release a waiter for the same place. Kernel refuses one of the two
+submissions, and its task waits again.
 """
 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from math import inf
 
+from airflow_provider_kernel.api.backoff import exponential, with_jitter
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
@@ -34,36 +33,31 @@ from airflow_provider_kernel.api.errors import (
     is_kernels_refusal,
     retry_after,
 )
+from airflow_provider_kernel.capacity.limit import MAX_BATCH, LimitEstimate
 
-#: Shortest time in seconds from a refusal to the next submission.
+#: Minimum time in seconds from a refusal to the next submission.
 MIN_PAUSE = 10.0
-#: Seconds over which is spread what might otherwise happen to many, or in several triggerers, at the same moment.
+#: Maximum jitter in seconds, so that many waiters or several triggerers do not act at the same moment.
 SPREAD = 2.0
-#: Shortest and longest time in seconds between two looks; the longer nothing becomes free, the longer.
-LOOK_PAUSE, MAX_LOOK_PAUSE = 10.0, 30.0
-#: The pause between looks is this part of the time for which nothing became free.
-LOOK_SHARE = 0.1
-#: Seconds between two looks for each active invocation, at least: 2 s for each page of 20.
+#: Minimum and maximum time in seconds between two polls; the pause grows while no place becomes free.
+POLL_PAUSE, MAX_POLL_PAUSE = 10.0, 30.0
+#: The pause between two polls, as a share of the time since a place was free.
+POLL_SHARE = 0.1
+#: Minimum seconds between two polls for each active invocation: 2 s for each page of 20.
 PAUSE_PER_ACTIVE = 0.1
-#: How many are let go after one look, at most.
-MAX_BATCH = 25
-#: Seconds for which one who was let go counts as on the way, unless it is seen to have arrived.
-ON_THE_WAY = 20.0
-#: A refusal that is older, in seconds, says nothing of now: the wait comes from a triggerer that ended, say.
-RECENT = 30.0
-#: Seconds without a look after which the limit counts as unknown again.
-STALE = 300.0
-#: Seconds without a refusal after which some are let go beyond the limit; at first, and at most.
-PROBE_PAUSE, MAX_PROBE_PAUSE = 30.0, 900.0
-#: Seconds between two who are let go without a look, at most.
-MAX_BLIND_PAUSE = 60.0
-#: So many looks must fail before somebody is let go while Kernel may be down.
-PATIENT_LOOKS = 3
-#: Seconds after a deadline for which a look is waited for, as the last chance.
-LAST_CHANCE = 15.0
-#: A wait without a deadline has its turn as if it were to last so many seconds.
-UNLIMITED = 86_400.0
-#: Longest pause in seconds of a worker that waits by itself.
+#: Ignore older refusals, in seconds, when estimating the limit: for example after a triggerer took over the wait.
+MAX_REFUSAL_AGE = 30.0
+#: Seconds without a poll after which the estimate of the limit is discarded.
+MAX_ESTIMATE_AGE = 300.0
+#: Maximum pause in seconds after a failed poll, unless Kernel asks for a longer one.
+MAX_FAILURE_PAUSE = 60.0
+#: Minimum consecutive failed polls before the queue releases a waiter while Kernel may be down.
+FAILURES_BEFORE_RELEASE = 3
+#: Seconds after its deadline for which a waiter waits for one last poll.
+DEADLINE_GRACE = 15.0
+#: A waiter without a deadline has the priority of one whose deadline is this many seconds after its refusal.
+PRIORITY_WITHOUT_DEADLINE = 86_400.0
+#: Maximum pause in seconds of a task that waits on a worker.
 MAX_WORKER_PAUSE = 60.0
 
 
@@ -71,26 +65,26 @@ def worker_pause(
     refusals: int, retry_after: float = 0.0, jitter: Callable[[], float] = random.random
 ) -> float:
     """
-    Return for how many seconds a worker that waits by itself, and sees nothing of the others, waits.
+    Return the seconds that a task on a worker waits before it submits again; a worker has no queue.
 
-    They grow from 10-20 to 30-60; a longer ``Retry-After`` is waited for all the same.
+    The pause grows from 10-20 s to 30-60 s, and is never shorter than ``Retry-After``.
 
-    :param refusals: how often in a row the invocation was refused, from 1.
-    :param retry_after: the seconds that the last refusal asked to wait; 0 if it did not.
+    :param refusals: the number of consecutive refusals, from 1.
+    :param retry_after: the seconds that the last refusal asked to wait. Default 0: none.
     :param jitter: returns a number from 0 to 1.
     """
     spread = jitter()
-    longest = min(MAX_WORKER_PAUSE, MIN_PAUSE * 2.0 ** min(refusals, 20))
-    pause = longest * (1 + spread) / 2
+    pause = with_jitter(exponential(refusals, MAX_WORKER_PAUSE, initial=2 * MIN_PAUSE), spread)
     return max(pause, retry_after + SPREAD * spread) if retry_after else pause
 
 
 def is_worth_waiting(error: KernelError) -> bool:
     """
-    Return whether to keep waiting after listing the active invocations failed with ``error``.
+    Return whether to keep waiting after a poll failed with ``error``.
 
-    False where Kernel would certainly refuse a submission for the same reason: the token, the project or the spending
-    cap. Whatever else refuses the look, a proxy or a scope that allows submitting only, leaves the answer to a submission.
+    Return False where Kernel would refuse a submission for the same reason: the token, the project, the plan or the
+    spending cap. Return True where a submission may succeed all the same: for example if a proxy refused the poll, or
+    if the token's scope allows submitting only.
     """
     if isinstance(error, KernelConfigurationError):
         return False
@@ -106,11 +100,11 @@ def is_worth_waiting(error: KernelError) -> bool:
 @dataclass(frozen=True, eq=False)
 class Waiter:
     """
-    One who waits. All times are seconds since 1970.
+    One task that waits for capacity. All times are seconds since 1970.
 
-    :param not_before: when it may submit again, at the earliest.
-    :param deadline: when its wait ends; None for never.
-    :param turn: whose is lower comes first.
+    :param not_before: the earliest time at which the task may submit again.
+    :param deadline: the time at which the wait ends; None for never.
+    :param priority: the waiter with the lowest priority is released first.
     """
 
     not_before: float
@@ -120,170 +114,133 @@ class Waiter:
 
 class CapacityQueue:
     """
-    The queue of those who wait for one connection in one process. All times are seconds since 1970.
+    The queue of all waiters of one connection in one process. All times are seconds since 1970.
 
-    The turn goes by deadline. With the same ``capacity_timeout`` for all that is first come, first served, and
-    whoever is refused again keeps its place.
+    The waiter with the earliest deadline is released first. With the same ``capacity_timeout`` for all tasks that is
+    first come, first served, and a task that is refused again keeps its place.
 
     :param jitter: returns a number from 0 to 1.
     """
 
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
-        #: How many looks in a row failed.
+        #: The number of consecutive failed polls.
         self.failures = 0
         self._jitter = jitter
         self._waiters: list[Waiter] = []
-        self._active: frozenset[str] = frozenset()
-        self._on_the_way: deque[float] = deque()
-        self._refusals = 0
-        self._refused_at = self._looked_at = self._probed_at = -inf
-        self._look_at = 0.0
-        self._blind_pause = LOOK_PAUSE
-        self._forget(-inf)
-
-    def _forget(self, now: float) -> None:
-        """Know nothing of the limit."""
-        self._limit: int | None = None
-        self._active_before = self._probes = 0
-        self._probe_size, self._probe_pause = 1, PROBE_PAUSE
-        self._free_at = now
+        self._estimate = LimitEstimate()
+        self._polled_at = self._free_at = -inf
+        self._next_poll_at = 0.0
+        # Consecutive failed polls that lengthen the pause; self.failures counts the others, too.
+        self._slowing_failures = 0
 
     def __len__(self) -> int:
         return len(self._waiters)
 
     @property
     def limit(self) -> int | None:
-        """How many invocations may be active at a time, as far as can be told; None: unknown."""
-        return self._limit
+        """The estimated number of invocations that may be active at a time; None while it is unknown."""
+        return self._estimate.limit
 
     def join(
         self, now: float, refused_at: float, retry_after: float = 0.0, deadline: float | None = None
     ) -> Waiter:
         """
-        Add one who was refused.
+        Add a waiter, and return it.
 
-        :param refused_at: when.
-        :param retry_after: the seconds that the refusal asked to wait; 0 if it did not.
-        :param deadline: when its wait ends; None for never.
+        :param now: the current time.
+        :param refused_at: the time at which Kernel refused the submission.
+        :param retry_after: the seconds that the refusal asked to wait. Default 0: none.
+        :param deadline: the time at which the wait ends. Default None: never.
         """
         refused_at = min(refused_at, now)  # another machine's clock may be ahead
-        if now - refused_at < RECENT:
-            self._refusals += 1
-            self._refused_at = now
+        if now - refused_at < MAX_REFUSAL_AGE:
+            self._estimate.on_refusal(now)
         if not self._waiters:
-            if now - self._looked_at > STALE:
-                self._forget(now)
-            self._look_at = max(self._look_at, now + SPREAD * self._jitter())
+            if now - self._polled_at > MAX_ESTIMATE_AGE:
+                self._estimate.reset()
+                self._free_at = now
+            self._next_poll_at = max(self._next_poll_at, now + SPREAD * self._jitter())
         waiter = Waiter(
             not_before=refused_at + max(MIN_PAUSE, retry_after) + SPREAD * self._jitter(),
             deadline=deadline,
-            priority=refused_at + UNLIMITED if deadline is None else deadline,
+            priority=refused_at + PRIORITY_WITHOUT_DEADLINE if deadline is None else deadline,
         )
         self._waiters.append(waiter)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        """Remove ``waiter``, unless it has left already."""
+        """Remove ``waiter`` if it is in the queue."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
 
     def position(self, waiter: Waiter) -> int:
-        """Return the place of ``waiter``, from 1."""
+        """Return the place of ``waiter`` in the queue, from 1."""
         return 1 + sum(other.priority < waiter.priority for other in self._waiters)
 
     def next_poll_at(self) -> float:
-        """Return when to look next."""
-        if self._limit is None or self._refusals:
-            return self._look_at  # to learn the limit, while the account is full
-        return max(self._look_at, min((waiter.not_before for waiter in self._waiters), default=inf))
+        """Return the time of the next poll."""
+        if self._estimate.limit is None or self._estimate.has_refusals:
+            return self._next_poll_at  # learn the limit while the account is full
+        return max(self._next_poll_at, min((waiter.not_before for waiter in self._waiters), default=inf))
 
     def wake_at(self) -> float:
-        """Return when to look, or to ask :meth:`expired`, whichever is first; another may :meth:`join` before."""
+        """Return the time of the next poll or of the next call of :meth:`expired`; :meth:`join` may change it."""
         deadlines = (waiter.deadline for waiter in self._waiters if waiter.deadline is not None)
-        return min(self.next_poll_at(), min(deadlines, default=inf) + LAST_CHANCE)
+        return min(self.next_poll_at(), min(deadlines, default=inf) + DEADLINE_GRACE)
 
     def on_listed(self, active: Collection[str], now: float) -> list[Waiter]:
-        """Take the ids of the invocations that are active, and return whom to let go; they have left the queue."""
-        on_the_way = self._note_arrivals(frozenset(active), now)
-        limit = self._judge_limit(len(active))
-        self.failures, self._blind_pause = 0, LOOK_PAUSE
+        """
+        Record a successful poll, and return the waiters to release; the queue no longer contains them.
+
+        :param active: the ids of the active invocations.
+        :param now: the time at which the poll ended.
+        """
+        free = self._estimate.on_listed(frozenset(active), now)
+        self.failures = self._slowing_failures = 0
         eligible = self._eligible(now)
-        free = max(0, limit - len(active) - on_the_way)
         if free:
             self._free_at = now
-        pause = min(max(LOOK_PAUSE, LOOK_SHARE * (now - self._free_at)), MAX_LOOK_PAUSE)
-        self._look_again(now, max(pause, PAUSE_PER_ACTIVE * len(active)))
+        pause = min(max(POLL_PAUSE, POLL_SHARE * (now - self._free_at)), MAX_POLL_PAUSE)
+        self._schedule_poll(now, max(pause, PAUSE_PER_ACTIVE * len(active)))
         if len(eligible) > free:
-            free += self._probe(limit, now)
+            free += self._estimate.probe(now)
         return self._release(eligible[: min(free, MAX_BATCH)], now)
 
     def on_failed(self, error: KernelError, now: float) -> list[Waiter]:
-        """Take that a look failed, and return whom to let go all the same: one, or nobody."""
+        """
+        Record a failed poll, and return the waiters to release: one or none.
+
+        :param error: the error of the poll.
+        :param now: the time at which the poll ended.
+        """
         self.failures += 1
         is_refusal = isinstance(error, KernelApiError) and error.is_refusal
-        if is_refusal and not self._refusals:
-            self._blind_pause = LOOK_PAUSE
+        if is_refusal and not self._estimate.has_refusals:
+            self._slowing_failures = 0
         else:
-            self._blind_pause = min(MAX_BLIND_PAUSE, 2 * self._blind_pause)
-        self._refusals = 0
-        self._look_again(now, max(self._blind_pause, retry_after(error)))
-        count = 1 if is_refusal or self.failures >= PATIENT_LOOKS else 0
+            self._slowing_failures += 1
+        self._estimate.discard_refusals()
+        pause = exponential(self._slowing_failures + 1, MAX_FAILURE_PAUSE, initial=POLL_PAUSE)
+        self._schedule_poll(now, max(pause, retry_after(error)))
+        count = 1 if is_refusal or self.failures >= FAILURES_BEFORE_RELEASE else 0
         return self._release(self._eligible(now)[:count], now)
 
     def expired(self, now: float) -> list[Waiter]:
         """
-        Return those whose wait is over; they have left the queue.
+        Return the waiters whose wait is over; the queue no longer contains them.
 
-        It is over with the first look that ends after the deadline, or if there is none soon, without.
+        A wait is over after the first poll that ends after the deadline, or :data:`DEADLINE_GRACE` after the
+        deadline if no poll ends before.
         """
         over = [
             waiter
             for waiter in self._waiters
             if waiter.deadline is not None
-            and (waiter.deadline <= self._looked_at or waiter.deadline + LAST_CHANCE <= now)
+            and (waiter.deadline <= self._polled_at or waiter.deadline + DEADLINE_GRACE <= now)
         ]
         for waiter in over:
             self.leave(waiter)
         return over
-
-    def _note_arrivals(self, active: frozenset[str], now: float) -> int:
-        """Return how many of those who were let go have neither arrived nor been refused."""
-        arrivals = len(active - self._active) + self._refusals
-        self._active = active
-        while self._on_the_way and now - self._on_the_way[0] > ON_THE_WAY:
-            self._on_the_way.popleft()
-        for _ in range(min(arrivals, len(self._on_the_way))):
-            self._on_the_way.popleft()
-        return len(self._on_the_way)
-
-    def _judge_limit(self, active: int) -> int:
-        limit, refusals = self._limit or 0, self._refusals
-        if active > limit:
-            self._limit = active
-            self._probes = max(0, self._probes - (active - limit))
-            self._probe_pause = PROBE_PAUSE
-        elif refusals:
-            explained = min(refusals, self._probes)
-            if explained:
-                self._probe_pause = min(MAX_PROBE_PAUSE, 2 * self._probe_pause)
-            self._limit = max(active, self._active_before, limit - refusals + explained)
-            if self._limit < limit:  # perhaps too far
-                self._probe_pause = PROBE_PAUSE
-            self._probes -= explained
-            self._probe_size = 1
-        self._refusals = 0
-        self._active_before = active
-        self._limit = max(1, self._limit or 0)
-        return self._limit
-
-    def _probe(self, limit: int, now: float) -> int:
-        """Return how many to let go beyond the limit."""
-        if now - max(self._refused_at, self._probed_at) < self._probe_pause:
-            return 0
-        self._limit = limit + self._probes  # nobody was refused
-        self._probed_at, self._probes = now, self._probe_size
-        self._probe_size = min(MAX_BATCH, 2 * self._probe_size)
-        return self._probes
 
     def _eligible(self, now: float) -> list[Waiter]:
         return sorted((w for w in self._waiters if w.not_before <= now), key=lambda waiter: waiter.priority)
@@ -291,9 +248,9 @@ class CapacityQueue:
     def _release(self, waiters: list[Waiter], now: float) -> list[Waiter]:
         for waiter in waiters:
             self.leave(waiter)
-            self._on_the_way.append(now)
+        self._estimate.on_released(len(waiters), now)
         return waiters
 
-    def _look_again(self, now: float, pause: float) -> None:
-        self._looked_at = now
-        self._look_at = now + pause + SPREAD * self._jitter()
+    def _schedule_poll(self, now: float, pause: float) -> None:
+        self._polled_at = now
+        self._next_poll_at = now + pause + SPREAD * self._jitter()

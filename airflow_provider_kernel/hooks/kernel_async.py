@@ -71,8 +71,8 @@ class _Shared:
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-_loop_locks = PerLoop(lambda key: asyncio.Lock())
-_shared = PerLoop(lambda conn_id: _Shared(new_session(), _loop_locks.get("")))
+_loop_locks: PerLoop[asyncio.Lock] = PerLoop()
+_shared: PerLoop[_Shared] = PerLoop()
 
 
 class KernelAsyncHook:
@@ -92,7 +92,7 @@ class KernelAsyncHook:
         self._shared: _Shared | None = None
 
     async def __aenter__(self) -> KernelAsyncHook:
-        self._shared = _shared.get(self.kernel_conn_id)
+        self._shared = _shared.get(self.kernel_conn_id, _new_shared)
         self._shared.users += 1
         return self
 
@@ -100,7 +100,7 @@ class KernelAsyncHook:
         shared, self._shared = self._in_use(), None
         shared.users -= 1
         if not shared.users:
-            _shared.remove(self.kernel_conn_id)
+            del _shared.here()[self.kernel_conn_id]
             await shared.session.close()
 
     async def get_invocation(self, invocation_id: str) -> Invocation:
@@ -293,3 +293,7 @@ class KernelAsyncHook:
 
 def _active_page(status: str, *, limit: int, offset: int | None) -> Request[Page]:
     return endpoints.list_invocations(status=status, limit=limit, offset=offset or 0).once()
+
+
+def _new_shared() -> _Shared:
+    return _Shared(new_session(), _loop_locks.get("", asyncio.Lock))

@@ -1,4 +1,4 @@
-"""Objects that all tasks of one event loop share."""
+"""Objects that belong to one event loop."""
 
 from __future__ import annotations
 
@@ -12,26 +12,32 @@ T = TypeVar("T")
 
 class PerLoop(Generic[T]):
     """
-    One object for each event loop and key, as long as the loop lives or until it is removed.
+    Holds one object for each event loop and key.
 
-    :param factory: makes the object for a key.
+    The registry does not keep an event loop alive: the objects of a loop go with the loop. An object that refers to
+    its loop, as an ``asyncio.Task`` or an ``asyncio.Event`` does, keeps the loop alive until it drops that reference.
     """
 
-    def __init__(self, factory: Callable[[str], T]) -> None:
-        self._factory = factory
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, T]] = WeakKeyDictionary()
+    def __init__(self) -> None:
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, T]] = WeakKeyDictionary()
 
-    def get(self, key: str) -> T:
-        """Return the object for ``key`` in the running event loop; it is made if there is none."""
-        objects = self._by_loop.setdefault(asyncio.get_running_loop(), {})
-        if key not in objects:
-            objects[key] = self._factory(key)
-        return objects[key]
+    def here(self) -> dict[str, T]:
+        """
+        Return the objects of the running event loop by key.
 
-    def keys(self) -> set[str]:
-        """Return the keys that have an object in the running event loop."""
-        return set(self._by_loop.get(asyncio.get_running_loop(), ()))
+        :raises RuntimeError: no event loop is running.
+        """
+        return self._loops.setdefault(asyncio.get_running_loop(), {})
 
-    def remove(self, key: str) -> None:
-        """Remove the object for ``key``; the next :meth:`get` makes another."""
-        del self._by_loop[asyncio.get_running_loop()][key]
+    def get(self, key: str, create: Callable[[], T]) -> T:
+        """
+        Return the object of the running event loop for ``key``; the first call creates it.
+
+        :param key: the key, such as a connection id.
+        :param create: called without arguments to create the object.
+        :raises RuntimeError: no event loop is running.
+        """
+        here = self.here()
+        if key not in here:
+            here[key] = create()
+        return here[key]

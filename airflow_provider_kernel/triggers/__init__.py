@@ -1,1 +1,1 @@
-"""The triggers: what is waited for in the triggerer."""
+"""The triggers: classes that wait in the triggerer."""

@@ -1,4 +1,4 @@
-"""The wait for room in a full account, in Airflow's triggerer."""
+"""The wait for capacity in a full account, in Airflow's triggerer."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -19,7 +19,8 @@ from airflow_provider_kernel.api.text import shorten
 from airflow_provider_kernel.capacity.queue import CapacityQueue, Waiter, is_worth_waiting
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.lifecycle.wait_result import MAX_MESSAGE
-from airflow_provider_kernel.triggers.min_deferral import hold
+from airflow_provider_kernel.transport.per_loop import PerLoop
+from airflow_provider_kernel.triggers.min_deferral import wait_for_min_deferral
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
@@ -29,20 +30,26 @@ log = logging.getLogger(__name__)
 
 class KernelCapacityTrigger(BaseTrigger):
     """
-    Waits until the account may have room for one more invocation, and fires one event; it submits nothing.
+    Waits until the account may have capacity for one more invocation, and fires one event. The trigger submits nothing.
 
-    The event's ``capacity`` is ``free``: submit, and be prepared to be refused again; ``timeout``: the deadline
-    has passed; or ``unsettled``: the connection cannot be used, or Kernel refuses, as ``message`` says. Its ``deadline`` is the
-    trigger's. The triggers of one connection in one triggerer form one queue
-    (:class:`~airflow_provider_kernel.capacity.queue.CapacityQueue`), for which one of them looks at the account.
+    The event has three fields:
 
-    Arguments that this version does not know are ignored, and all may be missing: another version of the
-    provider, before an upgrade or a downgrade, may have written them.
+    - ``capacity``: ``free`` (submit again; Kernel may refuse again), ``timeout`` (the deadline has passed) or
+      ``unknown`` (the connection cannot be used, or Kernel refuses to list the active invocations).
+    - ``message``: the reason for ``unknown``.
+    - ``deadline``: the trigger's deadline.
 
-    :param kernel_conn_id: the Airflow connection; default ``kernel_default``.
-    :param refused_at: when the account refused, in seconds since 1970. Default: long ago.
-    :param retry_after: the seconds that it asked to wait; default 0.
-    :param deadline: when the wait ends, in seconds since 1970; None, the default, for never.
+    All triggers of one connection in one triggerer form one queue
+    (:class:`~airflow_provider_kernel.capacity.queue.CapacityQueue`). One task of the event loop polls Kernel for the
+    whole queue.
+
+    The trigger ignores unknown arguments, and every argument has a default: another version of the provider may have
+    stored the trigger before an upgrade or a downgrade.
+
+    :param kernel_conn_id: the Airflow connection. Default ``kernel_default``.
+    :param refused_at: the time at which Kernel refused the submission, in seconds since 1970. Default 0: long ago.
+    :param retry_after: the seconds that the refusal asked to wait. Default 0: none.
+    :param deadline: the time at which the wait ends, in seconds since 1970. Default None: never.
     """
 
     def __init__(
@@ -60,7 +67,7 @@ class KernelCapacityTrigger(BaseTrigger):
         self.deadline = deadline
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments: a name and numbers."""
+        """Return the class path and the arguments, which hold no secret."""
         return (
             "airflow_provider_kernel.triggers.capacity.KernelCapacityTrigger",
             {
@@ -72,82 +79,88 @@ class KernelCapacityTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield the one event."""
-        lines = _lines.setdefault(asyncio.get_running_loop(), {})
-        if self.kernel_conn_id not in lines:
-            lines[self.kernel_conn_id] = _SharedQueue(self.kernel_conn_id)
-        verdict = await lines[self.kernel_conn_id].wait(
-            self.refused_at, self.retry_after, self.deadline, on_joined=self._say_place
+        """Wait in the queue, and yield one event."""
+        queue = _queues.get(self.kernel_conn_id, partial(_SharedQueue, self.kernel_conn_id))
+        result = await queue.wait(
+            self.refused_at, self.retry_after, self.deadline, on_joined=self._log_position
         )
-        await hold(self.task_instance, self.refused_at)
-        if verdict["capacity"] == "free":
-            self.log.info("The account may have room: the task submits again.")
-        yield TriggerEvent({**verdict, "deadline": self.deadline})
+        await wait_for_min_deferral(self.task_instance, self.refused_at)
+        if result["capacity"] == "free":
+            self.log.info("The Kernel account may have capacity. The task submits the invocation again.")
+        yield TriggerEvent({**result, "deadline": self.deadline})
 
-    def _say_place(self, place: int) -> None:
+    def _log_position(self, position: int) -> None:
         self.log.info(
-            "The account is full. The task waits for room%s; it is number %d of those who wait in this triggerer.",
-            "" if self.deadline is None else f", for {max(0.0, self.deadline - time.time()):.0f} s at most",
-            place,
+            "The Kernel account is full. The task waits for capacity%s, at position %d in this triggerer's queue.",
+            "" if self.deadline is None else f" for at most {max(0.0, self.deadline - time.time()):.0f} s",
+            position,
         )
 
 
 class _SharedQueue:
-    """All who wait for one connection in one event loop, and the task that looks for them."""
+    """The queue of all triggers of one connection in one event loop, with the asyncio task that polls Kernel."""
 
     def __init__(self, kernel_conn_id: str) -> None:
         self._kernel_conn_id = kernel_conn_id
-        # Kept while nobody waits: those who were let go may be refused, and come back.
+        # Kept while the queue is empty: Kernel may refuse the released waiters, and they join again.
         self._queue = CapacityQueue()
-        self._verdicts: dict[Waiter, asyncio.Future[dict[str, str]]] = {}
-        # These two are None while nobody waits: they hold on to the event loop.
-        self._looking: asyncio.Task[None] | None = None
+        self._results: dict[Waiter, asyncio.Future[dict[str, str]]] = {}
+        # Both are None while no trigger waits, because they keep the event loop alive.
+        self._polling: asyncio.Task[None] | None = None
         self._joined: asyncio.Event | None = None
 
     async def wait(
         self, refused_at: float, retry_after: float, deadline: float | None, on_joined: Callable[[int], None]
     ) -> dict[str, str]:
-        """Wait in the queue; return what the event is to say."""
+        """
+        Wait in the queue, and return the fields of the trigger's event.
+
+        :param refused_at: the time at which Kernel refused the submission, in seconds since 1970.
+        :param retry_after: the seconds that the refusal asked to wait; 0 for none.
+        :param deadline: the time at which the wait ends, in seconds since 1970; None for never.
+        :param on_joined: called once with the position in the queue.
+        """
         waiter = self._queue.join(time.time(), refused_at, retry_after, deadline)
-        verdict: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
-        self._verdicts[waiter] = verdict
-        if self._joined and self._looking:
+        result: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+        self._results[waiter] = result
+        if self._joined and self._polling:
             self._joined.set()
         else:
             self._joined = asyncio.Event()
-            # In a context of its own: what it logs is not for the log of the task that happens to be first.
-            self._looking = asyncio.create_task(self._look(self._joined), context=Context())
-        looking = self._looking
+            # A context of its own keeps the log lines of the poll out of the first task's log.
+            self._polling = asyncio.create_task(self._poll(self._joined), context=Context())
+        polling = self._polling
         try:
             on_joined(self._queue.position(waiter))
-            return await verdict
+            return await result
         finally:
             self._queue.leave(waiter)
-            del self._verdicts[waiter]
-            if not self._verdicts:
-                if self._looking:
-                    self._looking = self._joined = None
-                    looking.cancel()
-                await asyncio.wait([looking])
+            del self._results[waiter]
+            if not self._results:
+                if self._polling:
+                    self._polling = self._joined = None
+                    polling.cancel()
+                await asyncio.wait([polling])
 
-    async def _look(self, joined: asyncio.Event) -> None:
+    async def _poll(self, joined: asyncio.Event) -> None:
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
         try:
             async with KernelAsyncHook(self._kernel_conn_id) as hook:
                 while len(self._queue):
                     await self._step(hook, joined)
-                # Whoever joins while the session is closed starts anew.
-                self._looking = self._joined = None
-        except Exception as error:  # noqa: BLE001 - or they would wait for ever
-            self._looking = self._joined = None
-            for waiter in list(self._verdicts):
+                # A trigger that joins while the session closes starts another task.
+                self._polling = self._joined = None
+        except Exception as error:  # noqa: BLE001 - the waiting triggers must end, too
+            self._polling = self._joined = None
+            for waiter in list(self._results):
                 if isinstance(error, KernelError):
-                    self._tell(waiter, capacity="unsettled", message=shorten(str(error), MAX_MESSAGE))
+                    self._resolve(waiter, capacity="unknown", message=shorten(str(error), MAX_MESSAGE))
                 else:
-                    self._tell(waiter, error)
+                    self._resolve(waiter, error)
 
     async def _step(self, hook: KernelAsyncHook, joined: asyncio.Event) -> None:
+        """Sleep until the queue needs something or a trigger joins, then poll if it is time."""
         joined.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._queue.wake_at() - time.time()):
@@ -158,17 +171,20 @@ class _SharedQueue:
             except KernelError as error:
                 if not is_worth_waiting(error):
                     raise
-                let_go = self._queue.on_failed(error, time.time())
+                released = self._queue.on_failed(error, time.time())
                 if should_log_failure(self._queue.failures):
                     log.warning(
-                        "Looking for room in the account of %s: %s", shown(self._kernel_conn_id, 200), error
+                        "The active invocations of connection %s could not be listed, so tasks wait longer for "
+                        "capacity: %s",
+                        shown(self._kernel_conn_id, 200),
+                        error,
                     )
             else:
-                let_go = self._queue.on_listed(active, time.time())
-            for waiter in let_go:
-                self._tell(waiter, capacity="free")
+                released = self._queue.on_listed(active, time.time())
+            for waiter in released:
+                self._resolve(waiter, capacity="free")
         for waiter in self._queue.expired(time.time()):
-            self._tell(waiter, capacity="timeout")
+            self._resolve(waiter, capacity="timeout")
 
     async def _active_ids(self, hook: KernelAsyncHook) -> frozenset[str]:
         try:
@@ -176,17 +192,17 @@ class _SharedQueue:
         except KernelError as error:
             if is_worth_waiting(error) or isinstance(error, KernelConfigurationError):
                 raise
-        return await hook.list_active_ids()  # after a 401 or 403 with the connection read anew
+        return await hook.list_active_ids()  # the hook reads the connection anew after a 401 or 403
 
-    def _tell(self, waiter: Waiter, error: Exception | None = None, **verdict: str) -> None:
+    def _resolve(self, waiter: Waiter, error: Exception | None = None, **result: str) -> None:
         self._queue.leave(waiter)
-        future = self._verdicts[waiter]
+        future = self._results[waiter]
         if future.done():
-            return  # its trigger was cancelled at this moment
+            return  # Airflow has just cancelled the trigger
         if error:
             future.set_exception(error)
         else:
-            future.set_result(verdict)
+            future.set_result(result)
 
 
-_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _SharedQueue]] = WeakKeyDictionary()
+_queues: PerLoop[_SharedQueue] = PerLoop()

@@ -1,4 +1,4 @@
-"""Where a watcher keeps its cursor: the store that Airflow, from 3.3 on, has for each asset."""
+"""Stores a watcher's cursor in the state store that Airflow has for each asset since version 3.3."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 from airflow_provider_kernel.watch.ends import Cursor
 
 log = logging.getLogger(__name__)
-#: Seconds that Airflow may take for an answer, and after which it is asked again.
+#: Maximum seconds for Airflow's answer, and seconds before the next attempt.
 STORE_TIMEOUT, STORE_PAUSE = 30.0, 15.0
 
 
 class CursorStore:
     """
-    The cursor of one watcher, kept with each asset that it watches: any of them may be taken away.
+    Stores the cursor of one watcher with each of the watched assets, because any of the assets may be removed.
 
-    :param accessors: what the triggerer gives an event trigger: the stores of its assets.
-    :param identity: what tells this watcher from others of the same asset.
+    :param accessors: the state stores of the assets, as the triggerer sets them on an event trigger.
+    :param identity: JSON that differs between two watchers of the same asset.
     """
 
     def __init__(self, accessors: Any, identity: Any) -> None:
-        # Airflow has no public way to the stores of a trigger that does not know the names of its assets.
+        # Airflow has no public way to all state stores of a trigger that does not know the names of its assets.
         by_name = getattr(accessors, "_by_name", None)
         self._stores = list(by_name.values()) if by_name else [accessors]
         text = json.dumps(identity, sort_keys=True)
@@ -33,51 +33,55 @@ class CursorStore:
 
     async def load(self) -> Cursor:
         """
-        Return what is kept; a new cursor if there is nothing, or nothing that this version can read.
+        Return the stored cursor; a new cursor if none is stored, or none that this version can read.
 
-        :raises Exception: Airflow cannot be asked.
+        :raises Exception: Airflow does not answer.
         """
-        kept = Cursor()
+        stored = Cursor()
         for store in self._stores:
             async with asyncio.timeout(STORE_TIMEOUT):
                 state = await store.aget(self._key)
             try:
-                kept.merge(Cursor.from_state(state))
+                stored.merge(Cursor.from_state(state))
             except ValueError:
-                log.warning(
-                    "What Airflow keeps for a watcher under %s cannot be read, and is left out.", self._key
-                )
-        return kept
+                log.warning("The watcher's cursor %s is not readable. The watcher ignores it.", self._key)
+        return stored
 
-    async def load_patiently(self) -> Cursor:
-        """Return what is kept, however long it takes until Airflow can be asked."""
+    async def load_with_retries(self) -> Cursor:
+        """Return the stored cursor as :meth:`load` does; ask again until Airflow answers."""
         while True:
             try:
                 return await self.load()
-            except Exception as error:  # noqa: BLE001 - without it, what has ended meanwhile would be missed
+            except Exception as error:  # noqa: BLE001 - a new cursor would miss the ends since the last event
                 log.warning(
-                    "Airflow could not be asked where a watcher has stopped: %s. Trying again in %.0f s.",
+                    "The watcher's cursor could not be read from Airflow: %s. The watcher tries again in %.0f s.",
                     type(error).__name__,
                     STORE_PAUSE,
                 )
                 await asyncio.sleep(STORE_PAUSE)
 
     async def refresh(self, cursor: Cursor) -> None:
-        """Have the cursor learn what is kept by now; it goes without, if Airflow cannot be asked."""
+        """Merge the stored cursor into ``cursor``; leave ``cursor`` as it is if Airflow does not answer."""
         try:
             cursor.merge(await self.load())
-        except Exception as error:  # noqa: BLE001 - it is a precaution only
-            log.warning("Airflow could not be asked how far a watcher is: %s.", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - the watcher can go on with its own cursor
+            log.warning(
+                "The watcher's cursor could not be read from Airflow: %s. An end may be reported twice.",
+                type(error).__name__,
+            )
 
     async def save(self, state: dict[str, Any]) -> None:
-        """Keep the state of a cursor, if it is another than before. What cannot be kept now is kept with the next."""
+        """Store the state of a cursor if it has changed; a failed save is made good by the next one."""
         if state == self._saved:
             return
         try:
             for store in self._stores:
                 async with asyncio.timeout(STORE_TIMEOUT):
                     await store.aset(self._key, state)
-        except Exception as error:  # noqa: BLE001 - a shared stream that raises ends all its watchers
-            log.warning("Airflow could not be told how far a watcher is: %s.", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - an error in a shared stream ends all its watchers
+            log.warning(
+                "The watcher's cursor could not be stored in Airflow: %s. The watcher stores it after the next scan.",
+                type(error).__name__,
+            )
         else:
             self._saved = state

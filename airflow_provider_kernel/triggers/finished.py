@@ -1,8 +1,7 @@
-"""The ends of invocations as events of an asset, in Airflow's triggerer. For Airflow 3.0 and later."""
+"""The trigger that updates an asset when invocations have ended. For Airflow 3.0 and later."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
@@ -10,16 +9,16 @@ from contextlib import AsyncExitStack
 from functools import partial
 from inspect import signature
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_name, check_seconds
 from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
+from airflow_provider_kernel.transport.per_loop import PerLoop
 from airflow_provider_kernel.triggers.cursor_store import CursorStore
-from airflow_provider_kernel.triggers.scanner import Look, Scanner, Watcher
-from airflow_provider_kernel.watch.ends import Cursor, InvocationFilter, check_no_template, report
+from airflow_provider_kernel.triggers.scanner import Scanner, ScanResult, Watcher
+from airflow_provider_kernel.watch.ends import Cursor, InvocationFilter, check_no_template, event_payload
 
 HAS_WATCHERS = HAS_SHARED_STREAMS = True
 try:
@@ -31,55 +30,56 @@ try:
 except ImportError:  # before Airflow 3.3
     SharedStreamProducer, HAS_SHARED_STREAMS = object, False  # type: ignore[misc,assignment]
 
-#: Airflow 3.4 and later let a watcher's trigger choose its triggerers.
+#: Since Airflow 3.4, the trigger of a watcher has a queue.
 HAS_QUEUES = "queue" in signature(BaseEventTrigger.__init__).parameters
 
 log = logging.getLogger(__name__)
-#: Bounds of ``poll_interval``, in seconds.
+#: Minimum and maximum ``poll_interval``, in seconds.
 MIN_POLL_INTERVAL, MAX_POLL_INTERVAL = 10.0, 3600.0
-_scanners: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Scanner]] = WeakKeyDictionary()
+_scanners: PerLoop[Scanner] = PerLoop()
 
 
 class KernelInvocationFinishedTrigger(BaseEventTrigger):
     """
-    Fires an event when invocations of an app have ended, wherever they were started. For an ``AssetWatcher``.
+    Fires an event when invocations of an app have ended, whoever started them. For an ``AssetWatcher``.
 
-    The event's payload, which a Dag finds under ``payload`` in the extra of the asset's event, has a list under
-    ``invocations``, of all that have ended since the last event, in the order of their ends, or of the first thousand
-    (the others come in the next events): each a dict with
-    ``invocation_id``, ``app_name``, ``action_name``, ``version``, ``status``, ``started_at`` and ``finished_at``. What
-    an invocation returned is not in it: ask :class:`~airflow_provider_kernel.hooks.kernel.KernelHook` for that.
+    The asset event's ``extra`` holds the trigger's event under ``payload``. Its ``invocations`` is a list of all
+    invocations that have ended since the last event, in the order of their ends, 1000 at most; the others come in the
+    next events. Each item is a dict with ``invocation_id``, ``app_name``, ``action_name``, ``version``, ``status``,
+    ``started_at`` and ``finished_at``. The output is not in it: get it from
+    :class:`~airflow_provider_kernel.hooks.kernel.KernelHook`.
 
-    It is one event, and the next comes ten seconds later at the earliest, for Airflow starts no run of a Dag for an
-    event that comes while an earlier one of the same asset waits for its run: it adds it to the run of the next event.
-    An event waits for a second or so, or for as long as the Dag is at its ``max_active_runs`` or no scheduler runs. Two
-    watchers of one asset do not wait for each other: give each its own, and the Dag ``schedule=(one | other)``.
+    The next event follows 10 seconds later at the earliest. Airflow starts no Dag run for an event that comes while an
+    earlier event of the same asset still waits for its run; it adds the event to the run of the next event. An event
+    waits for about a second, or for as long as the Dag is at its ``max_active_runs`` or no scheduler runs. Two watchers
+    of one asset do not wait for each other: give each watcher its own asset, and the Dag ``schedule=(one | other)``.
 
-    Kernel tells nobody of an end, so its list of invocations is looked at, once for all watchers of a connection in a
-    triggerer: mostly one request, ten a minute at most in the long run, each for fifty invocations at most. While one
-    runs for an hour among thousands of short ones, a look takes minutes, and ``poll_interval`` is not kept.
+    Kernel sends no notification of an end. So the triggerer lists the invocations of each connection, once for all
+    its watchers: mostly one request per scan, 10 requests per minute at most in the long run, 50 invocations per request
+    at most. While one invocation runs for an hour among thousands of short ones, a scan takes minutes, longer than
+    ``poll_interval``.
 
-    From Airflow 3.3 on, every end is reported **at least once**: how far a watcher is, is kept with the asset, and
-    only once Airflow has stored the event; so what ends while no triggerer runs, or while the Dag is paused, is
-    reported afterwards. An end is reported again each time that a triggerer dies in the second or two between the two;
-    the id tells. Before 3.3 a watcher knows only what it saw since its triggerer started it: what ended before its
-    first look is not reported, and each watcher looks by itself.
+    Since Airflow 3.3, the trigger reports every end **at least once**. Airflow stores the watcher's cursor with the
+    asset, after it has stored the event. So the trigger reports later what ends while no triggerer runs or while the
+    Dag is paused. If a triggerer dies in the second or two between the two, the trigger reports the same ends again;
+    compare their ``invocation_id``. Before Airflow 3.3, the trigger does not report what ended before its first scan
+    in this triggerer, and each watcher scans by itself.
 
-    Whatever goes wrong (Kernel is away, answers 5xx or a proxy's HTML, throttles, refuses the token; the connection
-    is missing) is waited out, with a warning in the triggerer's log: a watcher has no task that could fail.
+    After any error (Kernel is down, answers 5xx or a proxy's HTML, throttles, refuses the token; the connection is
+    missing), the trigger logs a warning in the triggerer's log and tries again: a watcher has no task that could fail.
 
-    :param app_name: the app whose invocations count.
-    :param action_name: the action whose invocations count. Default: None, which is any.
-    :param version: the version whose invocations count, by its label. Default: None, which is any.
-    :param status: which ends count: ``succeeded`` (the default, for a task that fails updates no asset either),
-        ``failed``, or ``any``. Cancelled and timed-out invocations have ``failed``.
-    :param kernel_conn_id: the Airflow connection of type ``kernel``; default ``kernel_default``.
-    :param poll_interval: seconds from one look to the next, 10-3600. Default 60. Of several watchers of one
-        connection the shortest counts.
-    :param queue: only triggerers that are started with this queue, ``airflow triggerer --queues …``, run the trigger.
-        Default: None, which is the triggerers without ``--queues``. Needs Airflow 3.4.
-    :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
-    :raises TypeError: for a ``queue`` before Airflow 3.4, which has no queues for watchers.
+    :param app_name: the app.
+    :param action_name: the action. Default None: any action of the app.
+    :param version: the label of the version. Default None: any version.
+    :param status: the final status: ``succeeded``, ``failed`` or ``any``. Cancelled and timed-out invocations are
+        ``failed``. Default ``succeeded``, because a failed task updates no asset either.
+    :param kernel_conn_id: the Airflow connection of type ``kernel``. Default ``kernel_default``.
+    :param poll_interval: seconds between two scans, from 10 to 3600. Default 60. The shortest interval of a
+        connection's watchers applies to all of them.
+    :param queue: the queue of the triggerers that run the trigger, as in ``airflow triggerer --queues …``. Default
+        None: the triggerers without ``--queues``. Needs Airflow 3.4.
+    :raises ValueError: when the Dag is parsed: an argument is invalid.
+    :raises TypeError: ``queue`` is set before Airflow 3.4.
     :raises RuntimeError: in Airflow 2, which has no ``AssetWatcher``.
     """
 
@@ -95,16 +95,17 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
     ) -> None:
         if not HAS_WATCHERS:
             raise RuntimeError(
-                "KernelInvocationFinishedTrigger is for an AssetWatcher, which Airflow has from version 3.0 on."
+                "KernelInvocationFinishedTrigger needs Airflow 3.0 or later: this Airflow has no AssetWatcher. Upgrade "
+                "Airflow, or wait for an invocation with KernelInvocationSensor."
             )
         if queue is not None:
             check_name("queue", queue, "the name of a queue of triggerers")
             check_no_template("queue", queue)
             if not HAS_QUEUES:
-                # A stored trigger that raises anything else would end an older Airflow's triggerer.
+                # For a stored trigger, any other exception ends the triggerer of an older Airflow.
                 raise TypeError(
-                    "queue needs Airflow 3.4 or later: this Airflow has no queues for triggers of an AssetWatcher. "
-                    "Leave it out, and any triggerer runs the trigger."
+                    "queue needs Airflow 3.4 or later: in this Airflow, the trigger of an AssetWatcher has no queue. "
+                    "Leave queue out, and any triggerer runs the trigger."
                 )
         super().__init__(queue=queue)
         self.queue = queue
@@ -117,19 +118,19 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """
-        Return the class path and the arguments, always alike: Airflow knows a trigger by them.
+        Return the class path and the arguments. Airflow identifies a trigger by them, so equal triggers return equals.
 
-        ``queue`` is one of them only where it is set, as Airflow has stored all other triggers without it. Where it
-        is set it must be: a trigger that Airflow knows stays in its queue.
+        ``queue`` is only included if it is set: Airflow has stored the other triggers without it. If it is set, it
+        must be included, so that a stored trigger stays in its queue.
         """
         queue = {} if self.queue is None else {"queue": self.queue}
         return (
             "airflow_provider_kernel.triggers.finished.KernelInvocationFinishedTrigger",
-            {**self._arguments(), "poll_interval": self.poll_interval, **queue},
+            {**self._identity(), "poll_interval": self.poll_interval, **queue},
         )
 
-    def _arguments(self) -> dict[str, Any]:
-        """Return the arguments that say whose ends are reported: a cursor is of these."""
+    def _identity(self) -> dict[str, Any]:
+        """Return the arguments that identify the trigger's cursor: those that select the invocations."""
         return {
             "app_name": self.wanted.app_name,
             "action_name": self.wanted.action_name,
@@ -139,98 +140,100 @@ class KernelInvocationFinishedTrigger(BaseEventTrigger):
         }
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look by itself, and yield events: before Airflow 3.3, which calls the methods below instead."""
+        """Scan for this trigger alone, and yield events. Airflow 3.3 and later call the methods below instead."""
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
-        sweeper = Scanner(self.kernel_conn_id)
+        scanner = Scanner(self.kernel_conn_id)
         watcher = Watcher(self.wanted, self.poll_interval, Cursor())
-        with sweeper.joined(watcher):
+        with scanner.watched_by(watcher):
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
-                async for look in sweeper.looks(hook):
-                    if watcher.waits_for(look):
-                        for event in self._events(watcher, look):
+                async for result in scanner.results(hook):
+                    if watcher.accepts(result):
+                        for event in self._events(watcher, result):
                             yield event
 
     def shared_stream_key(self) -> Hashable | None:
-        """Return what the triggers have in common that share one look."""
+        """Return the key of the scans: triggers with the same key share them."""
         return (
             ("airflow_provider_kernel.triggers.finished", self.kernel_conn_id) if HAS_SHARED_STREAMS else None
         )
 
     @classmethod
     def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> SharedStreamProducer:
-        """Return the look that all triggers of a connection share; Airflow asks one of them for it."""
-        return _Looks(kwargs["kernel_conn_id"])
+        """Return the producer of the scans of a connection; Airflow calls this for one of the connection's triggers."""
+        return _ScanProducer(kwargs["kernel_conn_id"])
 
-    async def filter_shared_stream(self, shared_stream: AsyncIterator[Look]) -> AsyncIterator[TriggerEvent]:
-        """Yield an event of the ends in what the shared look brings."""
+    async def filter_shared_stream(
+        self, shared_stream: AsyncIterator[ScanResult]
+    ) -> AsyncIterator[TriggerEvent]:
+        """Yield events with the ends in the shared scans that match this trigger."""
         stores = getattr(self, "asset_state_store", None)
-        store = None if stores is None else CursorStore(stores, self._arguments())
-        watcher = Watcher(
-            self.wanted, self.poll_interval, await store.load_patiently() if store else Cursor()
-        )
-        with _scanner(self.kernel_conn_id).joined(watcher):
-            async for look in shared_stream:
-                look.consumers += 1
-                if not watcher.waits_for(look):
+        store = None if stores is None else CursorStore(stores, self._identity())
+        cursor = await store.load_with_retries() if store else Cursor()
+        watcher = Watcher(self.wanted, self.poll_interval, cursor)
+        with _scanner(self.kernel_conn_id).watched_by(watcher):
+            async for result in shared_stream:
+                result.consumers += 1
+                if not watcher.accepts(result):
                     continue
-                if store and watcher.cursor.count_new(look.scan, self.wanted):
-                    # Another triggerer may have taken over from this one, which was frozen.
+                if store and watcher.cursor.count_new(result.scan, self.wanted):
+                    # Another triggerer may have taken over while this one was frozen.
                     await store.refresh(watcher.cursor)
-                for event in self._events(watcher, look):
+                for event in self._events(watcher, result):
                     yield event
                 if store:
-                    look.commits.append(partial(store.save, watcher.cursor.state()))
+                    result.commits.append(partial(store.save, watcher.cursor.state()))
 
-    def _events(self, watcher: Watcher, look: Look) -> Iterator[TriggerEvent]:
-        """Yield what there is to report: one event or none."""
-        if ended := watcher.cursor.take(look.scan, self.wanted, time.time()):
-            watcher.fired_at = look.at
-            look.fired += len(ended)
-            yield TriggerEvent(report(ended))
-        for invocation_id in watcher.cursor.given_up:
+    def _events(self, watcher: Watcher, result: ScanResult) -> Iterator[TriggerEvent]:
+        """Yield one event with the unreported ends of ``result``, or none; log the invocations that are overdue."""
+        if ended := watcher.cursor.take_new(result.scan, self.wanted, time.time()):
+            watcher.fired_at = result.started_at
+            result.reported += len(ended)
+            yield TriggerEvent(event_payload(ended))
+        for invocation_id in watcher.cursor.overdue:
             log.warning(
-                "Kernel invocation %s runs for longer than it can; its end will not be reported.",
+                "Kernel invocation %s has not ended in the maximum time of an invocation. The watcher will not report "
+                "its end.",
                 invocation_id,
             )
 
 
-class _Looks(SharedStreamProducer):
-    """The looks of one connection, as Airflow's triggerer drives them."""
+class _ScanProducer(SharedStreamProducer):
+    """Produces the scans of one connection for Airflow's triggerer."""
 
     def __init__(self, kernel_conn_id: str) -> None:
         self._kernel_conn_id = kernel_conn_id
-        self._open = AsyncExitStack()
+        self._stack = AsyncExitStack()
 
-    async def open_stream(self) -> AsyncIterator[tuple[Look, Look]]:
-        """Look, for ever."""
+    async def open_stream(self) -> AsyncIterator[tuple[ScanResult, ScanResult]]:
+        """Scan forever, and yield each result."""
         from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 
-        hook = await self._open.enter_async_context(KernelAsyncHook(self._kernel_conn_id))
-        async for look in _scanner(self._kernel_conn_id).looks(hook):
-            yield look, look
+        hook = await self._stack.enter_async_context(KernelAsyncHook(self._kernel_conn_id))
+        async for result in _scanner(self._kernel_conn_id).results(hook):
+            yield result, result
 
     async def advance(self, batch: Sequence[AdvanceItem]) -> None:
         """
-        Have the watchers' cursors kept: Airflow has stored all that came of these looks.
+        Store the watchers' cursors: Airflow has stored the events from these results.
 
-        :raises RuntimeError: it has not. All watchers of the connection start anew from what is kept.
+        :raises RuntimeError: Airflow has not confirmed that. All watchers of the connection restart from their stored
+            cursors.
         """
-        for look, outcome in batch:
-            if look.fired and outcome.acked < look.consumers:
+        for result, outcome in batch:
+            if result.reported and outcome.acked < result.consumers:
                 raise RuntimeError(
-                    f"Airflow has not confirmed that it has stored the ends of {look.fired} Kernel invocations. "
-                    "They are reported again."
+                    f"Airflow did not confirm that it has stored the ends of {result.reported} Kernel invocations. The "
+                    "watchers report them again."
                 )
-            for commit in look.commits:
+            for commit in result.commits:
                 await commit()
 
     async def aclose(self) -> None:
         """Close the connections to Kernel."""
-        await self._open.aclose()
+        await self._stack.aclose()
 
 
 def _scanner(kernel_conn_id: str) -> Scanner:
-    """Return the one that looks for all watchers of the connection in this event loop."""
-    here = _scanners.setdefault(asyncio.get_running_loop(), {})
-    return here.setdefault(kernel_conn_id, Scanner(kernel_conn_id))
+    """Return the scanner that all watchers of a connection share in this event loop."""
+    return _scanners.get(kernel_conn_id, partial(Scanner, kernel_conn_id))

@@ -20,7 +20,7 @@ from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thr
 from airflow_provider_kernel.lifecycle.log_buffer import app_lines
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 from airflow_provider_kernel.task_instance import canceller_identity
-from airflow_provider_kernel.triggers.min_deferral import hold
+from airflow_provider_kernel.triggers.min_deferral import wait_for_min_deferral
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.api.settings import KernelSettings
@@ -131,7 +131,7 @@ class KernelInvocationTrigger(BaseTrigger):
                     outcome = await self._end_at_deadline(hook, error)
                 except KernelInvocationError as error:
                     outcome = WaitResult.of_open(error)
-            await hold(self.task_instance, self.deferred_at)
+            await wait_for_min_deferral(self.task_instance, self.deferred_at)
         except asyncio.CancelledError:
             is_ctrl_c = is_dag_test()  # whose process ends with this
             # Before Airflow 3.3, a user's kill looks like a restart.

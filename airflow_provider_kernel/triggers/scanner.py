@@ -1,4 +1,4 @@
-"""The look at what has ended, which all watchers of one connection in a triggerer share."""
+"""The scan for ended invocations, which all watchers of one connection in a triggerer share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_provider_kernel.watch.ends import (
     Scan,
     common_filters,
     is_too_soon,
-    pause_after,
+    retry_pause,
 )
 
 if TYPE_CHECKING:
@@ -33,11 +33,14 @@ log = logging.getLogger(__name__)
 
 class Watcher:
     """
-    One who waits for ends, and what is asked for in its name.
+    One trigger's interest in ended invocations.
 
-    :param cursor: what it knows; only its owner changes that.
+    :param wanted: the filter of the invocations.
+    :param poll_interval: seconds between two scans.
+    :param cursor: what the trigger has seen; only the trigger changes it.
 
-    ``fired_at`` is when the look was begun of which its last event came.
+    ``is_new`` is True until the first scan for the watcher starts. ``fired_at`` is the start time of the scan that
+    produced the last event, in seconds of the monotonic clock; None before the first event.
     """
 
     def __init__(self, wanted: InvocationFilter, poll_interval: float, cursor: Cursor) -> None:
@@ -47,128 +50,142 @@ class Watcher:
         self.is_new = True
         self.fired_at: float | None = None
 
-    def waits_for(self, look: Look) -> bool:
-        """Tell whether it takes this look; what it leaves out, a later one brings as well."""
-        return self in look.watchers and not is_too_soon(look.at, self.fired_at)
+    def accepts(self, result: ScanResult) -> bool:
+        """Return whether to take ends from ``result``; a later result holds the ends of a refused one, too."""
+        return self in result.watchers and not is_too_soon(result.started_at, self.fired_at)
 
 
-class Look:
+class ScanResult:
     """
-    A sweep, when it was begun, and for whom it was made: what it lists is complete for those alone.
+    A scan, with what the triggers that receive it make of it.
 
-    ``takers`` counts the triggers that it was given to, ``fired`` the ends that they have reported of it, and
-    ``commits`` are to be done once Airflow has stored those.
+    :param started_at: the start time of the scan, in seconds of the monotonic clock.
+    :param scan: the scan.
+    :param watchers: the watchers for which the scan is complete; other triggers receive the result, too.
+
+    ``consumers`` counts the triggers that received the result, ``reported`` the ends in their events. ``commits`` are
+    to be called after Airflow has stored these events.
     """
 
-    def __init__(self, at: float, scan: Scan, watchers: frozenset[Watcher]) -> None:
-        self.at = at
+    def __init__(self, started_at: float, scan: Scan, watchers: frozenset[Watcher]) -> None:
+        self.started_at = started_at
         self.scan = scan
         self.watchers = watchers
-        self.consumers = self.fired = 0
+        self.consumers = self.reported = 0
         self.commits: list[Callable[[], Awaitable[None]]] = []
 
 
 class Scanner:
-    """Looks for all watchers of one connection, as often as the most eager of them wants, and whenever one joins."""
+    """
+    Scans for all watchers of one connection: at the shortest of their intervals, and at once for a new watcher.
+
+    :param kernel_conn_id: the Airflow connection.
+    """
 
     def __init__(self, kernel_conn_id: str) -> None:
         self._kernel_conn_id = kernel_conn_id
         self._watchers: dict[Watcher, None] = {}
-        self._joined: asyncio.Event | None = None  # while it sleeps; it holds on to the event loop
+        # Only set while the scanner sleeps, because it keeps the event loop alive.
+        self._watcher_added: asyncio.Event | None = None
         self._limit: int | None = None
 
     @contextmanager
-    def joined(self, watcher: Watcher) -> Iterator[None]:
-        """Have it look for this watcher too."""
+    def watched_by(self, watcher: Watcher) -> Iterator[None]:
+        """Scan for ``watcher``, too, until the context ends."""
         self._watchers[watcher] = None
-        if self._joined:
-            self._joined.set()
+        if self._watcher_added:
+            self._watcher_added.set()
         try:
             yield
         finally:
             del self._watchers[watcher]
 
-    async def looks(self, hook: KernelAsyncHook) -> AsyncIterator[Look]:
-        """Look for ever; whatever goes wrong is waited out."""
-        pace = RateLimiter()
+    async def results(self, hook: KernelAsyncHook) -> AsyncIterator[ScanResult]:
+        """Scan forever, and yield each result; after an error the scanner tries again."""
+        limiter = RateLimiter()
         while True:
             while not self._watchers:
                 await self._sleep(None)
-            looked_at = time.monotonic()
-            look = await self._look(looked_at, hook, pace)
+            started_at = time.monotonic()
+            result = await self._scan(started_at, hook, limiter)
             ends = max(
-                (w.cursor.count_new(look.scan, w.wanted) for w in look.watchers if w.cursor.since), default=0
+                (w.cursor.count_new(result.scan, w.wanted) for w in result.watchers if w.cursor.since),
+                default=0,
             )
-            yield look
-            # What is too much for one event comes of the same sweep: to list it anew for each might take hours.
+            yield result
+            # Report ends beyond MAX_ENDS from the same scan: a new scan for each event could take hours.
             for _ in range(decisions.MAX_ENDS, ends, decisions.MAX_ENDS):
-                await asyncio.sleep(decisions.SPACING)
-                yield Look(time.monotonic(), look.scan, look.watchers)
+                await asyncio.sleep(decisions.EVENT_SPACING)
+                yield ScanResult(time.monotonic(), result.scan, result.watchers)
             while not any(watcher.is_new for watcher in self._watchers):
                 intervals = [watcher.poll_interval for watcher in self._watchers]
-                pause = looked_at + min(intervals) - time.monotonic() if intervals else None
+                pause = started_at + min(intervals) - time.monotonic() if intervals else None
                 if pause is not None and pause <= 0:
                     break
                 await self._sleep(pause)
 
     async def _sleep(self, seconds: float | None) -> None:
-        """Wait for so long (None: for ever), or until a watcher joins."""
-        self._joined = asyncio.Event()
+        """Sleep for ``seconds`` (None: forever), or until a watcher is added."""
+        self._watcher_added = asyncio.Event()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._joined.wait()
+                    await self._watcher_added.wait()
         finally:
-            self._joined = None
+            self._watcher_added = None
 
-    async def _look(self, at: float, hook: KernelAsyncHook, pace: RateLimiter) -> Look:
+    async def _scan(self, started_at: float, hook: KernelAsyncHook, limiter: RateLimiter) -> ScanResult:
         watchers = frozenset(self._watchers)
         for watcher in watchers:
             watcher.is_new = False
         filters = common_filters(watcher.wanted for watcher in watchers)
         now = time.time()
-        listing = PagedScan(min(watcher.cursor.look_from(now) for watcher in watchers), self._limit)
-        while listing.offset is not None:
-            # A page that failed is asked for again, not the whole list: under a low rate limit that might never end.
-            page = await self._page(hook, pace, listing, filters)
+        paged = PagedScan(min(watcher.cursor.scan_since(now) for watcher in watchers), self._limit)
+        while paged.offset is not None:
+            # Repeat only the failed page: under a low rate limit, repeating the whole list might never end.
+            page = await self._page(hook, limiter, paged, filters)
             if unreadable := page.items.count(None):
                 log.warning(
-                    "%d of the invocations that Kernel listed, by the connection %s, have no id or no status, and "
-                    "are left out.",
+                    "Kernel listed %d invocations of connection %s without a valid id or status. "
+                    "The watchers ignore them.",
                     unreadable,
                     shown(self._kernel_conn_id, 200),
                 )
-            listing.add(page)
-        if listing.is_cut:
+            paged.add(page)
+        if paged.is_cut:
             log.warning(
-                "Kernel lists more than %d invocations, by the connection %s. Those that started first are left out.",
+                "Kernel listed more than %d invocations of connection %s. "
+                "The watchers ignore those that started first.",
                 decisions.MAX_SCANNED,
                 shown(self._kernel_conn_id, 200),
             )
-        self._limit = listing.limit
-        return Look(at, listing.scan(), watchers)
+        self._limit = paged.limit
+        return ScanResult(started_at, paged.scan(), watchers)
 
     async def _page(
-        self, hook: KernelAsyncHook, pace: RateLimiter, listing: PagedScan, filters: dict[str, str]
+        self, hook: KernelAsyncHook, limiter: RateLimiter, paged: PagedScan, filters: dict[str, str]
     ) -> Page:
         errors = 0
         while True:
-            await asyncio.sleep(pace.delay(time.monotonic()))
+            await asyncio.sleep(limiter.delay(time.monotonic()))
             try:
-                page = await hook.list_page(skip_unreadable=True, **filters, **listing.params())
-            except Exception as error:  # noqa: BLE001 - Airflow would start a watcher that ends again at once
+                page = await hook.list_page(skip_unreadable=True, **filters, **paged.params())
+            except Exception as error:  # noqa: BLE001 - Airflow would restart a failed watcher at once, again and again
                 errors += 1
-                listing.on_error(error)
-                pause = pause_after(errors, retry_after(error), random.random())  # noqa: S311 - not a secret
+                paged.on_error(error)
+                pause = retry_pause(errors, retry_after(error), random.random())  # noqa: S311 - not a secret
                 if should_log_failure(errors):
                     log.warning(
-                        "Looking for invocations that have ended, by the connection %s, in %.0f s again: %s",
+                        "Kernel did not list the invocations of connection %s. The watchers ask again in %.0f s. %s",
                         shown(self._kernel_conn_id, 200),
                         pause,
-                        error if isinstance(error, KernelError) else type(error).__name__,
+                        error if isinstance(error, KernelError) else f"{type(error).__name__}.",
                     )
                 await asyncio.sleep(pause)
             else:
                 if errors:
-                    log.info("Kernel answers again, by the connection %s.", shown(self._kernel_conn_id, 200))
+                    log.info(
+                        "Kernel lists the invocations of connection %s again.",
+                        shown(self._kernel_conn_id, 200),
+                    )
                 return page

@@ -1,1 +1,1 @@
-"""Which invocations have ended since the last scan. No I/O."""
+"""Finds the invocations that have ended since the last scan. No I/O."""

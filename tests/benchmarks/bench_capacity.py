@@ -1,10 +1,10 @@
 """
-Many tasks at a full account, with a real Airflow and no pool. Run by hand; the goal of 200 against 10 takes half an hour::
+Measures many tasks at a full account, with a real Airflow and no pool. Run it by hand::
 
     python tests/benchmarks/bench_capacity.py --tasks 200 --limit 10 [--triggerers 2]
 
-Tells how often a task submitted, how much of the account was in use, and what failed. Every submission and look passes
-a proxy, which counts them; when the invocations ran is told by the emulator's own list.
+200 tasks with a limit of 10 take half an hour. The benchmark prints how often a task submitted, how much of the limit
+was in use, and what failed. A proxy counts the submissions and the polls; the emulator lists when the invocations ran.
 """
 
 from __future__ import annotations
@@ -41,10 +41,14 @@ with DAG("crowd", schedule=None, max_active_tasks={tasks}):
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--tasks", type=int, default=20)
-    parser.add_argument("--limit", type=int, default=4, help="invocations that may be active at a time")
-    parser.add_argument("--seconds", type=float, default=60, help="how long an invocation takes")
+    parser.add_argument(
+        "--limit", type=int, default=4, help="number of active invocations that the account allows"
+    )
+    parser.add_argument("--seconds", type=float, default=60, help="duration of an invocation")
     parser.add_argument("--triggerers", type=int, default=1)
-    parser.add_argument("--parallelism", type=int, default=8, help="tasks that Airflow runs at a time")
+    parser.add_argument(
+        "--parallelism", type=int, default=8, help="number of tasks that Airflow runs at a time"
+    )
     return parser.parse_args()
 
 
@@ -54,10 +58,10 @@ def task_of(exchange: Exchange) -> int:
 
 
 def share_in_use(invocations: list[dict[str, Any]], limit: int, begin: float, end: float) -> float:
-    """Return which part of the account was in use between two times."""
+    """Return the share of the limit that was in use between two times."""
 
-    def within(moment: str) -> float:
-        return min(max(datetime.fromisoformat(moment).timestamp(), begin), end)
+    def within(timestamp: str) -> float:
+        return min(max(datetime.fromisoformat(timestamp).timestamp(), begin), end)
 
     used = sum(within(one["finished_at"]) - within(one["started_at"]) for one in invocations)
     return used / (limit * (end - begin))
@@ -70,7 +74,7 @@ def report(
     tries = Counter(map(task_of, submissions))
     accepted = [one for one in submissions if one.answered_status == 202]
     refused = [one for one in submissions if one.answered_status == 429]
-    looks = [one.at for one in proxy.seen("GET /invocations") if "status=queued" in one.path]
+    polls = [one.at for one in proxy.seen("GET /invocations") if "status=queued" in one.path]
     pauses = []
     for task in tries:
         own = [one for one in submissions if task_of(one) == task]
@@ -78,15 +82,17 @@ def report(
     print(f"states of the tasks:   {dict(states)}")
     print(
         f"submissions per task:  {len(submissions) / options.tasks:.2f} ({len(accepted)} accepted, "
-        f"{len(refused)} refused, most of one task {max(tries.values())})"
+        f"{len(refused)} refused, maximum of one task {max(tries.values())})"
     )
     if refused:
         begin, end = refused[0].at, accepted[-1].at
         share = share_in_use(invocations_of(emulator), options.limit, begin, end)
-        print(f"of the limit in use:   {share:.0%}, in the {end - begin:.0f} s in which any task waited")
-        print(f"looks at the account:  {60 * len(looks) / (end - begin):.1f} a minute")
+        print(
+            f"of the limit in use:   {share:.0%}, in the {end - begin:.0f} s from the first refusal to the last acceptance"
+        )
+        print(f"polls of the account:  {60 * len(polls) / (end - begin):.1f} a minute")
     if pauses:
-        print(f"from one submission of a task to its next: {min(pauses):.1f} s at least")
+        print(f"minimum time between two submissions of a task: {min(pauses):.1f} s")
 
 
 def main() -> None:

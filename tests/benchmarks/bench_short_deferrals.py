@@ -31,8 +31,12 @@ DEFAULT_SETTINGS = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "5",
     "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "1",
 }
-#: Sets for how long a deferral lasts at least; Python runs it at the triggerer's start.
-HOLD = "import airflow_provider_kernel.triggers.min_deferral as hold\n\nhold.shortest_deferral = lambda: {}\n"
+#: Sets the minimum length of a deferral; Python runs it at the triggerer's start.
+MIN_DEFERRAL = """
+from airflow_provider_kernel.triggers import min_deferral
+
+min_deferral.min_deferral_seconds = lambda: {}
+"""
 
 
 def main() -> int:
@@ -69,7 +73,7 @@ def main() -> int:
         if options.hold is not None:
             customization = folder.path / "hold" / "sitecustomize.py"
             customization.parent.mkdir()
-            customization.write_text(HOLD.format(options.hold))
+            customization.write_text(MIN_DEFERRAL.format(options.hold))
             triggerer = stack.components["triggerer"]
             triggerer.stop()
             triggerer.env["PYTHONPATH"] = str(customization.parent)

@@ -126,7 +126,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 @pytest.fixture(autouse=True)
 def fire_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have triggers fire as soon as they can: no scheduler is misled here."""
-    monkeypatch.setattr(min_deferral, "shortest_deferral", lambda: 0.0)
+    monkeypatch.setattr(min_deferral, "min_deferral_seconds", lambda: 0.0)
 
 
 @pytest.fixture

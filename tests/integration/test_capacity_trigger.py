@@ -1,4 +1,4 @@
-"""The wait for room in a full account: triggers in one event loop, against a real emulator."""
+"""The wait for capacity in a full account: triggers in one event loop, with the emulator."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
+from airflow_provider_kernel.capacity import limit as capacity_limit
 from airflow_provider_kernel.capacity import queue as capacity_queue
 from airflow_provider_kernel.hooks import kernel_async
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
@@ -21,37 +22,39 @@ from airflow_provider_kernel.triggers import capacity as triggers
 from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
 from tests.integration.scripted import Reply, Request, error, html, serving
 
-#: How much faster than in life everything is here.
+#: The factor by which the queue's times are shorter in these tests.
 SPEED = 50
 LIST = "GET /invocations"
+UNSCALED = ("POLL_SHARE", "PRIORITY_WITHOUT_DEADLINE")
 
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
-    """Every time of the queue, by ``SPEED``; no probes, unless a test wants them."""
-    for name, value in vars(capacity_queue).items():
-        if name.isupper() and isinstance(value, float) and name not in ("LOOK_SHARE", "UNLIMITED"):
-            monkeypatch.setattr(capacity_queue, name, value / SPEED)
-    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 1e9)
+    """Shorten every time of the queue by ``SPEED``, and switch off probes."""
+    for module in (capacity_queue, capacity_limit):
+        for name, value in vars(module).items():
+            if name.isupper() and isinstance(value, float) and name not in UNSCALED:
+                monkeypatch.setattr(module, name, value / SPEED)
+    monkeypatch.setattr(capacity_limit, "PROBE_PAUSE", 1e9)
 
 
 @pytest.fixture
-def looks(monkeypatch) -> list[float]:
-    """When it was looked at the account."""
+def polls(monkeypatch) -> list[float]:
+    """Return a list that collects the times of the polls."""
     times = []
-    look = KernelAsyncHook.list_active_ids
+    list_active_ids = KernelAsyncHook.list_active_ids
 
-    async def noted(self: KernelAsyncHook) -> frozenset[str]:
+    async def recorded(self: KernelAsyncHook) -> frozenset[str]:
         times.append(time.time())
-        return await look(self)
+        return await list_active_ids(self)
 
-    monkeypatch.setattr(KernelAsyncHook, "list_active_ids", noted)
+    monkeypatch.setattr(KernelAsyncHook, "list_active_ids", recorded)
     return times
 
 
 @pytest.fixture
 def full(start_emulator, monkeypatch) -> Account:
-    """An account in which two invocations may be active, and are."""
+    """Return a full account: its limit is two, and two invocations are active."""
     account = Account(start_emulator(max_concurrency=2))
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", account.connection_json)
     account.active = [account.submit("sleep", {"seconds": 600}) for _ in range(2)]
@@ -68,7 +71,7 @@ def server(monkeypatch):
 
 
 class Account:
-    """What an emulator's account holds."""
+    """The account of an emulator."""
 
     def __init__(self, emulator: KernelEmulator) -> None:
         self.connection_json = emulator.connection_json
@@ -77,12 +80,12 @@ class Account:
             base_url=emulator.base_url,
             headers={"Authorization": f"Bearer {emulator.api_key}"},
             timeout=20,
-            # One thread may close a kept connection at the moment in which another takes it.
+            # One thread may close a pooled connection while another thread takes it.
             limits=httpx.Limits(max_keepalive_connections=0),
         )
 
     def submit(self, action: str, payload: Any) -> str | None:
-        """Return the id; None: the account is full."""
+        """Return the id of a new invocation; None if the account is full."""
         body = {"app_name": "tests", "action_name": action, "version": "latest", "async": True}
         reply = self._http.post("/invocations", json={**body, "payload": json.dumps(payload)})
         if reply.status_code == 429:
@@ -100,13 +103,13 @@ class Account:
 
 
 async def fire(trigger: KernelCapacityTrigger) -> dict[str, Any]:
-    """Return what the trigger's one event carries."""
+    """Return the payload of the trigger's one event."""
     (event,) = [event async for event in trigger.run()]
     return event.payload
 
 
-def refused(seconds: float = 3600.0, **arguments: Any) -> asyncio.Task[dict[str, Any]]:
-    """Start a trigger for one who was refused now, with a deadline in so many seconds."""
+def start_refused(seconds: float = 3600.0, **arguments: Any) -> asyncio.Task[dict[str, Any]]:
+    """Start a trigger for a submission refused now, with a deadline in ``seconds``."""
     now = time.time()
     arguments = {"refused_at": now, "deadline": now + seconds, **arguments}
     return asyncio.create_task(fire(KernelCapacityTrigger(**arguments)))
@@ -119,21 +122,21 @@ async def until(condition: Callable[[], Any], what: str) -> None:
     assert condition(), what
 
 
-async def looked_again(looks: list[float], times: int = 2) -> None:
-    enough = len(looks) + times
-    await until(lambda: len(looks) >= enough, "it looks again")
+async def polled_again(polls: list[float], times: int = 2) -> None:
+    enough = len(polls) + times
+    await until(lambda: len(polls) >= enough, "the next polls")
 
 
-def nothing_is_left() -> None:
+def assert_nothing_remains() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not kernel_async._shared.keys()
+    assert not kernel_async._shared.here()
 
 
-def test_one_goes_for_each_that_ends_in_the_order_of_their_deadlines(full, looks):
+def test_one_trigger_fires_for_each_ended_invocation_in_order_of_deadline(full, polls):
     async def main() -> None:
-        last, first, second = refused(3000), refused(1000), refused(2000)
+        last, first, second = start_refused(3000), start_refused(1000), start_refused(2000)
         waits = {first, second, last}
-        await looked_again(looks)
+        await polled_again(polls)
         assert not any(wait.done() for wait in waits)
         for wait in (first, second):
             full.end_one()
@@ -142,7 +145,7 @@ def test_one_goes_for_each_that_ends_in_the_order_of_their_deadlines(full, looks
             assert wait.result()["capacity"] == "free"
             waits -= done
             full.active.insert(0, full.submit("sleep", {"seconds": 600}))
-            await looked_again(looks)
+            await polled_again(polls)
         assert not last.done()
         last.cancel()
         await asyncio.wait([last])
@@ -150,22 +153,24 @@ def test_one_goes_for_each_that_ends_in_the_order_of_their_deadlines(full, looks
     asyncio.run(main())
 
 
-def test_however_many_wait_one_looks_for_them_and_not_too_often(full, looks):
+def test_many_triggers_share_one_poll_with_pauses(full, polls):
     async def main() -> None:
-        waits = [refused() for _ in range(30)]
-        await looked_again(looks, 6)
-        assert kernel_async._shared.get("kernel_default").users == 1
+        waits = [start_refused() for _ in range(30)]
+        await polled_again(polls, 6)
+        assert kernel_async._shared.here()["kernel_default"].users == 1
         for wait in waits:
             wait.cancel()
         await asyncio.wait(waits)
-        nothing_is_left()
+        assert_nothing_remains()
 
     asyncio.run(main())
-    assert all(later - at >= capacity_queue.LOOK_PAUSE for at, later in itertools.pairwise(looks))
+    assert all(later - at >= capacity_queue.POLL_PAUSE for at, later in itertools.pairwise(polls))
 
 
-def test_twenty_against_four_all_get_in_without_a_stampede(start_emulator, monkeypatch, looks):
-    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 30 / SPEED)
+def test_twenty_tasks_are_accepted_with_a_limit_of_four_and_few_submissions(
+    start_emulator, monkeypatch, polls
+):
+    monkeypatch.setattr(capacity_limit, "PROBE_PAUSE", 30 / SPEED)
     account = Account(start_emulator(max_concurrency=4))
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", account.connection_json)
     tries, pauses = [], []
@@ -187,16 +192,16 @@ def test_twenty_against_four_all_get_in_without_a_stampede(start_emulator, monke
 
     async def main() -> None:
         await asyncio.gather(*map(task, range(20)))
-        await until(lambda: account.count("succeeded") == 20, "all have run, once each")
-        nothing_is_left()
+        await until(lambda: account.count("succeeded") == 20, "all invocations succeeded")
+        assert_nothing_remains()
 
     asyncio.run(main())
     assert min(pauses) >= capacity_queue.MIN_PAUSE
     assert len(tries) <= 3 * 20
-    assert all(later - at >= capacity_queue.LOOK_PAUSE for at, later in itertools.pairwise(looks))
+    assert all(later - at >= capacity_queue.POLL_PAUSE for at, later in itertools.pairwise(polls))
 
 
-def test_at_the_deadline_it_says_so_and_not_before(full, mocker):
+def test_trigger_fires_timeout_after_the_last_poll_at_the_deadline(full, mocker):
     on_listed = mocker.spy(capacity_queue.CapacityQueue, "on_listed")
 
     async def main() -> None:
@@ -206,35 +211,35 @@ def test_at_the_deadline_it_says_so_and_not_before(full, mocker):
             "deadline": deadline,
         }
         assert deadline <= time.time()
-        assert on_listed.call_args.args[-1] >= deadline  # the last chance: a look that ended after it
-        nothing_is_left()
+        assert on_listed.call_args.args[-1] >= deadline  # the last poll ended after the deadline
+        assert_nothing_remains()
 
     asyncio.run(main())
 
 
-def test_a_cancelled_trigger_leaves_the_queue_and_its_turn_to_the_next(full, looks):
+def test_next_trigger_fires_when_the_first_one_is_cancelled(full, polls):
     async def main() -> None:
-        first, second = refused(1000), refused(2000)
-        await looked_again(looks)
+        first, second = start_refused(1000), start_refused(2000)
+        await polled_again(polls)
         first.cancel()
         await asyncio.wait([first])
         full.end_one()
         assert (await second)["capacity"] == "free"
-        nothing_is_left()
+        assert_nothing_remains()
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("while_looking", [True, False])
-def test_the_last_to_be_cancelled_leaves_nothing_behind(server, looks, while_looking):
+@pytest.mark.parametrize("during_poll", [True, False])
+def test_no_task_or_session_remains_when_the_last_trigger_is_cancelled(server, polls, during_poll):
     async def main() -> None:
-        server.on(LIST, lambda request: Reply(200, []) if not while_looking else hang())
-        wait = refused()
-        await until(lambda: looks and (server.requests or not while_looking), "it looks")
+        server.on(LIST, lambda request: Reply(200, []) if not during_poll else hang())
+        wait = start_refused()
+        await until(lambda: polls and (server.requests or not during_poll), "a poll")
         wait.cancel()
         await asyncio.wait([wait])
         assert wait.cancelled()
-        nothing_is_left()
+        assert_nothing_remains()
 
     def hang() -> Reply:
         server.over.wait(20)
@@ -243,63 +248,65 @@ def test_the_last_to_be_cancelled_leaves_nothing_behind(server, looks, while_loo
     asyncio.run(main())
 
 
-def test_who_comes_as_the_last_leaves_is_served_too(full, looks):
+def test_trigger_that_starts_while_the_last_one_ends_fires(full, polls):
     async def main() -> None:
         for _ in range(5):
-            wait = refused()
+            wait = start_refused()
             await asyncio.sleep(0)
             wait.cancel()
             await asyncio.sleep(0)
-        successor = refused()
-        await looked_again(looks)
+        successor = start_refused()
+        await polled_again(polls)
         full.end_one()
         assert (await successor)["capacity"] == "free"
-        await until(lambda: len(asyncio.all_tasks()) == 1, "the cancelled ones end")
-        nothing_is_left()
+        await until(lambda: len(asyncio.all_tasks()) == 1, "the cancelled triggers end")
+        assert_nothing_remains()
 
     asyncio.run(main())
 
 
-def test_a_connection_that_cannot_be_used_ends_the_wait_of_all(monkeypatch):
+def test_all_triggers_fire_unknown_when_the_connection_is_unusable(monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", '{"conn_type": "http", "password": "sk_secret"}')
 
     async def main() -> list[dict[str, Any]]:
-        events = await asyncio.gather(*(refused(deadline=None, kernel_conn_id="other") for _ in range(3)))
-        nothing_is_left()
+        events = await asyncio.gather(
+            *(start_refused(deadline=None, kernel_conn_id="other") for _ in range(3))
+        )
+        assert_nothing_remains()
         return events
 
     for event in asyncio.run(main()):
         assert event.pop("message").startswith("The Airflow connection 'other' is of the type 'http'.")
-        assert event == {"capacity": "unsettled", "deadline": None}
+        assert event == {"capacity": "unknown", "deadline": None}
 
 
-def test_a_mistake_of_ours_makes_no_trigger_wait_for_ever(full, monkeypatch):
+def test_all_triggers_raise_when_the_poll_raises_an_unexpected_error(full, monkeypatch):
     async def broken(self: KernelAsyncHook) -> frozenset[str]:
         raise ZeroDivisionError
 
     monkeypatch.setattr(KernelAsyncHook, "list_active_ids", broken)
 
     async def main() -> None:
-        results = await asyncio.gather(refused(), refused(), return_exceptions=True)
+        results = await asyncio.gather(start_refused(), start_refused(), return_exceptions=True)
         assert [type(result) for result in results] == [ZeroDivisionError] * 2
-        nothing_is_left()
+        assert_nothing_remains()
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("trouble", [error(503), error(429), html(502), html(200), Reply(drop=True)])
-def test_trouble_with_looking_is_waited_out(server, looks, trouble):
+@pytest.mark.parametrize("reply", [error(503), error(429), html(502), html(200), Reply(drop=True)])
+def test_trigger_keeps_waiting_when_a_poll_fails(server, polls, reply):
     one = Reply(200, [{"id": "i1", "status": "running"}], {"X-Has-More": "false"})
     none = Reply(200, [], {"X-Has-More": "false"})
-    # A look that goes well has two requests: those queued, those running.
-    server.on(LIST, none, one, trouble, trouble, none, none)
+    # A successful poll sends two requests: for queued and for running invocations.
+    server.on(LIST, none, one, reply, reply, none, none)
 
     async def main() -> None:
-        assert (await refused())["capacity"] == "free"
-        nothing_is_left()
+        assert (await start_refused())["capacity"] == "free"
+        assert_nothing_remains()
 
     asyncio.run(main())
-    assert len(looks) >= 3  # aiohttp itself repeats a GET whose connection broke
+    assert len(polls) >= 3  # aiohttp repeats a GET after a broken connection
 
 
 @pytest.mark.parametrize(
@@ -307,17 +314,17 @@ def test_trouble_with_looking_is_waited_out(server, looks, trouble):
     [error(403, "insufficient_scope"), error(403, "forbidden"), html(403)],
     ids=["scope", "unsaid", "proxy"],
 )
-def test_where_looking_is_not_allowed_they_go_one_by_one(server, looks, reply):
+def test_triggers_fire_one_by_one_when_kernel_refuses_the_poll_alone(server, polls, reply):
     server.on(LIST, reply)
 
     async def main() -> list[int]:
-        waits = [refused(1000 + number) for number in range(3)]
-        gone = []
+        waits = [start_refused(1000 + number) for number in range(3)]
+        polls_before = []
         for number, wait in enumerate(waits):
             assert (await wait)["capacity"] == "free"
-            gone.append(len(looks))
+            polls_before.append(len(polls))
             assert not any(other.done() for other in waits[number + 1 :])
-        return gone
+        return polls_before
 
     first, second, third = asyncio.run(main())
     assert first < second < third
@@ -334,21 +341,23 @@ def test_where_looking_is_not_allowed_they_go_one_by_one(server, looks, reply):
         (error(404, "project_not_found"), "The connection names a project that does not exist"),
     ],
 )
-def test_what_no_wait_mends_ends_that_of_all_at_once_with_the_reason(server, looks, reply, says):
+def test_all_triggers_fire_unknown_with_the_reason_when_kernel_would_refuse_a_submission(
+    server, polls, reply, says
+):
     server.on(LIST, reply)
 
     async def main() -> list[dict[str, Any]]:
-        events = await asyncio.gather(*(refused(1000) for _ in range(3)))
-        nothing_is_left()
+        events = await asyncio.gather(*(start_refused(1000) for _ in range(3)))
+        assert_nothing_remains()
         return events
 
     for event in asyncio.run(main()):
-        assert event["capacity"] == "unsettled"
+        assert event["capacity"] == "unknown"
         assert says in event["message"]
-    assert len(looks) == 2  # the second with the connection read anew
+    assert len(polls) == 2  # the second poll with the connection read anew
 
 
-def test_a_token_that_was_exchanged_meanwhile_ends_no_wait(server, looks, monkeypatch):
+def test_trigger_keeps_waiting_when_the_token_was_replaced(server, polls, monkeypatch):
     connection = {"conn_type": "kernel", "host": server.url, "password": "sk_the_new_one"}
     none = Reply(200, [], {"X-Has-More": "false"})
 
@@ -360,7 +369,7 @@ def test_a_token_that_was_exchanged_meanwhile_ends_no_wait(server, looks, monkey
     assert asyncio.run(fire(KernelCapacityTrigger(refused_at=time.time())))["capacity"] == "free"
 
 
-def test_active_invocations_are_listed_in_small_pages(server):
+def test_list_active_ids_reads_small_pages(server):
     def page(request: Request) -> Reply:
         query = {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}
         every = [{"id": f"{query['status']}{n}", "status": query["status"]} for n in range(45)]
@@ -379,7 +388,7 @@ def test_active_invocations_are_listed_in_small_pages(server):
     assert all("limit=20" in request.path for request in server.requests)
 
 
-def test_what_has_ended_does_not_count_as_active_and_a_list_without_end_is_left(server, monkeypatch):
+def test_list_active_ids_ignores_ended_invocations_and_stops_at_max_active(server, monkeypatch):
     monkeypatch.setattr(kernel_async, "MAX_ACTIVE", 100)
     ended = [{"id": f"i{n}", "status": "succeeded"} for n in range(19)]
 
@@ -398,7 +407,7 @@ async def with_hook(call: Callable[[KernelAsyncHook], Awaitable[Any]]) -> Any:
         return await call(hook)
 
 
-def test_the_tasks_log_says_that_it_waits_at_which_place_and_when_it_goes(full, looks, monkeypatch):
+def test_task_log_tells_position_and_end_of_the_wait(full, polls, monkeypatch):
     lines: dict[str, list[str]] = {}
 
     async def main() -> None:
@@ -408,7 +417,7 @@ def test_the_tasks_log_says_that_it_waits_at_which_place_and_when_it_goes(full, 
             trigger = KernelCapacityTrigger(refused_at=now, deadline=now + seconds)
             trigger._log = Log(lines.setdefault(name, []))
             waits.append(asyncio.create_task(fire(trigger)))
-            await looked_again(looks)
+            await polled_again(polls)
         full.end_one()
         await waits[1]
         waits[0].cancel()
@@ -416,9 +425,11 @@ def test_the_tasks_log_says_that_it_waits_at_which_place_and_when_it_goes(full, 
 
     asyncio.run(main())
     (waiting,) = lines["second"]
-    assert waiting.startswith("The account is full. The task waits for room, for ")
-    assert waiting.endswith(" s at most; it is number 1 of those who wait in this triggerer.")
-    assert lines["first"][1:] == ["The account may have room: the task submits again."]
+    assert waiting.startswith("The Kernel account is full. The task waits for capacity for at most ")
+    assert waiting.endswith(" s, at position 1 in this triggerer's queue.")
+    assert lines["first"][1:] == [
+        "The Kernel account may have capacity. The task submits the invocation again."
+    ]
 
 
 class Log:
@@ -429,12 +440,12 @@ class Log:
         self.lines.append(message % arguments)
 
 
-def test_arguments_that_another_version_wrote_load():
+def test_trigger_loads_arguments_of_another_version():
     _, arguments = KernelCapacityTrigger("other", 1.0, 2.0, 3.0).serialize()
     assert KernelCapacityTrigger(**arguments, new_in_another_version=1).serialize()[1] == arguments
     assert KernelCapacityTrigger().deadline is None
 
 
-def test_the_trigger_is_found_by_its_path():
+def test_serialize_returns_the_class_path():
     path, _ = KernelCapacityTrigger().serialize()
     assert path == f"{triggers.__name__}.{KernelCapacityTrigger.__name__}"

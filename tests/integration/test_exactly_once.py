@@ -25,6 +25,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnknownError,
     KernelTransportError,
 )
+from airflow_provider_kernel.capacity import limit as capacity_limit
 from airflow_provider_kernel.capacity import queue as capacity_queue
 from airflow_provider_kernel.hooks import connection, kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
@@ -905,9 +906,10 @@ class TestAWaitThatIsGivenUp:
 class TestAFullAccount:
     @pytest.fixture(autouse=True)
     def short_pauses(self, monkeypatch):
-        pauses = ("MIN_PAUSE", "LOOK_PAUSE", "MAX_LOOK_PAUSE", "PROBE_PAUSE", "MAX_WORKER_PAUSE")
+        pauses = ("MIN_PAUSE", "POLL_PAUSE", "MAX_POLL_PAUSE", "MAX_WORKER_PAUSE")
         for name in (*pauses, "PAUSE_PER_ACTIVE", "SPREAD"):
             monkeypatch.setattr(capacity_queue, name, 0.1)
+        monkeypatch.setattr(capacity_limit, "PROBE_PAUSE", 0.1)
         monkeypatch.setattr(runner, "MIN_PAUSE", 0.1)
 
     @both_waits
@@ -967,7 +969,7 @@ class TestAFullAccount:
 
     def test_a_connection_that_was_broken_meanwhile_fails_without_a_retry(self, proxy):
         task, _ = echo()
-        event = {"capacity": "unsettled", "message": "no token"}
+        event = {"capacity": "unknown", "message": "no token"}
         with pytest.raises(AirflowFailException, match="no token"):
             task.operator.resume_execution("execute_after_capacity", {"event": event}, task.context)
 

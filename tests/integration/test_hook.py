@@ -297,7 +297,7 @@ class TestWhatTheAsynchronousHooksShare:
             session = first._in_use().session
             assert not session.closed
         assert session.closed
-        assert not kernel_async._shared.keys()
+        assert not kernel_async._shared.here()
 
     async def test_one_reading_of_the_connection_for_all_at_once(self, server, reads):
         server.on(GET, invocation("running"))

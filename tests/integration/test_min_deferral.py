@@ -1,4 +1,4 @@
-"""How long a deferral lasts at least, so that Airflow does not take the end of its first process for the task's."""
+"""The minimum length of a deferral, so that Airflow does not fail the task."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.integration.task import first_event
 
 pytestmark = pytest.mark.usefixtures("emulator_env")
 TI = SimpleNamespace(id="ti-1", task_id="t")
-as_configured = min_deferral.shortest_deferral
+real_min_deferral_seconds = min_deferral.min_deferral_seconds
 
 
 @pytest.fixture(autouse=True)
-def shortest(monkeypatch):
-    monkeypatch.setattr(min_deferral, "shortest_deferral", lambda: 1.5)
+def min_deferral_of_1_5_seconds(monkeypatch):
+    monkeypatch.setattr(min_deferral, "min_deferral_seconds", lambda: 1.5)
 
 
 def fire(trigger, ti=TI):
-    """Return when the trigger fires, in seconds since now."""
+    """Return the seconds until the trigger fires."""
     began = time.time()
     trigger.task_instance = ti
     asyncio.run(first_event(trigger))
@@ -38,27 +38,29 @@ def ended(submit, until, client):
     return invocation_id
 
 
-def test_the_event_of_a_short_invocation_waits(submit, until, client):
+def test_invocation_trigger_waits_when_the_deferral_is_short(submit, until, client):
     invocation_id = ended(submit, until, client)
     assert fire(KernelInvocationTrigger(invocation_id, deferred_at=time.time())) >= 1.4
 
 
-def test_room_that_is_found_at_once_waits_too():
+def test_capacity_trigger_waits_when_the_deferral_is_short():
     assert fire(KernelCapacityTrigger(refused_at=time.time(), deadline=time.time() + 0.1)) >= 1.4
 
 
 @pytest.mark.parametrize(
     ("deferred_before", "ti"),
     [(60, TI), (0, None), (None, TI)],
-    ids=["deferred long enough", "in dag.test()", "not known"],
+    ids=["deferred long enough", "in dag.test()", "unknown"],
 )
-def test_nothing_else_waits(submit, until, client, monkeypatch, deferred_before, ti):
-    monkeypatch.setattr(min_deferral, "shortest_deferral", lambda: 60.0)
+def test_trigger_fires_at_once_when_no_minimum_applies(
+    submit, until, client, monkeypatch, deferred_before, ti
+):
+    monkeypatch.setattr(min_deferral, "min_deferral_seconds", lambda: 60.0)
     deferred_at = None if deferred_before is None else time.time() - deferred_before
     assert fire(KernelInvocationTrigger(ended(submit, until, client), deferred_at=deferred_at), ti) < 60
 
 
-def test_a_clock_that_is_wrong_does_not_hold_it_for_ever(submit, until, client):
+def test_trigger_waits_no_longer_than_the_minimum_when_a_clock_is_wrong(submit, until, client):
     in_a_year = time.time() + 365 * 24 * 3600
     assert 1.4 <= fire(KernelInvocationTrigger(ended(submit, until, client), deferred_at=in_a_year)) < 300
 
@@ -75,10 +77,10 @@ def test_a_clock_that_is_wrong_does_not_hold_it_for_ever(submit, until, client):
         ("3.3.2", "airflow.providers.celery…CeleryKubernetesExecutor", "5", 8),
     ],
 )
-def test_how_long_goes_by_airflow_its_executors_and_how_late_they_see_an_end(
+def test_min_deferral_seconds_depends_on_airflow_executor_and_heartbeat_interval(
     monkeypatch, version, executor, interval, seconds
 ):
     monkeypatch.setattr(airflow, "__version__", version)
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
     monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", interval)
-    assert as_configured() == seconds
+    assert real_min_deferral_seconds() == seconds

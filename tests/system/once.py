@@ -209,15 +209,13 @@ class OnceRun:
 
     def waits_for_capacity(self, try_number: int = 1) -> None:
         """Wait until this try, or a later one, has been told that there is no capacity, and waits."""
-        words = ("The task waits for room", "Waiting for capacity")
+        words = "The task waits for capacity"
 
         def waits() -> bool:
             state, now = self.state()
             log = self.task.log(now)
             return (
-                now >= try_number
-                and state in ("deferred", "running")
-                and any(word in line for word in words for line in log)
+                now >= try_number and state in ("deferred", "running") and any(words in line for line in log)
             )
 
         self._wait(waits, f"waits for capacity in try {try_number}", interval=1)

@@ -1,4 +1,4 @@
-"""Dags that the ends of invocations start: none is missed, whatever happens to the triggerers."""
+"""Dags that start when invocations have ended: no end is missed, whatever happens to the triggerers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tests.faulty import FaultyProxy
 
 pytestmark = pytest.mark.system
 
-#: Seconds within which an end is an event: a few looks, and the start of a triggerer.
+#: Maximum seconds from an end to its event: a few scans, and the start of a triggerer.
 TIMEOUT = 400
-#: Seconds from storing an event to keeping the cursor, at most, on a busy machine.
+#: Maximum seconds from storing an event to storing the cursor, on a busy machine.
 WINDOW = 5
 WORK, FAILED = "watched_work", "watched_failed"
 
 
 class Watched:
-    """What is started outside of Airflow, and what becomes of it inside."""
+    """Starts invocations outside of Airflow, and reads their events and Dag runs in Airflow."""
 
     def __init__(
         self, airflow: AirflowStack, emulator: KernelEmulator, proxy: FaultyProxy, folder: Path
@@ -53,7 +53,7 @@ class Watched:
             return list(connection.execute(sqlalchemy.text(query)))
 
     def ends(self, asset: str) -> list[tuple[str, float, dict[str, Any]]]:
-        """Return what the events of an asset tell: an invocation's id, when Airflow stored it, and all there is."""
+        """Return each end in the events of an asset: the invocation's id, the time of the event, and the whole end."""
         rows = self.select(
             "SELECT e.extra, e.timestamp FROM asset_event e JOIN asset a ON a.id = e.asset_id"
             f" WHERE a.name = '{asset}' ORDER BY e.id"
@@ -68,23 +68,26 @@ class Watched:
     def count(self, asset: str) -> Counter[str]:
         return Counter(one for one, _, _ in self.ends(asset))
 
-    def kept(self) -> list[set[str]]:
-        """Return, for each watcher that has kept how far it is, the ends that it has reported lately."""
+    def seen_ids(self) -> list[set[str]]:
+        """Return, for each stored cursor, the ids that it has seen."""
         states = [json.loads(state) for (state,) in self.select("SELECT value FROM asset_state_store")]
         return [set(state["seen"]) for state in states if state["since"]]
 
-    def wait_until_kept(self, *invocations: str) -> None:
-        """Wait until both watchers have kept that these ends of ``work`` are settled."""
+    def wait_until_seen(self, *invocations: str) -> None:
+        """Wait until the stored cursors of both watchers have seen these invocations."""
         wait_until(
-            lambda: sum(set(invocations) <= seen for seen in self.kept()) == 2, TIMEOUT, "it is kept", 0.05
+            lambda: sum(set(invocations) <= seen for seen in self.seen_ids()) == 2,
+            TIMEOUT,
+            "the cursors are stored",
+            0.05,
         )
 
-    def looks(self) -> list[str]:
-        """Return what the watchers have asked Kernel for."""
+    def scans(self) -> list[str]:
+        """Return the paths of the watchers' requests."""
         return [e.path for e in self.proxy.seen("GET /invocations")]
 
     def returned(self, dag_id: str) -> Counter[str]:
-        """Return what the runs of the Dag, each of which must have been started by an event, saw."""
+        """Return the ids that the runs of the Dag returned; check that an event started each run."""
         seen = Counter[str]()
         for run in self.airflow.api.call("GET", f"dags/{dag_id}/dagRuns", limit=100)["dag_runs"]:
             assert run["run_type"] == "asset_triggered"
@@ -104,19 +107,17 @@ def watched(airflow: AirflowStack, emulator: KernelEmulator, run_folder: RunFold
     with FaultyProxy(emulator.base_url) as proxy:
         airflow.api.add_kernel_connection("kernel_watched", proxy.base_url, emulator.api_key)
         watched = Watched(airflow, emulator, proxy, folder)
-        for name in ("triggerer", "triggerer-2"):  # another file's tests may have killed one
+        for name in ("triggerer", "triggerer-2"):  # the tests of another file may have killed one
             if airflow.components[name].process is None:
                 airflow.components[name].start()
-        wait_until(lambda: len(watched.kept()) >= 2, TIMEOUT, "the watchers' first look is over")
+        wait_until(lambda: len(watched.seen_ids()) >= 2, TIMEOUT, "the watchers' first scan is over")
         yield watched
         watched.database.dispose()
 
 
-def test_however_close_ends_follow_each_other_each_is_in_one_run_without_waiting_for_a_later(
-    watched: Watched, emulator, monkeypatch
-):
+def test_each_end_is_in_one_run_when_ends_follow_each_other_closely(watched: Watched, emulator, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", emulator.connection_json)
-    until = time.monotonic() + 22  # within three looks, each of which comes between two ends
+    until = time.monotonic() + 22  # three scans, each between two ends
     failed, other = watched.start(fail=True), watched.start("rest")
     with KernelHook() as hook:
         by_hook = hook.invoke("watched", "work", {"seconds": 1}).id
@@ -128,9 +129,9 @@ def test_however_close_ends_follow_each_other_each_is_in_one_run_without_waiting
         )
 
     for asset, ends in ((WORK, started), (FAILED, [failed])):
-        wait_until(lambda: set(watched.count(asset)) >= set(ends), TIMEOUT, "they are in events")  # noqa: B023
+        wait_until(lambda: set(watched.count(asset)) >= set(ends), TIMEOUT, "the ends are in events")  # noqa: B023
         runs = f"once_{asset}"
-        wait_until(lambda: watched.returned(runs) == watched.count(asset), TIMEOUT, "runs have them")  # noqa: B023
+        wait_until(lambda: watched.returned(runs) == watched.count(asset), TIMEOUT, "the ends are in runs")  # noqa: B023
         assert watched.count(asset) == dict.fromkeys(ends, 1)
     assert other not in watched.count(WORK)
     assert 1 < len({at for _, at, _ in watched.ends(WORK)}) < len(started)
@@ -140,18 +141,18 @@ def test_however_close_ends_follow_each_other_each_is_in_one_run_without_waiting
         "invocation_id", "app_name", "action_name", "version", "status", "started_at", "finished_at"
     }  # fmt: skip
     assert end["status"] == "failed"
-    kept = watched.select("SELECT value FROM asset_state_store")
-    assert "secret" not in str(watched.ends(WORK)) + str(kept)
+    states = watched.select("SELECT value FROM asset_state_store")
+    assert "secret" not in str(watched.ends(WORK)) + str(states)
 
 
-def test_killed_at_the_worst_moment_nothing_is_missed_and_reported_again_is_only_what_was_stored_just_before(
+def test_no_end_is_missed_and_only_the_last_ends_are_repeated_when_the_triggerers_are_killed(
     watched: Watched,
 ):
     go = watched.folder / "while-dead"
-    settled, runs = watched.start(), watched.start(until=str(go))
-    watched.wait_until_kept(settled)
-    last_words = [watched.start() for _ in range(5)]
-    wait_until(lambda: set(watched.count(WORK)) & set(last_words), TIMEOUT, "events come", interval=0.01)
+    before, runs = watched.start(), watched.start(until=str(go))
+    watched.wait_until_seen(before)
+    last = [watched.start() for _ in range(5)]
+    wait_until(lambda: set(watched.count(WORK)) & set(last), TIMEOUT, "the events", interval=0.01)
     first, second = (watched.airflow.components[name] for name in ("triggerer", "triggerer-2"))
     first.kill()
     second.kill()
@@ -160,40 +161,46 @@ def test_killed_at_the_worst_moment_nothing_is_missed_and_reported_again_is_only
     meanwhile = [watched.start(), watched.start(fail=True)]
     go.touch()
     wait_until(
-        lambda: watched.kernel.invocations.retrieve(runs).status == "succeeded", TIMEOUT, "it has ended"
+        lambda: watched.kernel.invocations.retrieve(runs).status == "succeeded",
+        TIMEOUT,
+        "the invocation has ended",
     )
-    # Alone: a second one would take over from it, and report again, if the machine is too slow for its heartbeat.
+    # Start one alone: if the machine is too slow for its heartbeat, a second one would take over and report again.
     first.start()
 
-    started = [settled, runs, *last_words, *meanwhile]
-    wait_until(lambda: set(started) <= set(watched.returned("once_watched_work")), TIMEOUT, "runs have them")
-    wait_until(lambda: meanwhile[1] in watched.count(FAILED), TIMEOUT, "for the other Dag, too")
-    watched.wait_until_kept(runs, *last_words, *meanwhile)
+    started = [before, runs, *last, *meanwhile]
+    wait_until(
+        lambda: set(started) <= set(watched.returned("once_watched_work")), TIMEOUT, "the ends are in runs"
+    )
+    wait_until(lambda: meanwhile[1] in watched.count(FAILED), TIMEOUT, "the failed end is in an event")
+    watched.wait_until_seen(runs, *last, *meanwhile)
     counts = watched.count(WORK)
-    assert {one for one in started if counts[one] > 1} <= set(last_words)
+    assert {one for one in started if counts[one] > 1} <= set(last)
     assert {counts[one] for one in started} <= {1, 2}
     again = {at for one, at, _ in watched.ends(WORK) if counts[one] > 1 and at <= killed + 1}
     assert all(killed - WINDOW < at for at in again)
     second.start()
 
 
-def test_a_triggerer_that_was_frozen_doubles_nothing_when_it_wakes(watched: Watched):
+def test_no_end_is_repeated_when_a_frozen_triggerer_wakes(watched: Watched):
     watched.airflow.components["triggerer-2"].kill()
     first = watched.start()
-    watched.wait_until_kept(first)
+    watched.wait_until_seen(first)
     watched.airflow.components["triggerer"].freeze()
     watched.airflow.components["triggerer-2"].start()
     meanwhile = [watched.start() for _ in range(3)]
-    wait_until(lambda: set(meanwhile) <= set(watched.count(WORK)), TIMEOUT, "the other has taken over")
-    watched.wait_until_kept(*meanwhile)
+    wait_until(
+        lambda: set(meanwhile) <= set(watched.count(WORK)), TIMEOUT, "the other triggerer has taken over"
+    )
+    watched.wait_until_seen(*meanwhile)
 
-    looks = len(watched.looks())
+    scans = len(watched.scans())
     watched.airflow.components["triggerer"].thaw()
 
     last = watched.start()
-    watched.wait_until_kept(last)
-    # Both watchers share them: one alone would ask for its action.
-    assert watched.looks()[looks:]
-    assert not [path for path in watched.looks()[looks:] if "action_name" in path]
+    watched.wait_until_seen(last)
+    # Both watchers share the scans: a scan for one alone would filter by its action.
+    assert watched.scans()[scans:]
+    assert not [path for path in watched.scans()[scans:] if "action_name" in path]
     counts = watched.count(WORK)
     assert {counts[one] for one in (first, *meanwhile, last)} == {1}

@@ -1,4 +1,4 @@
-"""A full account is a queue: all tasks succeed, deferred meanwhile, and without asking in vain too often."""
+"""A full account: all tasks wait deferred and succeed, with few refused submissions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.system
 LIMIT = 4
 
 
-def test_twenty_tasks_share_four_places(airflow: AirflowStack) -> None:
+def test_twenty_tasks_succeed_with_a_limit_of_four(airflow: AirflowStack) -> None:
     with KernelEmulator(APPS, max_concurrency=LIMIT) as emulator, FaultyProxy(emulator.base_url) as proxy:
         airflow.api.add_kernel_connection("kernel_full", proxy.base_url, emulator.api_key)
         wait_until(lambda: "once_full_account" in airflow.api.dag_ids(), 400, "the Dag is read")
@@ -30,7 +30,7 @@ def test_twenty_tasks_share_four_places(airflow: AirflowStack) -> None:
     tasks = [run.task("invoke", map_index) for map_index in range(TASKS)]
     assert [task.xcom()["task"] for task in tasks] == list(range(TASKS))
     errors = [task.error(number + 1) for task in tasks for number in range(task.details()["try_number"])]
-    assert [error for error in errors if error] == []  # a try that Airflow itself fails has none
+    assert [error for error in errors if error] == []  # an attempt that Airflow itself fails has no error
     assert len(proxy.accepted) == TASKS
     requests = proxy.seen("POST /invocations")
     assert len(requests) > TASKS, "the account was never full"

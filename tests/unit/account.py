@@ -1,4 +1,4 @@
-"""A simulated Airflow whose tasks want more of a Kernel account than it allows; seeded, on a simulated clock."""
+"""A simulated Airflow with more tasks than a Kernel account has capacity for; seeded, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from airflow_provider_kernel.api.errors import KernelApiError, KernelError
 from airflow_provider_kernel.capacity.queue import CapacityQueue, Waiter
 
 START = 1_800_000_000.0
-#: Seconds from a refusal until the trigger runs, and from the trigger's event until the worker submits.
+#: Minimum and maximum seconds from a refusal to the trigger's start, and from the trigger's event to the submission.
 DEFERRING, RESUMING = (0.5, 2.0), (2.0, 5.0)
 
 
 class Account:
     """
-    An account at Kernel, and ``tasks`` tasks that each submit one invocation of about ``seconds`` seconds.
+    A Kernel account, and tasks that each submit one invocation.
 
-    :param limit: active invocations that the account allows.
-    :param app_limit: active invocations that it allows of the tasks' app; None: as many.
-    :param requests_per_minute: more get 429, looks too; None: any number.
-    :param triggerers: each has a queue of its own; Airflow puts every wait in any one of them.
-    :param tasks_per_second: how fast Airflow starts the tasks.
-    :param resuming: shortest and longest time from an event of the trigger to the submission.
+    :param seed: the seed of all random numbers.
+    :param tasks: the number of tasks.
+    :param limit: the number of active invocations that the account allows.
+    :param seconds: the mean duration of the tasks' invocations.
+    :param app_limit: the number of active invocations that the account allows for the tasks' app. Default: ``limit``.
+    :param requests_per_minute: the rate limit of submissions and polls. Default: none.
+    :param triggerers: the number of triggerers; each has its own queue, and Airflow puts each wait in a random one.
+    :param tasks_per_second: the rate at which Airflow starts the tasks.
+    :param resuming: minimum and maximum seconds from an event of the trigger to the submission.
     :param timeout: seconds from its first refusal for which a task waits.
-    :param outsider: mean seconds between two invocations of somebody else, and their mean length.
-    :param limits: when, in seconds after the start, the account's limit becomes another.
-    :param failing: returns the error of a look at so many seconds after the start, or None.
+    :param outsider: mean seconds between two invocations of another user, and their mean duration. Default: none.
+    :param limits: pairs of seconds after the start, and the account's limit from then on.
+    :param failing: takes seconds after the start, and returns the error of a poll at that time, or None.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Account:
         self.timed_out: list[tuple[int, float]] = []
         self.first_refusals: dict[int, float] = {}
         self.shortest_pause = float("inf")
-        self.looks: list[list[float]] = [[] for _ in range(triggerers)]
+        self.polls: list[list[float]] = [[] for _ in range(triggerers)]
         self._refused_at: dict[int, float] = {}
         self._waiting: dict[Waiter, int] = {}
         self._requests: list[float] = []
@@ -72,11 +75,11 @@ class Account:
         self._ids = itertools.count()
         self._agenda: list[Any] = []
         for task in range(tasks):
-            self._in(task / tasks_per_second + self.random.random(), self._submit, task)
+            self._after(task / tasks_per_second + self.random.random(), self._submit, task)
         for second, other in limits:
-            self._in(second, setattr, self, "limit", other)
+            self._after(second, setattr, self, "limit", other)
         if outsider:
-            self._in(0, self._someone_else)
+            self._after(0, self._start_outsiders_invocation)
 
     def run(self) -> Account:
         while self._agenda:
@@ -90,11 +93,11 @@ class Account:
 
     @property
     def end(self) -> float:
-        """Seconds until the last task was accepted."""
+        """Seconds from the start until Kernel accepted the last task."""
         return self.accepted[-1] - START
 
     def use(self, app: str | None = None, since: float = 0.0) -> float:
-        """Mean number of active invocations (of ``app``) from the first refusal on, while anybody waits."""
+        """Return the mean number of active invocations (of ``app``) from the first refusal to the last acceptance."""
         begin, end = max(min(self.first_refusals.values()), START + since), self.accepted[-1]
         used = 0.0
         for (at, every, ours), (until, _, _) in itertools.pairwise(self._history):
@@ -107,34 +110,34 @@ class Account:
             for index, at in enumerate(self.submissions)
         )
 
-    def _in(self, seconds: float, do: Callable[..., Any], *arguments: Any) -> None:
+    def _after(self, seconds: float, do: Callable[..., Any], *arguments: Any) -> None:
         heapq.heappush(self._agenda, (self.now + seconds, next(self._ids), do, arguments))
 
-    def _someone_else(self) -> None:
+    def _start_outsiders_invocation(self) -> None:
         every, length = self.outsider
         if len(self.active) < self.limit:
             self._start("theirs", self.random.expovariate(1 / length))
         if len(self.accepted) + len(self.timed_out) < self.tasks:
-            self._in(self.random.expovariate(1 / every), self._someone_else)
+            self._after(self.random.expovariate(1 / every), self._start_outsiders_invocation)
 
     def _start(self, app: str, seconds: float) -> None:
         invocation_id = f"i{next(self._ids)}"
         self.active[invocation_id] = app
-        self._in(seconds, self._end, invocation_id)
-        self._note()
+        self._after(seconds, self._end, invocation_id)
+        self._record()
 
     def _end(self, invocation_id: str) -> None:
         del self.active[invocation_id]
-        self._note()
+        self._record()
 
-    def _note(self) -> None:
+    def _record(self) -> None:
         self._history.append((self.now, len(self.active), self._ours()))
 
     def _ours(self) -> int:
         return sum(app == "ours" for app in self.active.values())
 
     def _throttled(self, requests: int = 1) -> float:
-        """Return the Retry-After of requests that are too many; 0 for those that are not."""
+        """Return the Retry-After if the requests exceed the rate limit; else count them, and return 0."""
         self._requests = [at for at in self._requests if self.now - at < 60]
         if self.requests_per_minute and len(self._requests) + requests > self.requests_per_minute:
             return 60 - (self.now - self._requests[0])
@@ -150,7 +153,7 @@ class Account:
         if throttled or len(self.active) >= self.limit or self._ours() >= (self.app_limit or self.limit):
             self._refused_at[task] = self.now
             self.first_refusals.setdefault(task, self.now)
-            self._in(self.random.uniform(*DEFERRING), self._wait, task, throttled or 1.0)
+            self._after(self.random.uniform(*DEFERRING), self._wait, task, throttled or 1.0)
         else:
             self.accepted.append(self.now)
             self.accepted_tasks.append(task)
@@ -161,27 +164,27 @@ class Account:
         deadline = self.first_refusals[task] + self.timeout
         waiter = self.queues[number].join(self.now, self._refused_at[task], retry_after, deadline)
         self._waiting[waiter] = task
-        self._plan(number)
+        self._schedule_wake(number)
 
-    def _plan(self, number: int) -> None:
+    def _schedule_wake(self, number: int) -> None:
         if len(self.queues[number]):
             wake_at = self.queues[number].wake_at()
-            self._in(max(0.0, wake_at - self.now), self._wake, number, wake_at)
+            self._after(max(0.0, wake_at - self.now), self._wake, number, wake_at)
 
     def _wake(self, number: int, planned: float) -> None:
         queue = self.queues[number]
         if not len(queue) or queue.wake_at() != planned:
-            return  # somebody who joined changed the plan
-        let_go = []
+            return  # a waiter that joined changed the time
+        released = []
         if self.now >= queue.next_poll_at():
-            self.looks[number].append(self.now)
+            self.polls[number].append(self.now)
             throttled = self._throttled(2)
             error = self.failing(self.now - START)
             if throttled:
                 error = KernelApiError("slowly", status_code=429, retry_after=throttled)
-            let_go = queue.on_failed(error, self.now) if error else queue.on_listed(self.active, self.now)
-        for waiter in let_go:
-            self._in(self.random.uniform(*self.resuming), self._submit, self._waiting.pop(waiter))
+            released = queue.on_failed(error, self.now) if error else queue.on_listed(self.active, self.now)
+        for waiter in released:
+            self._after(self.random.uniform(*self.resuming), self._submit, self._waiting.pop(waiter))
         for waiter in queue.expired(self.now):
             self.timed_out.append((self._waiting.pop(waiter), self.now))
-        self._plan(number)
+        self._schedule_wake(number)

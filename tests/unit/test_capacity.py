@@ -1,4 +1,4 @@
-"""Whose turn it is when the account is full: rule by rule."""
+"""The rules of the capacity queue, one by one."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
-from airflow_provider_kernel.capacity import queue as capacity_queue
+from airflow_provider_kernel.capacity import limit as capacity_limit
+from airflow_provider_kernel.capacity.limit import MAX_BATCH, PROBE_PAUSE
 from airflow_provider_kernel.capacity.queue import (
-    LAST_CHANCE,
-    LOOK_PAUSE,
-    MAX_BATCH,
-    MAX_BLIND_PAUSE,
-    MAX_LOOK_PAUSE,
+    DEADLINE_GRACE,
+    FAILURES_BEFORE_RELEASE,
+    MAX_ESTIMATE_AGE,
+    MAX_FAILURE_PAUSE,
+    MAX_POLL_PAUSE,
+    MAX_REFUSAL_AGE,
     MIN_PAUSE,
-    PATIENT_LOOKS,
-    PROBE_PAUSE,
-    RECENT,
+    POLL_PAUSE,
     SPREAD,
-    STALE,
     CapacityQueue,
     worker_pause,
 )
@@ -32,7 +31,7 @@ NOW = 1_800_000_000.0
 
 
 def answered(status: int, retry_after: float | None = None) -> KernelApiError:
-    return KernelApiError("so", status_code=status, retry_after=retry_after)
+    return KernelApiError("refused", status_code=status, retry_after=retry_after)
 
 
 def ids(count: int, first: int = 0) -> list[str]:
@@ -46,7 +45,7 @@ def queue() -> CapacityQueue:
 
 @pytest.fixture
 def no_probes(monkeypatch):
-    monkeypatch.setattr(capacity_queue, "PROBE_PAUSE", 1e9)
+    monkeypatch.setattr(capacity_limit, "PROBE_PAUSE", 1e9)
 
 
 def fill(queue: CapacityQueue, count: int, now: float = NOW) -> list:
@@ -54,27 +53,27 @@ def fill(queue: CapacityQueue, count: int, now: float = NOW) -> list:
 
 
 def learn(queue: CapacityQueue, limit: int, now: float = NOW) -> float:
-    """A look finds ``limit`` active; return when all may go and the next look is due."""
+    """Poll with ``limit`` active invocations; return when all waiters may be released and the next poll is due."""
     assert queue.on_listed(ids(limit), now) == []
     assert queue.limit == limit
     return max(now + MIN_PAUSE + SPREAD, queue.next_poll_at())
 
 
 @given(st.integers(1, 100), st.sampled_from([0.0, 1.0, 30.0, 500.0]), st.floats(0, 1))
-def test_a_workers_pause_is_never_short_and_never_longer_than_it_must_be(refusals, retry_after, share):
+def test_worker_pause_is_between_its_minimum_and_maximum(refusals, retry_after, share):
     pause = worker_pause(refusals, retry_after, lambda: share)
     assert pause >= max(MIN_PAUSE, retry_after)
     assert pause <= max(60.0, retry_after + SPREAD)
 
 
-def test_a_workers_pauses_grow_and_are_spread():
+def test_worker_pause_grows_with_refusals_and_has_jitter():
     assert [worker_pause(n, jitter=lambda: 0.0) for n in (1, 2, 3, 4)] == [10, 20, 30, 30]
     assert [worker_pause(n, jitter=lambda: 1.0) for n in (1, 2, 3, 4)] == [20, 40, 60, 60]
     assert worker_pause(1, 45.0, lambda: 0.5) == 45 + SPREAD / 2
 
 
 @pytest.mark.parametrize(("retry_after", "seconds"), [(0.0, MIN_PAUSE), (1.0, MIN_PAUSE), (40.0, 40.0)])
-def test_nobody_goes_before_its_pause_is_over(queue, retry_after, seconds):
+def test_waiter_is_not_released_before_its_pause_is_over(queue, retry_after, seconds):
     waiter = queue.join(NOW + 1, NOW, retry_after)
     queue.on_listed(ids(1), NOW + 1)
     assert waiter.not_before >= NOW + seconds
@@ -82,30 +81,30 @@ def test_nobody_goes_before_its_pause_is_over(queue, retry_after, seconds):
     assert queue.on_listed([], waiter.not_before) == [waiter]
 
 
-def test_a_refusal_in_the_future_of_a_fast_clock_counts_as_now(queue):
+def test_join_treats_a_refusal_in_the_future_as_now(queue):
     assert queue.join(NOW, NOW + 500).not_before <= NOW + MIN_PAUSE + SPREAD
 
 
-def test_the_first_look_comes_soon_and_tells_the_limit(queue):
+def test_first_poll_comes_soon_and_sets_the_limit(queue):
     fill(queue, 3)
     assert NOW <= queue.next_poll_at() <= NOW + SPREAD
     learn(queue, 7)
 
 
-def test_nothing_active_after_a_refusal_still_means_a_limit_of_one(queue):
+def test_limit_is_at_least_one_when_nothing_is_active(queue):
     fill(queue, 3)
     assert queue.on_listed([], NOW) == []
     assert queue.limit == 1
 
 
-def test_as_many_go_as_places_are_free_in_their_turn(queue):
+def test_poll_releases_as_many_waiters_as_places_are_free(queue):
     waiters = fill(queue, 8)
     now = learn(queue, 5)
     assert queue.on_listed(ids(2), now) == waiters[:3]
     assert len(queue) == 5
 
 
-def test_the_turn_is_by_deadline_and_without_one_late_but_not_never(queue):
+def test_waiters_are_released_by_deadline_and_without_a_deadline_as_after_a_day(queue):
     never = queue.join(NOW, NOW)
     late = queue.join(NOW, NOW, deadline=NOW + 200)
     early = queue.join(NOW, NOW, deadline=NOW + 100)
@@ -115,7 +114,7 @@ def test_the_turn_is_by_deadline_and_without_one_late_but_not_never(queue):
     assert queue.on_listed([], now) == [early, late, never, days]
 
 
-def test_one_who_leaves_is_not_let_go(queue):
+def test_waiter_is_not_released_after_it_left(queue):
     first, second = fill(queue, 2)
     now = learn(queue, 2)
     queue.leave(first)
@@ -125,31 +124,31 @@ def test_one_who_leaves_is_not_let_go(queue):
     assert len(queue) == 0
 
 
-def test_who_is_on_the_way_takes_a_place_until_it_arrives_or_is_late(no_probes, queue):
+def test_released_waiter_occupies_a_place_until_it_arrives_or_is_late(no_probes, queue):
     waiters = fill(queue, 8)
     now = learn(queue, 4)
     assert queue.on_listed(ids(2), now) == waiters[:2]
     assert queue.on_listed(ids(2), now + 11) == []
     assert (
         queue.on_listed([*ids(1), "new"], now + 15) == waiters[2:3]
-    )  # one of two arrived, another invocation ended
+    )  # one of two arrived, and another invocation ended
     assert queue.on_listed([*ids(1), "new"], now + 21) == waiters[3:4]  # the other of the two is late
 
 
-def test_one_look_lets_go_a_batch_at_most(queue):
+def test_poll_releases_at_most_one_batch(queue):
     waiters = fill(queue, 100)
     now = learn(queue, 90)
     assert queue.on_listed([], now) == waiters[:MAX_BATCH]
 
 
-def test_the_limit_rises_to_what_is_seen(queue):
+def test_limit_rises_to_the_number_of_active_invocations(queue):
     fill(queue, 8)
     now = learn(queue, 2)
     queue.on_listed(ids(6), now)
     assert queue.limit == 6
 
 
-def test_the_limit_falls_by_the_refusals_but_not_below_what_is_seen(queue):
+def test_limit_falls_by_the_refusals_but_not_below_the_active_invocations(queue):
     fill(queue, 20)
     now = learn(queue, 10)
     assert len(queue.on_listed(ids(4), now)) == 6
@@ -161,30 +160,30 @@ def test_the_limit_falls_by_the_refusals_but_not_below_what_is_seen(queue):
     assert queue.limit == 5
 
 
-def test_refusals_of_long_ago_say_nothing_of_now(queue):
+def test_old_refusals_do_not_lower_the_limit(queue):
     fill(queue, 2)
     now = learn(queue, 10)
-    for _ in range(5):  # a triggerer ended; its waits come here
-        queue.join(now, now - RECENT)
+    for _ in range(5):  # another triggerer ended, and its waiters join here
+        queue.join(now, now - MAX_REFUSAL_AGE)
     queue.on_listed(ids(3), now)
     assert queue.limit == 10
 
 
-def test_without_refusals_it_probes_beyond_the_limit_with_growing_steps(queue):
+def test_probes_grow_while_kernel_accepts_them(queue):
     fill(queue, 50)
     now = learn(queue, 5)
     probes = []
     active = ids(5)
     for _ in range(30):
-        let_go = queue.on_listed(active, now)
-        active = [*active, *ids(len(let_go), first=len(active))]  # all are accepted
-        probes += [len(let_go)] if let_go else []
+        released = queue.on_listed(active, now)
+        active = [*active, *ids(len(released), first=len(active))]  # all are accepted
+        probes += [len(released)] if released else []
         now = queue.next_poll_at()
     assert probes == [1, 2, 4, 8, 16, 19]
     assert queue.limit == 55
 
 
-def test_probes_that_are_refused_become_rare_and_do_not_lower_the_limit(queue):
+def test_refused_probes_become_rare_and_do_not_lower_the_limit(queue):
     fill(queue, 50)
     now = learn(queue, 5)
     probed = []
@@ -197,113 +196,113 @@ def test_probes_that_are_refused_become_rare_and_do_not_lower_the_limit(queue):
     assert queue.limit == 5
     assert pauses == sorted(pauses)
     assert probed[0] - NOW >= PROBE_PAUSE
-    assert 900 <= pauses[-1] <= 900 + MAX_LOOK_PAUSE + SPREAD
+    assert 900 <= pauses[-1] <= 900 + MAX_POLL_PAUSE + SPREAD
 
 
-def test_a_limit_that_was_not_looked_at_for_long_is_unknown_again(queue):
+def test_limit_is_unknown_after_a_long_time_without_polls(queue):
     fill(queue, 1)
     now = learn(queue, 50)
     assert len(queue.on_listed([], now)) == 1
-    fill(queue, 30, now + STALE + 1)
+    fill(queue, 30, now + MAX_ESTIMATE_AGE + 1)
     assert queue.limit is None
-    learn(queue, 3, now + STALE + 2)
+    learn(queue, 3, now + MAX_ESTIMATE_AGE + 2)
 
 
-def test_after_such_a_time_it_looks_and_probes_as_at_the_start(queue):
+def test_polls_and_probes_restart_after_a_long_time_without_polls(queue):
     fill(queue, 9)
     now = learn(queue, 3)
-    while now < NOW + 7200:  # probes are refused, and nothing becomes free
+    while now < NOW + 7200:  # Kernel refuses the probes, and no place becomes free
         for waiter in queue.on_listed(ids(3), now):
             queue.join(now + 5, now + 4, deadline=waiter.deadline)
         now = queue.next_poll_at()
     for waiter in list(queue._waiters):
         queue.leave(waiter)
-    now += STALE + 20
+    now += MAX_ESTIMATE_AGE + 20
     first, *_ = fill(queue, 9, now)
     assert queue.on_listed([], now + 1) == []
-    assert queue.next_poll_at() == now + 1 + LOOK_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + 1 + POLL_PAUSE + SPREAD / 2
     assert queue.on_listed(["i0"], now + PROBE_PAUSE) == [first]
 
 
-def test_one_who_is_refused_again_soon_finds_the_limit_known_and_no_look_too_early(queue):
+def test_limit_and_poll_pause_are_kept_when_a_waiter_joins_an_empty_queue_again(queue):
     fill(queue, 1)
     now = learn(queue, 3)
     queue.on_listed(ids(2), now)
     fill(queue, 1, now + 5)
     assert queue.limit == 3
-    assert queue.next_poll_at() >= now + LOOK_PAUSE
+    assert queue.next_poll_at() >= now + POLL_PAUSE
 
 
-def test_looks_become_rarer_while_nothing_becomes_free(no_probes, queue):
+def test_poll_pause_grows_while_no_place_becomes_free(no_probes, queue):
     fill(queue, 5)
     pauses, now = [], learn(queue, 3)
     while now < NOW + 600:
         queue.on_listed(ids(3), now)
         pauses.append(queue.next_poll_at() - now)
         now = queue.next_poll_at()
-    assert pauses[0] == LOOK_PAUSE + SPREAD / 2
+    assert pauses[0] == POLL_PAUSE + SPREAD / 2
     assert pauses == sorted(pauses)
-    assert pauses[-1] == MAX_LOOK_PAUSE + SPREAD / 2
+    assert pauses[-1] == MAX_POLL_PAUSE + SPREAD / 2
     queue.on_listed(ids(2), now)
-    assert queue.next_poll_at() == now + LOOK_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + POLL_PAUSE + SPREAD / 2
 
 
-def test_a_look_that_takes_many_pages_is_taken_rarely(queue):
+def test_poll_pause_grows_with_the_number_of_active_invocations(queue):
     fill(queue, 1)
     queue.on_listed(ids(300), NOW)
     assert queue.next_poll_at() >= NOW + 30
 
 
-def test_it_does_not_look_while_nobody_may_go(queue):
+def test_queue_does_not_poll_while_no_waiter_may_be_released(queue):
     queue.join(NOW, NOW, retry_after=600)
     queue.on_listed(ids(3), NOW)
     assert queue.next_poll_at() >= NOW + 600
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_where_looking_is_refused_one_goes_at_a_time_and_slowly_when_refused(queue, status):
+def test_refused_poll_releases_one_waiter_and_the_pause_grows_when_it_is_refused(queue, status):
     first, second, third, *_ = fill(queue, 9)
-    assert queue.on_failed(answered(status), NOW) == []  # nobody may go yet
+    assert queue.on_failed(answered(status), NOW) == []  # no waiter may be released yet
     now = NOW + 20
     assert queue.on_failed(answered(status), now) == [first]
-    assert queue.next_poll_at() == now + LOOK_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + POLL_PAUSE + SPREAD / 2
     assert queue.on_failed(answered(status), now + 11) == [second]
     fill(queue, 1, now + 15)
     assert queue.on_failed(answered(status), now + 22) == [third]
-    assert queue.next_poll_at() == now + 22 + 2 * LOOK_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + 22 + 2 * POLL_PAUSE + SPREAD / 2
 
 
 @pytest.mark.parametrize(
     "error", [answered(500), answered(503), answered(429), KernelTransportError("reset")]
 )
-def test_while_kernel_may_be_down_nobody_goes_at_first(queue, error):
+def test_failed_poll_releases_no_waiter_at_first_while_kernel_may_be_down(queue, error):
     first, *_ = fill(queue, 9)
     now, pauses = NOW + 20, []
-    for _ in range(PATIENT_LOOKS - 1):
+    for _ in range(FAILURES_BEFORE_RELEASE - 1):
         assert queue.on_failed(error, now) == []
         pauses.append(queue.next_poll_at() - now)
         now = queue.next_poll_at()
     assert queue.on_failed(error, now) == [first]
     assert pauses == [20 + SPREAD / 2, 40 + SPREAD / 2]
-    assert queue.next_poll_at() == now + MAX_BLIND_PAUSE + SPREAD / 2
+    assert queue.next_poll_at() == now + MAX_FAILURE_PAUSE + SPREAD / 2
 
 
-def test_a_looks_own_retry_after_is_honoured(queue):
+def test_poll_pause_honours_retry_after(queue):
     fill(queue, 1)
     queue.on_failed(answered(429, retry_after=300), NOW + 20)
     assert queue.next_poll_at() >= NOW + 320
 
 
-def test_after_a_good_look_failures_count_anew(queue):
+def test_failures_restart_from_zero_after_a_successful_poll(queue):
     fill(queue, 9)
     now = learn(queue, 3)
-    for _ in range(PATIENT_LOOKS - 1):
+    for _ in range(FAILURES_BEFORE_RELEASE - 1):
         queue.on_failed(answered(503), now)
     queue.on_listed(ids(3), now)
     assert queue.on_failed(answered(503), now) == []
 
 
-def test_at_the_deadline_a_last_look_decides(no_probes, queue):
+def test_waiter_expires_with_the_first_poll_after_its_deadline(no_probes, queue):
     waiter, other = queue.join(NOW, NOW, deadline=NOW + 60), queue.join(NOW, NOW, deadline=NOW + 60)
     queue.on_listed(ids(3), NOW)
     queue.on_listed(ids(3), NOW + 55)
@@ -313,20 +312,20 @@ def test_at_the_deadline_a_last_look_decides(no_probes, queue):
     assert len(queue) == 0
 
 
-def test_without_a_look_soon_the_deadline_holds_all_the_same(queue):
+def test_waiter_expires_after_the_grace_period_without_a_poll(queue):
     waiter = queue.join(NOW, NOW, deadline=NOW + 60)
     queue.on_failed(answered(429, retry_after=3000), NOW)
-    assert queue.wake_at() == NOW + 60 + LAST_CHANCE
-    assert queue.expired(NOW + 60 + LAST_CHANCE - 0.1) == []
+    assert queue.wake_at() == NOW + 60 + DEADLINE_GRACE
+    assert queue.expired(NOW + 60 + DEADLINE_GRACE - 0.1) == []
     assert queue.expired(queue.wake_at()) == [waiter]
 
 
 @given(st.data())
-def test_whatever_happens_nobody_is_lost_doubled_or_let_go_early(data):
+def test_queue_never_loses_doubles_or_releases_a_waiter_early(data):
     queue, now, waiting = CapacityQueue(), NOW, set()
     for _ in range(data.draw(st.integers(1, 30))):
         now += data.draw(st.floats(0, 60))
-        match data.draw(st.sampled_from(["join", "leave", "saw", "failed", "expired"])):
+        match data.draw(st.sampled_from(["join", "leave", "listed", "failed", "expired"])):
             case "join":
                 deadline = data.draw(st.none() | st.floats(now, now + 100))
                 waiting.add(queue.join(now, now - data.draw(st.floats(-5, 100)), 0.0, deadline))
@@ -336,7 +335,7 @@ def test_whatever_happens_nobody_is_lost_doubled_or_let_go_early(data):
                 for waiter in gone:
                     queue.leave(waiter)
                 waiting |= gone
-            case "saw":
+            case "listed":
                 gone = queue.on_listed(ids(data.draw(st.integers(0, 12))), now)
                 assert all(waiter.not_before <= now for waiter in gone)
             case "failed":

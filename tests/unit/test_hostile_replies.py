@@ -28,7 +28,7 @@ from airflow_provider_kernel.lifecycle.wait_machine import (
     gave_up,
 )
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
-from airflow_provider_kernel.watch.ends import Cursor, InvocationFilter, PagedScan, report
+from airflow_provider_kernel.watch.ends import Cursor, InvocationFilter, PagedScan, event_payload
 from tests.hostile import Fuzzer
 
 pytestmark = pytest.mark.no_airflow
@@ -154,15 +154,17 @@ def test_a_watcher_takes_whatever_is_listed():
         cursor, now = Cursor(), AT
         for _ in range(5):
             now += 100
-            listing = PagedScan(cursor.look_from(now))
+            paged = PagedScan(cursor.scan_since(now))
             found = asked(fuzzer, *ENDPOINTS["GET /invocations, readable or not"])
             if isinstance(found, KernelError):
-                listing.on_error(found)
+                paged.on_error(found)
                 continue
-            listing.add(found._replace(next_offset=None))
-            listing.params()
+            paged.add(found._replace(next_offset=None))
+            paged.params()
             check_shown(
-                repr(report(cursor.take(listing.scan(), InvocationFilter("shop", status="any"), now)))
+                repr(
+                    event_payload(cursor.take_new(paged.scan(), InvocationFilter("shop", status="any"), now))
+                )
             )
             Cursor.from_state(cursor.state())
 

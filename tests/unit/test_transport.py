@@ -15,7 +15,7 @@ from airflow_provider_kernel.api.models import InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks.connection import settings_of
 from airflow_provider_kernel.transport.errors import (
-    ATTEMPTS,
+    MAX_ATTEMPTS,
     MAX_WAIT,
     retrying,
     root_causes,
@@ -63,11 +63,11 @@ def test_a_request_is_sent_again_only_where_that_is_safe(error, get, post):
     assert (retrying(GET)["retry"](after(error)), retrying(POST)["retry"](after(error))) == (get, post)
 
 
-@pytest.mark.parametrize("attempt", range(1, ATTEMPTS + 1))
+@pytest.mark.parametrize("attempt", range(1, MAX_ATTEMPTS + 1))
 def test_the_pauses_grow_within_bounds_and_attempts_are_few(attempt):
     pause = retrying(GET)["wait"](after(answered(500), attempt))
     assert 0.5 <= pause <= 21
-    assert retrying(GET)["stop"](after(answered(500), attempt)) is (attempt == ATTEMPTS)
+    assert retrying(GET)["stop"](after(answered(500), attempt)) is (attempt == MAX_ATTEMPTS)
 
 
 def chained(error: BaseException, **attributes) -> BaseException:

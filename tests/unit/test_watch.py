@@ -1,4 +1,4 @@
-"""Which ends a watcher reports: over every order of starts and ends, pages that shift, restarts and clocks."""
+"""The decisions of a watcher: which ends it reports, with random starts and ends, shifting pages, restarts and clocks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from airflow_provider_kernel.watch.ends import (
     RateLimiter,
     Scan,
     common_filters,
+    event_payload,
     is_too_soon,
-    pause_after,
-    report,
+    retry_pause,
 )
 
 pytestmark = pytest.mark.no_airflow
@@ -37,15 +37,15 @@ pytestmark = pytest.mark.no_airflow
 T0 = 1_790_000_000
 SHOP = InvocationFilter("shop", status="any")
 CHANCE = st.integers(0, 2**32).map(random.Random)
-# Strategies that are made once: a new one for each draw costs more than what is tested.
+# Built once: building a strategy for each draw takes longer than the tested code.
 START = st.floats(-3600, 7200).map(lambda s: round(s, 3))
 STATUS = st.sampled_from(["succeeded", "failed"])
 APP = st.sampled_from(["shop", "shop", "other"])
 
 
 @dataclass
-class One:
-    """An invocation of the simulated Kernel; times in seconds."""
+class Simulated:
+    """An invocation of the simulated Kernel. Times are seconds since 1970."""
 
     id: str
     start: float
@@ -74,9 +74,9 @@ class One:
 
 @dataclass
 class Kernel:
-    """Lists invocations as Kernel does; the time passes from page to page."""
+    """A simulated Kernel that lists invocations; each page takes time."""
 
-    invocations: list[One]
+    invocations: list[Simulated]
     now: float = T0
     page_seconds: float = 1.0
     largest_page: int = 100
@@ -97,52 +97,52 @@ class Kernel:
         return [i.listed(self.now) for i in found[offset : offset + limit]], following
 
     def scan(self, since: int) -> Scan:
-        listing = PagedScan(since)
-        while listing.offset is not None:
-            listing.add(Page(*self.page(**listing.params())))
-        return listing.scan()
+        paged = PagedScan(since)
+        while paged.offset is not None:
+            paged.add(Page(*self.page(**paged.params())))
+        return paged.scan()
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> list[One]:
-    """Invocations that start from an hour before the first look to two hours after, and last for up to an hour."""
+def invocations(draw: st.DrawFn) -> list[Simulated]:
+    """Generate invocations that start from an hour before the first scan to two hours after it."""
     count = draw(st.integers(1, 40))
     return [
-        One(f"i{number}", T0 + draw(START) + number / 1e6, 0, draw(STATUS), draw(APP))
+        Simulated(f"i{number}", T0 + draw(START) + number / 1e6, 0, draw(STATUS), draw(APP))
         for number in range(count)
     ]
 
 
-def with_ends(ones: list[One], lengths: random.Random) -> list[One]:
+def with_ends(ones: list[Simulated], lengths: random.Random) -> list[Simulated]:
     for one in ones:
         one.end = one.start + lengths.choice([0.0, 0.5, 5, 60, 600, 3600]) * lengths.random()
     return ones
 
 
-def last_end(ones: list[One]) -> float:
+def last_end(ones: list[Simulated]) -> float:
     return max(one.end for one in ones)
 
 
 def reported_by(kernel: Kernel, until: float, pauses: random.Random, skew: float = 0.0) -> list[str]:
     cursor, reported = Cursor(), []
     while kernel.now < until:
-        scan = kernel.scan(cursor.look_from(kernel.now + skew))
-        reported += [one.id for one in cursor.take(scan, SHOP, kernel.now + skew)]
-        assert not cursor.given_up
+        scan = kernel.scan(cursor.scan_since(kernel.now + skew))
+        reported += [one.id for one in cursor.take_new(scan, SHOP, kernel.now + skew)]
+        assert not cursor.overdue
         cursor = Cursor.from_state(json.loads(json.dumps(cursor.state())))
         kernel.now += pauses.choice([1, 60, 60, 600, 4000])
     return reported
 
 
-@given(lives(), CHANCE, st.integers(1, 7), st.floats(0, 30), st.floats(-1200, 1200))
+@given(invocations(), CHANCE, st.integers(1, 7), st.floats(0, 30), st.floats(-1200, 1200))
 @settings(max_examples=300, deadline=None)
-def test_each_end_after_the_first_look_is_reported_once_whatever_starts_between_two_pages(
+def test_cursor_reports_each_end_once_when_invocations_start_between_two_pages(
     ones, chance, page, page_seconds, skew
 ):
     kernel = Kernel(with_ends(ones, chance), page_seconds=page_seconds, largest_page=page)
-    # A sweep that never ends is none: more start than a page holds while it is read.
+    # A first scan on a copy of Kernel gives the time at which the watcher's first scan ends.
     first = Kernel(kernel.invocations, page_seconds=page_seconds, largest_page=page)
-    first.scan(Cursor().look_from(T0 + skew))
+    first.scan(Cursor().scan_since(T0 + skew))
 
     reported = Counter(reported_by(kernel, last_end(ones) + 9000, chance, skew))
 
@@ -152,19 +152,19 @@ def test_each_end_after_the_first_look_is_reported_once_whatever_starts_between_
     assert set(reported) <= {one.id for one in shop if one.end > T0}
 
 
-@given(lives(), CHANCE, st.integers(1, 7))
+@given(invocations(), CHANCE, st.integers(1, 7))
 @settings(max_examples=300, deadline=None)
-def test_after_a_restart_what_was_kept_decides_nothing_is_missed_and_twice_is_only_what_was_not_kept(
-    ones, chance, page
-):
+def test_cursor_misses_no_end_and_repeats_only_unsaved_ends_when_the_triggerer_restarts(ones, chance, page):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.01, largest_page=page)
     cursor = Cursor()
-    cursor.take(kernel.scan(cursor.look_from(kernel.now)), SHOP, kernel.now)
-    kept, first_look = json.dumps(cursor.state()), kernel.now
-    stored, perhaps_twice = Counter[str](), set[str]()
+    cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
+    saved, first_scan_at = json.dumps(cursor.state()), kernel.now
+    stored, may_repeat = Counter[str](), set[str]()
     end = last_end(ones) + 9000
     while kernel.now < end:
-        events = [one.id for one in cursor.take(kernel.scan(cursor.look_from(kernel.now)), SHOP, kernel.now)]
+        events = [
+            one.id for one in cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
+        ]
         fate = (
             "goes on"
             if kernel.now > end - 8000
@@ -173,140 +173,144 @@ def test_after_a_restart_what_was_kept_decides_nothing_is_missed_and_twice_is_on
         if fate != "dies at once":
             stored.update(events)
         if fate == "dies when stored":
-            perhaps_twice |= set(events)
+            may_repeat |= set(events)
         if fate == "goes on":
-            kept = json.dumps(cursor.state())
-        cursor = Cursor.from_state(json.loads(kept))
+            saved = json.dumps(cursor.state())
+        cursor = Cursor.from_state(json.loads(saved))
         kernel.now += chance.choice([1, 60, 60, 600, 4000, 90_000])
-    stored.update(one.id for one in cursor.take(kernel.scan(cursor.look_from(kernel.now)), SHOP, kernel.now))
+    stored.update(
+        one.id for one in cursor.take_new(kernel.scan(cursor.scan_since(kernel.now)), SHOP, kernel.now)
+    )
 
-    assert {one.id for one in ones if one.app_name == "shop" and one.end > first_look} <= set(stored)
-    assert {one for one in stored if stored[one] > 1} <= perhaps_twice
+    assert {one.id for one in ones if one.app_name == "shop" and one.end > first_scan_at} <= set(stored)
+    assert {one for one in stored if stored[one] > 1} <= may_repeat
 
 
-@given(lives(), CHANCE)
+@given(invocations(), CHANCE)
 @settings(max_examples=200, deadline=None)
-def test_a_triggerer_that_was_frozen_reports_nothing_again_once_it_has_asked(ones, chance):
+def test_cursor_reports_no_end_again_when_it_merges_the_cursor_of_another_triggerer(ones, chance):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.01)
     awake, frozen = Cursor(), Cursor()
-    scan = kernel.scan(awake.look_from(kernel.now))
+    scan = kernel.scan(awake.scan_since(kernel.now))
     for cursor in (awake, frozen):
-        cursor.take(scan, SHOP, kernel.now)
+        cursor.take_new(scan, SHOP, kernel.now)
     reported = Counter[str]()
     for _ in range(6):
         kernel.now += chance.choice([1, 60, 600, 4000])
         reported.update(
-            one.id for one in awake.take(kernel.scan(awake.look_from(kernel.now)), SHOP, kernel.now)
+            one.id for one in awake.take_new(kernel.scan(awake.scan_since(kernel.now)), SHOP, kernel.now)
         )
 
-    scan = kernel.scan(frozen.look_from(kernel.now))
+    scan = kernel.scan(frozen.scan_since(kernel.now))
     assert frozen.count_new(scan, SHOP) or not reported
     frozen.merge(Cursor.from_state(json.loads(json.dumps(awake.state()))))
-    reported.update(one.id for one in frozen.take(scan, SHOP, kernel.now))
+    reported.update(one.id for one in frozen.take_new(scan, SHOP, kernel.now))
 
     assert set(reported.values()) <= {1}
     kernel.now = last_end(ones) + 9000
     reported.update(
-        one.id for one in frozen.take(kernel.scan(frozen.look_from(kernel.now)), SHOP, kernel.now)
+        one.id for one in frozen.take_new(kernel.scan(frozen.scan_since(kernel.now)), SHOP, kernel.now)
     )
     assert set(reported.values()) <= {1}
     assert {o.id for o in ones if o.app_name == "shop" and o.end > T0 + 1} <= set(reported)
 
 
 @given(st.lists(st.integers(0, 3), max_size=30), st.integers(1, 5), st.integers(0, 20))
-def test_what_is_there_when_a_sweep_begins_is_in_it_though_every_page_shifts(arrivals, page, there):
-    kernel = Kernel([One(f"i{n}", T0 - n - 1, T0) for n in range(there)], page_seconds=0.0, largest_page=page)
+def test_scan_contains_every_earlier_invocation_when_pages_shift(arrivals, page, there):
+    kernel = Kernel(
+        [Simulated(f"i{n}", T0 - n - 1, T0) for n in range(there)], page_seconds=0.0, largest_page=page
+    )
     before = {one.id for one in kernel.invocations}
-    listing = PagedScan(0)
+    paged = PagedScan(0)
     coming = iter(arrivals)
-    while listing.offset is not None:
-        listing.add(Page(*kernel.page(**listing.params())))
+    while paged.offset is not None:
+        paged.add(Page(*kernel.page(**paged.params())))
         for n in range(next(coming, 0)):
             kernel.now += 1
-            kernel.invocations.append(One(f"new{kernel.now}-{n}", kernel.now, kernel.now))
-    found = [one.id for one in listing.scan().invocations]
+            kernel.invocations.append(Simulated(f"new{kernel.now}-{n}", kernel.now, kernel.now))
+    found = [one.id for one in paged.scan().invocations]
 
     assert before <= set(found)
     assert len(found) == len(set(found))
 
 
-def looked(cursor: Cursor, *ones: One, now: float, since: int | None = None) -> list[str]:
-    scan = Scan(cursor.look_from(now) if since is None else since, tuple(one.listed(now) for one in ones))
-    return [one.id for one in cursor.take(scan, SHOP, now)]
+def new_ids(cursor: Cursor, *ones: Simulated, now: float, since: int | None = None) -> list[str]:
+    scan = Scan(cursor.scan_since(now) if since is None else since, tuple(one.listed(now) for one in ones))
+    return [one.id for one in cursor.take_new(scan, SHOP, now)]
 
 
-def test_the_first_look_goes_back_over_the_longest_run_and_its_time_in_the_queue():
-    assert Cursor().look_from(T0) == (T0 - 3600 - 1800) * SECOND
+def test_first_scan_goes_back_over_the_maximum_duration_and_queue_time():
+    assert Cursor().scan_since(T0) == (T0 - 3600 - 1800) * SECOND
 
 
-def test_a_look_goes_back_to_the_oldest_that_runs_and_five_minutes_at_least():
+def test_scan_goes_back_to_the_oldest_running_invocation_and_at_least_five_minutes():
     cursor = Cursor()
-    looked(cursor, One("a", T0 - 1000, T0 + 900), One("b", T0 - 10, T0 - 5), now=T0)
-    assert cursor.look_from(T0) == (T0 - 1000) * SECOND
+    new_ids(cursor, Simulated("a", T0 - 1000, T0 + 900), Simulated("b", T0 - 10, T0 - 5), now=T0)
+    assert cursor.scan_since(T0) == (T0 - 1000) * SECOND
 
-    looked(cursor, One("a", T0 - 1000, T0 + 900), One("b", T0 - 10, T0 - 5), now=T0 + 1000)
-    assert cursor.look_from(T0) == (T0 - 10) * SECOND - OVERLAP
+    new_ids(cursor, Simulated("a", T0 - 1000, T0 + 900), Simulated("b", T0 - 10, T0 - 5), now=T0 + 1000)
+    assert cursor.scan_since(T0) == (T0 - 10) * SECOND - OVERLAP
 
 
-def test_the_newest_start_of_any_app_counts_so_that_a_quiet_app_costs_no_more():
+def test_scan_moves_forward_when_only_another_app_starts_invocations():
     cursor = Cursor()
-    looked(cursor, One("shop", T0 - 5000, T0 - 4000), One("b", T0, T0, app_name="other"), now=T0 + 1)
-    assert cursor.look_from(T0) == T0 * SECOND - OVERLAP
+    new_ids(
+        cursor, Simulated("shop", T0 - 5000, T0 - 4000), Simulated("b", T0, T0, app_name="other"), now=T0 + 1
+    )
+    assert cursor.scan_since(T0) == T0 * SECOND - OVERLAP
 
 
-def test_a_start_in_the_future_makes_it_pass_over_nothing():
+def test_scan_skips_nothing_when_a_start_is_in_the_future():
     cursor = Cursor()
-    looked(cursor, One("a", T0 + 99_999, T0 + 99_999), now=T0)
-    assert cursor.look_from(T0) <= T0 * SECOND - OVERLAP
+    new_ids(cursor, Simulated("a", T0 + 99_999, T0 + 99_999), now=T0)
+    assert cursor.scan_since(T0) <= T0 * SECOND - OVERLAP
 
 
-def test_a_clock_set_back_takes_back_nothing():
+def test_cursor_reports_no_end_again_when_the_clock_is_set_back():
     cursor = Cursor()
-    ones = [One("a", T0 - 10, T0 + 1), One("b", T0 - 9, T0 + 2)]
-    looked(cursor, *ones, now=T0)
-    assert looked(cursor, *ones, now=T0 + 10) == ["a", "b"]
-    before = cursor.look_from(T0)
-    assert looked(cursor, *ones, now=T0 + 10, since=before) == []
-    assert looked(cursor, *ones, now=T0 - 4000 + 4010, since=before) == []
-    assert cursor.look_from(T0 - 4000) == before
+    ones = [Simulated("a", T0 - 10, T0 + 1), Simulated("b", T0 - 9, T0 + 2)]
+    new_ids(cursor, *ones, now=T0)
+    assert new_ids(cursor, *ones, now=T0 + 10) == ["a", "b"]
+    before = cursor.scan_since(T0)
+    assert new_ids(cursor, *ones, now=T0 + 10, since=before) == []
+    assert new_ids(cursor, *ones, now=T0 - 4000 + 4010, since=before) == []
+    assert cursor.scan_since(T0 - 4000) == before
 
 
-def test_what_runs_for_longer_than_it_can_is_given_up_with_a_word_and_then_said_no_more_of():
+def test_cursor_names_an_overdue_invocation_once():
     cursor = Cursor()
-    endless = One("endless", T0 - 60, T0 + 10**6)
+    endless = Simulated("endless", T0 - 60, T0 + 10**6)
     later = T0 + LOOKBACK / SECOND + 1
-    looked(cursor, endless, now=T0)
-    assert not cursor.given_up
+    new_ids(cursor, endless, now=T0)
+    assert not cursor.overdue
 
-    assert looked(cursor, endless, now=later) == []
-    assert cursor.given_up == ["endless"]
-    looked(cursor, endless, now=later + 60)
-    assert not cursor.given_up
+    assert new_ids(cursor, endless, now=later) == []
+    assert cursor.overdue == ["endless"]
+    new_ids(cursor, endless, now=later + 60)
+    assert not cursor.overdue
 
 
-def test_the_oldest_that_runs_is_listed_though_kernel_may_leave_out_what_started_at_since_itself():
-    kernel = Kernel([One("a", T0 - 1000, T0 + 30), One("b", T0, T0)], since_is_exclusive=True)
+def test_scan_lists_the_oldest_running_invocation_when_since_is_exclusive():
+    kernel = Kernel([Simulated("a", T0 - 1000, T0 + 30), Simulated("b", T0, T0)], since_is_exclusive=True)
     cursor, reported = Cursor(), []
     for now in (T0, T0 + 60):
         kernel.now = now
-        reported += cursor.take(kernel.scan(cursor.look_from(now)), SHOP, now)
+        reported += cursor.take_new(kernel.scan(cursor.scan_since(now)), SHOP, now)
     assert [one.id for one in reported] == ["a"]
 
 
-@given(lives(), CHANCE, st.integers(1, 7))
+@given(invocations(), CHANCE, st.integers(1, 7))
 @settings(max_examples=200, deadline=None)
-def test_an_event_has_no_more_than_so_many_ends_and_the_rest_comes_with_the_next_of_the_same_or_a_new_sweep(
-    ones, chance, most
-):
+def test_take_new_returns_at_most_max_ends_and_the_others_with_the_next_calls(ones, chance, most):
     kernel = Kernel(with_ends(ones, chance), page_seconds=0.0)
     cursor, stored = Cursor(), Counter[str]()
-    cursor.take(kernel.scan(cursor.look_from(T0)), SHOP, T0)
+    cursor.take_new(kernel.scan(cursor.scan_since(T0)), SHOP, T0)
     kernel.now = last_end(ones) + chance.choice([60, 90_000])
-    scan = kernel.scan(cursor.look_from(kernel.now))
+    scan = kernel.scan(cursor.scan_since(kernel.now))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ends, "MAX_ENDS", most)
         while True:
-            events = cursor.take(scan, SHOP, kernel.now)
+            events = cursor.take_new(scan, SHOP, kernel.now)
             assert len(events) <= most
             assert events == sorted(events, key=lambda one: one.finished_at)
             stored.update(one.id for one in events)
@@ -316,50 +320,50 @@ def test_an_event_has_no_more_than_so_many_ends_and_the_rest_comes_with_the_next
                 break
             cursor = Cursor.from_state(json.loads(json.dumps(cursor.state())))
             if chance.random() < 0.5:
-                scan = kernel.scan(cursor.look_from(kernel.now))
+                scan = kernel.scan(cursor.scan_since(kernel.now))
 
     assert stored == {one.id: 1 for one in ones if one.app_name == "shop" and one.end > T0}
 
 
-def test_what_is_kept_while_ends_are_left_does_not_grow_with_them():
+def test_state_does_not_grow_when_many_ends_are_unreported():
     cursor = Cursor()
-    looked(cursor, now=T0)
-    week = [One(f"i{n:05}", T0 + 60 + n, T0 + 61 + n) for n in range(2500)]
+    new_ids(cursor, now=T0)
+    week = [Simulated(f"i{n:05}", T0 + 60 + n, T0 + 61 + n) for n in range(2500)]
     now = T0 + 9000
-    sizes, kept = [], []
+    sizes, seen_counts = [], []
     for _ in range(4):
-        sizes.append(len(looked(cursor, *week, now=now)))
-        kept.append(len(cursor.state()["seen"]))
+        sizes.append(len(new_ids(cursor, *week, now=now)))
+        seen_counts.append(len(cursor.state()["seen"]))
     assert sizes == [1000, 1000, 500, 0]
-    assert max(kept) <= OVERLAP // SECOND + 1
+    assert max(seen_counts) <= OVERLAP // SECOND + 1
 
 
-def test_what_is_no_longer_listed_holds_up_a_look_for_no_longer_than_it_can_run():
+def test_scan_moves_forward_after_the_maximum_duration_when_kernel_no_longer_lists_a_running_invocation():
     cursor = Cursor()
-    looked(cursor, One("gone", T0 - 60, T0 + 10**6), now=T0)
-    looked(cursor, One("new", T0 + 1000, T0 + 1001), now=T0 + 2000)
-    assert cursor.look_from(T0) == (T0 - 60) * SECOND
+    new_ids(cursor, Simulated("gone", T0 - 60, T0 + 10**6), now=T0)
+    new_ids(cursor, Simulated("new", T0 + 1000, T0 + 1001), now=T0 + 2000)
+    assert cursor.scan_since(T0) == (T0 - 60) * SECOND
 
     later = T0 + LOOKBACK / SECOND
-    looked(cursor, One("new", later - 10, later - 5), now=later)
-    assert cursor.look_from(T0) == int(later - 10) * SECOND - OVERLAP
-    assert not cursor.given_up
+    new_ids(cursor, Simulated("new", later - 10, later - 5), now=later)
+    assert cursor.scan_since(T0) == int(later - 10) * SECOND - OVERLAP
+    assert not cursor.overdue
 
 
-def test_an_unknown_status_is_no_end():
+def test_cursor_does_not_report_an_unknown_status_as_an_end():
     cursor = Cursor()
     odd = Invocation("odd", "paused", app_name="shop", started_at=format_timestamp(T0 * SECOND))
     for now in (T0 + 1, T0 + 61):
-        assert cursor.take(Scan(cursor.look_from(now), (odd,)), SHOP, now) == []
-    assert looked(cursor, One("odd", T0, T0 + 70), now=T0 + 80) == ["odd"]
+        assert cursor.take_new(Scan(cursor.scan_since(now), (odd,)), SHOP, now) == []
+    assert new_ids(cursor, Simulated("odd", T0, T0 + 70), now=T0 + 80) == ["odd"]
 
 
-def test_an_invocation_without_times_is_reported_once_too():
+def test_cursor_reports_an_invocation_without_times_once():
     cursor = Cursor()
     bare = Invocation("bare", "succeeded", app_name="shop")
-    assert looked(cursor, now=T0) == []
+    assert new_ids(cursor, now=T0) == []
     for now, expected in ((T0 + 60, ["bare"]), (T0 + 120, [])):
-        found = cursor.take(Scan(cursor.look_from(now), (bare,)), SHOP, now)
+        found = cursor.take_new(Scan(cursor.scan_since(now), (bare,)), SHOP, now)
         assert [one.id for one in found] == expected
         cursor = Cursor.from_state(json.loads(json.dumps(cursor.state())))
 
@@ -367,36 +371,42 @@ def test_an_invocation_without_times_is_reported_once_too():
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (InvocationFilter("shop"), {"good"}),
-        (InvocationFilter("shop", status="failed"), {"bad"}),
-        (InvocationFilter("shop", status="any"), {"good", "bad"}),
-        (InvocationFilter("shop", "price", "v1"), {"good"}),
+        (InvocationFilter("shop"), {"succeeded"}),
+        (InvocationFilter("shop", status="failed"), {"failed"}),
+        (InvocationFilter("shop", status="any"), {"succeeded", "failed"}),
+        (InvocationFilter("shop", "price", "v1"), {"succeeded"}),
         (InvocationFilter("shop", "other"), set()),
         (InvocationFilter("shop", version="v2"), set()),
         (InvocationFilter("elsewhere"), set()),
     ],
 )
-def test_only_what_is_wanted_is_reported(wanted, expected):
+def test_cursor_reports_only_ends_that_match_the_filter(wanted, expected):
     cursor = Cursor()
-    cursor.take(Scan(T0 * SECOND, ()), wanted, T0)
-    ones = [One("good", T0, T0 + 1), One("bad", T0, T0 + 1, "failed"), One("o", T0, T0 + 1, app_name="other")]
+    cursor.take_new(Scan(T0 * SECOND, ()), wanted, T0)
+    ones = [
+        Simulated("succeeded", T0, T0 + 1),
+        Simulated("failed", T0, T0 + 1, "failed"),
+        Simulated("o", T0, T0 + 1, app_name="other"),
+    ]
     scan = Scan(T0 * SECOND - OVERLAP, tuple(one.listed(T0 + 5) for one in ones))
     assert cursor.count_new(scan, wanted) == len(expected)
-    assert {one.id for one in cursor.take(scan, wanted, T0 + 5)} == expected
+    assert {one.id for one in cursor.take_new(scan, wanted, T0 + 5)} == expected
 
 
-def test_what_is_kept_holds_ids_and_moments_and_an_event_neither_payload_nor_output():
+def test_state_and_event_contain_no_payload_output_or_reason():
     secret = Invocation(
         "i1", "failed", "price", "shop", "v1", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z",
         "reason s3cret", payload='"s3cret"', raw_output="s3cret",
     )  # fmt: skip
-    listing = PagedScan(0)
-    listing.add(Page([secret], None))
+    paged = PagedScan(0)
+    paged.add(Page([secret], None))
     cursor = Cursor()
-    cursor.take(listing.scan(), SHOP, T0)
+    cursor.take_new(paged.scan(), SHOP, T0)
 
-    assert "s3cret" not in str(listing.scan()) + json.dumps(cursor.state()) + json.dumps(report([secret]))
-    assert report([secret]) == {
+    assert "s3cret" not in str(paged.scan()) + json.dumps(cursor.state()) + json.dumps(
+        event_payload([secret])
+    )
+    assert event_payload([secret]) == {
         "invocations": [
             {
                 "invocation_id": "i1",
@@ -411,14 +421,14 @@ def test_what_is_kept_holds_ids_and_moments_and_an_event_neither_payload_nor_out
     }
 
 
-def test_what_is_kept_is_bounded_by_what_a_look_may_list():
+def test_state_holds_no_more_than_a_scan_may_list():
     cursor = Cursor()
     for minute in range(600):
         now = T0 + 60 * minute
         scan = Scan(
-            cursor.look_from(now), tuple(One(f"{minute}-{n}", now, now).listed(now) for n in range(10))
+            cursor.scan_since(now), tuple(Simulated(f"{minute}-{n}", now, now).listed(now) for n in range(10))
         )
-        cursor.take(scan, SHOP, now)
+        cursor.take_new(scan, SHOP, now)
     assert len(cursor.state()["seen"]) <= 10 * (OVERLAP // SECOND // 60 + 1)
 
 
@@ -430,8 +440,8 @@ def test_what_is_kept_is_bounded_by_what_a_look_may_list():
         {"format": 1, "since": 1, "seen": {"a": "b"}, "open": {}}, {"format": 1, "since": True, "seen": {}, "open": {}},
     ],
 )  # fmt: skip
-def test_what_is_no_cursor_is_not_taken_for_one(state):
-    with pytest.raises(ValueError, match="no cursor"):
+def test_from_state_raises_for_anything_but_a_cursor(state):
+    with pytest.raises(ValueError, match="The state is not a cursor"):
         Cursor.from_state(state)
 
 
@@ -446,16 +456,16 @@ def test_what_is_no_cursor_is_not_taken_for_one(state):
         ([InvocationFilter("shop"), InvocationFilter("bank")], {}),
     ],
 )
-def test_kernel_is_asked_for_no_more_than_all_of_them_want(wanted, expected):
+def test_common_filters_keep_only_values_that_all_watchers_share(wanted, expected):
     assert common_filters(wanted) == expected
 
 
-def test_pages_are_as_large_as_what_comes_with_them_allows():
-    listing = PagedScan(0)
-    sizes = [listing.limit]
+def test_page_size_follows_the_bytes_of_the_pages():
+    paged = PagedScan(0)
+    sizes = [paged.limit]
     for size in (0, 0, 0, 3_000_000, 5_000_000, 5_000_000):
-        listing.add(Page([Invocation("a", "running")], 1, size=size))
-        sizes.append(listing.limit)
+        paged.add(Page([Invocation("a", "running")], 1, size=size))
+        sizes.append(paged.limit)
     assert sizes == [25, 50, 50, 50, 50, 25, 12]
 
 
@@ -469,44 +479,44 @@ def test_pages_are_as_large_as_what_comes_with_them_allows():
     ],
     ids=str,
 )
-def test_a_page_that_failed_is_asked_for_again_smaller_unless_its_size_cannot_be_why(error, sizes):
-    listing, asked = PagedScan(0), []
+def test_page_size_halves_after_an_error_that_the_size_may_have_caused(error, sizes):
+    paged, asked = PagedScan(0), []
     for _ in range(5):
-        listing.on_error(error)
-        asked.append(listing.limit)
+        paged.on_error(error)
+        asked.append(paged.limit)
     assert asked == sizes
-    listing.add(Page([], 1))
-    assert listing.limit == min(ends.LARGEST_PAGE, 2 * sizes[-1])
+    paged.add(Page([], 1))
+    assert paged.limit == min(ends.LARGEST_PAGE, 2 * sizes[-1])
 
 
-def test_the_next_sweep_begins_with_pages_as_large_as_the_last_could_take():
-    listing = PagedScan(0)
-    listing.add(Page([], None, size=5_000_000))
-    assert PagedScan(0, listing.limit).limit == 12
+def test_page_size_carries_over_to_the_next_scan():
+    paged = PagedScan(0)
+    paged.add(Page([], None, size=5_000_000))
+    assert PagedScan(0, paged.limit).limit == 12
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=200))
-def test_no_more_than_ten_requests_a_minute_after_the_first_ten(pauses):
-    pace, now, sent = RateLimiter(), 0.0, []
+def test_rate_limiter_allows_ten_requests_per_minute_after_a_burst(pauses):
+    limiter, now, sent = RateLimiter(), 0.0, []
     for pause in pauses:
         now += pause
-        now += pace.delay(now)
+        now += limiter.delay(now)
         sent.append(now)
     for first in sent:
         assert sum(first <= at <= first + 60 for at in sent) <= 20 + 1
-    assert len(sent) <= ends.BURST + 1 + sent[-1] / ends.SECONDS_PER_REQUEST
+    assert len(sent) <= ends.REQUEST_BURST + 1 + sent[-1] / ends.SECONDS_PER_REQUEST
 
 
-def test_two_events_are_ten_seconds_apart_and_the_first_waits_for_none():
+def test_is_too_soon_within_ten_seconds_after_the_last_event():
     assert not is_too_soon(5, None)
     assert is_too_soon(14.999, 5)
     assert not is_too_soon(15, 5)
 
 
-def test_a_pause_grows_to_a_minute_and_is_never_shorter_than_kernel_asks():
-    assert [pause_after(n, 0, 1) for n in (1, 2, 5, 6, 99)] == [2, 4, 32, 60, 60]
-    assert pause_after(1, 0, 0) == 1
-    assert pause_after(1, 900, 0) == 900
+def test_retry_pause_grows_to_a_minute_and_is_never_shorter_than_retry_after():
+    assert [retry_pause(n, 0, 1) for n in (1, 2, 5, 6, 99)] == [2, 4, 32, 60, 60]
+    assert retry_pause(1, 0, 0) == 1
+    assert retry_pause(1, 900, 0) == 900
 
 
 @pytest.mark.parametrize(
@@ -521,6 +531,6 @@ def test_a_pause_grows_to_a_minute_and_is_never_shorter_than_kernel_asks():
         ({"app_name": "shop", "status": ["failed"]}, "'succeeded', 'failed' or 'any'"),
     ],
 )
-def test_what_cannot_be_right_is_refused_with_what_to_write(arguments, sentence):
+def test_filter_raises_with_advice_when_an_argument_is_invalid(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         InvocationFilter(**arguments)

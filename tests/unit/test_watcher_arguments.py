@@ -1,4 +1,4 @@
-"""The watcher's arguments: what is refused, and that Airflow knows a trigger again by them."""
+"""The arguments of KernelInvocationFinishedTrigger: their checks, and their serialization, which identifies a trigger."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ needs_watchers = pytest.mark.skipif(not triggers.HAS_WATCHERS, reason="Airflow 2
 
 
 @needs_watchers
-def test_airflow_knows_the_trigger_again_by_its_arguments():
+def test_serialize_returns_equal_arguments_for_equal_triggers():
     from airflow.models.trigger import Trigger
 
     for arguments in ({}, {"action_name": "a", "version": "v", "poll_interval": 60}):
@@ -29,21 +29,21 @@ def test_airflow_knows_the_trigger_again_by_its_arguments():
 
 @needs_watchers
 @pytest.mark.parametrize("poll_interval", [0, 9, 3601, True, "60", None])
-def test_a_poll_interval_that_cannot_be_right_is_refused(poll_interval):
+def test_trigger_raises_when_poll_interval_is_invalid(poll_interval):
     with pytest.raises(ValueError, match="a number from 10 to 3600"):
         KernelInvocationFinishedTrigger("shop", poll_interval=poll_interval)
 
 
 @needs_watchers
-def test_a_template_is_refused_that_nothing_would_render():
-    with pytest.raises(ValueError, match="kernel_conn_id is a template, and Airflow renders none"):
+def test_trigger_raises_when_an_argument_is_a_template():
+    with pytest.raises(ValueError, match="kernel_conn_id is a template, but Airflow renders no templates"):
         KernelInvocationFinishedTrigger("shop", kernel_conn_id="{{ var.value.connection }}")
 
 
 @needs_watchers
-def test_a_queue_is_handed_to_airflow_where_airflow_has_queues_for_watchers():
+def test_queue_is_serialized_only_when_it_is_set():
     path, plain = KernelInvocationFinishedTrigger("shop").serialize()
-    assert "queue" not in plain, "Airflow would take every watcher that it knows for a new one"
+    assert "queue" not in plain, "Airflow would treat every stored trigger as a new one"
     if not triggers.HAS_QUEUES:
         return
     from airflow.serialization.encoders import encode_trigger
@@ -56,21 +56,21 @@ def test_a_queue_is_handed_to_airflow_where_airflow_has_queues_for_watchers():
 
 @needs_watchers
 @pytest.mark.parametrize("queue", ["", 7, "{{ var.value.queue }}"])
-def test_a_queue_that_cannot_be_right_is_refused(monkeypatch, queue):
+def test_trigger_raises_when_queue_is_invalid(monkeypatch, queue):
     monkeypatch.setattr(triggers, "HAS_QUEUES", True)
     with pytest.raises(ValueError, match=r"^queue "):
         KernelInvocationFinishedTrigger("shop", queue=queue)
 
 
 @needs_watchers
-def test_an_airflow_without_queues_for_watchers_is_told_so(monkeypatch):
+def test_queue_raises_before_airflow_3_4(monkeypatch):
     monkeypatch.setattr(triggers, "HAS_QUEUES", False)
-    with pytest.raises(TypeError, match=r"queue needs Airflow 3\.4 or later.* Leave it out"):
+    with pytest.raises(TypeError, match=r"queue needs Airflow 3\.4 or later.* Leave queue out"):
         KernelInvocationFinishedTrigger("shop", queue="eu")
 
 
-def test_an_airflow_without_watchers_is_told_so(monkeypatch):
+def test_trigger_raises_in_airflow_2(monkeypatch):
     if triggers.HAS_WATCHERS:
         monkeypatch.setattr(triggers, "HAS_WATCHERS", False)
-    with pytest.raises(RuntimeError, match=r"from version 3\.0 on"):
+    with pytest.raises(RuntimeError, match=r"needs Airflow 3\.0 or later"):
         KernelInvocationFinishedTrigger("shop")

@@ -1,4 +1,4 @@
-"""The watchers of one connection, as Airflow drives them from 3.3 on: they share a look, and each has a cursor."""
+"""The watchers of one connection in Airflow 3.3 and later: they share a scan, and each has a cursor."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.integration.finished.watching import (
     LIST,
     Store,
     Triggerer,
-    kept,
-    looked,
-    nothing_is_left,
+    assert_nothing_remains,
+    saved_ids,
+    scanned,
     trigger,
     until_,
 )
@@ -28,29 +28,29 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-async def test_all_watchers_of_a_connection_share_one_look(proxy, submit):
+async def test_watchers_of_a_connection_share_one_scan(proxy, submit):
     triggerer = Triggerer()
     actions = ("echo", "sleep", None)
     watchers = [triggerer.start(trigger(action, poll_interval=0.4), Store()) for action in actions]
-    await looked(proxy, 2)
+    await scanned(proxy, 2)
     before = len(proxy.seen(LIST))
     echo, sleep = submit("echo", 1), submit("sleep", {"seconds": 0})
     for events, expected in zip(watchers, ({echo}, {sleep}, {echo, sleep}), strict=True):
         await events.are(*expected)
-    await looked(proxy, 2)
+    await scanned(proxy, 2)
     for events, expected in zip(watchers, ({echo}, {sleep}, {echo, sleep}), strict=True):
         assert events.count == dict.fromkeys(expected, 1)
-    seen = [e for e in proxy.seen(LIST)[before:] if "offset=0" in e.path]  # the first pages
+    seen = [e for e in proxy.seen(LIST)[before:] if "offset=0" in e.path]  # the first page of each scan
     assert all("app_name=tests" in e.path and "action_name" not in e.path for e in seen)
     assert all(b.at - a.at > 0.3 for a, b in pairwise(seen))
     await triggerer.stop()
-    nothing_is_left()
+    assert_nothing_remains()
 
 
-async def test_one_who_joins_later_begins_at_once_and_disturbs_nobody(proxy, submit):
+async def test_new_watcher_is_scanned_at_once_without_effect_on_the_others(proxy, submit):
     triggerer = Triggerer()
     early = triggerer.start(trigger(poll_interval=1), Store())
-    await looked(proxy)
+    await scanned(proxy)
     runs = submit("sleep", {"seconds": 1})
     late = triggerer.start(trigger("sleep", poll_interval=1), store := Store())
     await until_(lambda: store.values)
@@ -62,7 +62,7 @@ async def test_one_who_joins_later_begins_at_once_and_disturbs_nobody(proxy, sub
 
 
 @pytest.mark.parametrize("dies", [False, True])
-async def test_many_ends_are_several_events_of_one_look_and_a_restart_between_them_loses_none(
+async def test_many_ends_make_several_events_of_one_scan_and_none_is_lost_when_the_triggerer_restarts(
     proxy, submit, client, until, monkeypatch, dies
 ):
     monkeypatch.setattr(decisions, "MAX_ENDS", 2)
@@ -74,7 +74,7 @@ async def test_many_ends_are_several_events_of_one_look_and_a_restart_between_th
     until(lambda: all(client.invocations.retrieve(one).status == "succeeded" for one in ones))
 
     triggerer = Triggerer()
-    beside = triggerer.start(trigger("sleep", **slow), Store())
+    other = triggerer.start(trigger("sleep", **slow), Store())
     first = ends = triggerer.start(trigger(**slow), store)
     before = store.values.copy()
     if dies:
@@ -83,7 +83,7 @@ async def test_many_ends_are_several_events_of_one_look_and_a_restart_between_th
         triggerer = Triggerer()
         ends = triggerer.start(trigger(**slow), store)
     await until_(lambda: set(ones) <= set(first.count + ends.count))
-    assert not beside.ends
+    assert not other.ends
     assert all(len(event) <= 2 for event in first.events + ends.events)
     if not dies:
         assert [len(event) for event in ends.events] == [2, 2, 2, 1]
@@ -91,24 +91,22 @@ async def test_many_ends_are_several_events_of_one_look_and_a_restart_between_th
     await triggerer.stop()
 
 
-async def test_the_cursor_is_kept_only_once_the_events_are_stored(proxy, submit):
+async def test_cursor_is_stored_only_after_airflow_stored_the_events(proxy, submit):
     triggerer, store = Triggerer(), Store()
     ends = await triggerer.watch(store)
     triggerer.confirms = False
     one = submit("echo", 1)
     await ends.are(one)
-    await looked(proxy, 4)
-    assert one not in kept(store)
+    await scanned(proxy, 4)
+    assert one not in saved_ids(store)
     triggerer.confirms = True
     triggerer.confirm()
-    await until_(lambda: one in kept(store))
+    await until_(lambda: one in saved_ids(store))
     await triggerer.stop()
 
 
 @pytest.mark.parametrize("was_stored", [True, False])
-async def test_after_a_restart_what_was_not_stored_is_fired_again_and_what_was_is_not(
-    proxy, submit, was_stored
-):
+async def test_only_unconfirmed_ends_are_reported_again_after_a_restart(proxy, submit, was_stored):
     store = Store()
     triggerer = Triggerer()
     ends = await triggerer.watch(store)
@@ -116,7 +114,7 @@ async def test_after_a_restart_what_was_not_stored_is_fired_again_and_what_was_i
     one, runs = submit("echo", 1), submit("sleep", {"seconds": 1})
     await ends.are(one)
     if was_stored:
-        await until_(lambda: one in kept(store))
+        await until_(lambda: one in saved_ids(store))
     await triggerer.stop()
     meanwhile = submit("echo", 2)
 
@@ -130,42 +128,40 @@ async def test_after_a_restart_what_was_not_stored_is_fired_again_and_what_was_i
     await again.stop()
 
 
-async def test_what_airflow_never_confirms_ends_the_stream_so_that_it_is_fired_again(
-    proxy, submit, monkeypatch
-):
+async def test_stream_ends_and_reports_again_when_airflow_does_not_confirm(proxy, submit, monkeypatch):
     triggerer, store = Triggerer(ack_timeout=0.5), Store()
     ends = await triggerer.watch(store)
     triggerer.confirms = False
     one = submit("echo", 1)
     await ends.are(one)
     await until_(ends.task.done)
-    assert one not in kept(store)
+    assert one not in saved_ids(store)
 
     triggerer.unconfirmed.clear()
     triggerer.confirms = True
     again = triggerer.start(trigger(), store)
     await again.are(one)
-    await until_(lambda: one in kept(store))
+    await until_(lambda: one in saved_ids(store))
     await triggerer.stop()
 
 
-async def test_a_store_that_fails_is_asked_again_and_misses_nothing(proxy, submit, told):
+async def test_no_end_is_missed_when_the_store_fails(proxy, submit, told):
     triggerer, store = Triggerer(), Store()
     store.fails = 3
     ends = await triggerer.watch(store)
     one = submit("echo", 1)
     store.fails = 2
     await ends.are(one)
-    await looked(proxy, 1)
+    await scanned(proxy, 1)
     later = submit("echo", 2)
     await ends.are(later)
-    await until_(lambda: {one, later} <= kept(store))
+    await until_(lambda: {one, later} <= saved_ids(store))
     assert ends.count == {one: 1, later: 1}
     await triggerer.stop()
-    assert "Airflow could not be asked where a watcher has stopped: OSError" in told()
+    assert "The watcher's cursor could not be read from Airflow: OSError" in told()
 
 
-async def test_what_another_triggerer_has_reported_meanwhile_is_not_reported_again(proxy, submit, client):
+async def test_end_is_not_reported_again_when_another_triggerer_has_reported_it(proxy, submit, client):
     triggerer, store = Triggerer(), Store()
     ends = await triggerer.watch(store)
     rule = proxy.on(LIST, faults.hold(forward=False))
@@ -180,40 +176,40 @@ async def test_what_another_triggerer_has_reported_meanwhile_is_not_reported_aga
     rule.release()
     other = submit("echo", 2)
     await ends.are(other)
-    await looked(proxy, 2)
+    await scanned(proxy, 2)
     assert ends.count == {other: 1}
     await triggerer.stop()
 
 
-async def test_the_cursor_is_with_every_asset_so_that_one_may_be_taken_away(proxy, submit):
+async def test_cursor_is_stored_with_every_asset(proxy, submit):
     triggerer, stores = Triggerer(), (Store(), Store())
     ends = triggerer.start(trigger(), *stores)
     await until_(lambda: all(store.values for store in stores))
     one = submit("echo", 1)
     await ends.are(one)
-    await until_(lambda: all(one in kept(store) for store in stores))
+    await until_(lambda: all(one in saved_ids(store) for store in stores))
     await triggerer.stop()
 
     for store in stores:
         triggerer = Triggerer()
         ends = triggerer.start(trigger(), store)
-        await looked(proxy, 2)
+        await scanned(proxy, 2)
         assert not ends.ends
         await triggerer.stop()
 
 
-async def test_two_watchers_of_one_asset_keep_their_cursors_apart(proxy, submit):
+async def test_watchers_of_one_asset_with_different_filters_have_separate_cursors(proxy, submit):
     triggerer, store = Triggerer(), Store()
     triggerer.start(trigger(status="failed"), store)
     triggerer.start(trigger(status="any"), store)
     triggerer.start(trigger(status="any", poll_interval=7.0), store)
     await until_(lambda: len(store.values) == 2)
-    await looked(proxy, 2)
+    await scanned(proxy, 2)
     assert len(store.values) == 2
     await triggerer.stop()
 
 
-async def test_a_cursor_that_cannot_be_read_is_left_out_with_a_warning(proxy, submit, told):
+async def test_unreadable_cursor_is_ignored_with_a_warning(proxy, submit, told):
     triggerer, store = Triggerer(), Store()
     await triggerer.watch(store)
     await triggerer.stop()
@@ -225,4 +221,4 @@ async def test_a_cursor_that_cannot_be_read_is_left_out_with_a_warning(proxy, su
     await until_(lambda: '"format": 1' in store.values[key])
     await ends.are(submit("echo", 1))
     await triggerer.stop()
-    assert "cannot be read" in told()
+    assert "is not readable" in told()

@@ -1,4 +1,4 @@
-"""The watcher of ends, in one event loop, over real HTTP: what it reports, and what can go wrong."""
+"""The watcher in one event loop, with the emulator: what it reports, also when requests fail."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ import pytest
 from airflow_provider_kernel.triggers import finished as triggers
 from airflow_provider_kernel.watch import ends as decisions
 from tests import faults
-from tests.integration.finished.watching import LIST, looked, nothing_is_left, running, trigger, until_
+from tests.integration.finished.watching import (
+    LIST,
+    assert_nothing_remains,
+    running,
+    scanned,
+    trigger,
+    until_,
+)
 
 pytestmark = pytest.mark.skipif(not triggers.HAS_WATCHERS, reason="Airflow 2 has no watchers of assets")
 
 
-async def test_each_end_is_reported_once_and_what_had_ended_before_the_first_look_is_not(
-    proxy, submit, client, until
-):
+async def test_end_is_reported_once_and_not_when_it_was_before_the_first_scan(proxy, submit, client, until):
     before = submit("echo", 1)
     until(lambda: client.invocations.retrieve(before).status == "succeeded")
     async with running(trigger()) as ends:
-        await looked(proxy, 2)
+        await scanned(proxy, 2)
         one, other, failed = (
             submit("echo", {"s3cret": 1}),
             submit("sleep", {"seconds": 0}),
             submit("echo", 2),
         )
         await ends.are(one, failed)
-        await looked(proxy, 3)
+        await scanned(proxy, 3)
         assert ends.count == {one: 1, failed: 1}
         assert other not in ends.count
         end = next(end for end in ends.ends if end["invocation_id"] == one)
@@ -38,14 +43,12 @@ async def test_each_end_is_reported_once_and_what_had_ended_before_the_first_loo
         assert end["status"] == "succeeded"
         assert end["started_at"] <= end["finished_at"]
         assert "s3cret" not in json.dumps(ends.events)
-    nothing_is_left()
+    assert_nothing_remains()
 
 
-async def test_all_that_have_ended_by_a_look_are_one_event_in_the_order_of_their_ends(
-    proxy, submit, client, until
-):
+async def test_ends_of_one_scan_make_one_event_in_order_of_their_ends(proxy, submit, client, until):
     async with running(trigger(None)) as ends:
-        await looked(proxy)
+        await scanned(proxy)
         rule = proxy.on(LIST, faults.hold(forward=False))
         await until_(lambda: rule.held)
         ones = [submit("echo", n) for n in range(5)]
@@ -62,40 +65,40 @@ async def test_all_that_have_ended_by_a_look_are_one_event_in_the_order_of_their
         assert [end["finished_at"] for end in event] == sorted(end["finished_at"] for end in event)
 
 
-async def test_the_next_event_is_not_too_soon_and_has_all_that_ended_meanwhile(proxy, submit, monkeypatch):
-    monkeypatch.setattr(decisions, "SPACING", 2.0)
+async def test_next_event_waits_for_event_spacing_and_has_all_ends_since(proxy, submit, monkeypatch):
+    monkeypatch.setattr(decisions, "EVENT_SPACING", 2.0)
     fired = []
     async with running(trigger()) as ends:
-        await looked(proxy)
+        await scanned(proxy)
         await ends.are(submit("echo", 0))
         fired.append(asyncio.get_running_loop().time())
         for number in (1, 2):
             submit("echo", number)
-            await looked(proxy, 5)
+            await scanned(proxy, 5)
         assert len(ends.events) == 1
         await until_(lambda: len(ends.events) == 2)
         fired.append(asyncio.get_running_loop().time())
         assert [len(event) for event in ends.events] == [1, 2]
         assert set(ends.count.values()) == {1}
-        assert fired[1] - fired[0] > 1.5  # from the beginning of the looks
+        assert fired[1] - fired[0] > 1.5  # counted from the start of the scans
 
 
-async def test_what_runs_at_the_first_look_is_reported_when_it_ends(proxy, submit):
+async def test_end_is_reported_when_the_invocation_runs_at_the_first_scan(proxy, submit):
     runs = submit("sleep", {"seconds": 1})
     async with running(trigger("sleep")) as ends:
-        await looked(proxy, 1)
+        await scanned(proxy, 1)
         assert not ends.ends
         await ends.are(runs)
 
 
-async def test_the_status_that_is_not_wanted_is_no_event(proxy, submit):
+async def test_end_is_not_reported_when_the_status_does_not_match(proxy, submit):
     async with running(trigger(None, status="failed")) as ends:
-        await looked(proxy, 2)
-        good, bad = submit("echo", 1), submit("fail", {"message": "no"})
-        await ends.are(bad)
-        await looked(proxy, 3)
-        assert ends.count == {bad: 1}
-        assert good not in ends.count
+        await scanned(proxy, 2)
+        succeeded, failed = submit("echo", 1), submit("fail", {"message": "no"})
+        await ends.are(failed)
+        await scanned(proxy, 3)
+        assert ends.count == {failed: 1}
+        assert succeeded not in ends.count
 
 
 @pytest.mark.parametrize(
@@ -115,31 +118,29 @@ async def test_the_status_that_is_not_wanted_is_no_event(proxy, submit):
     ],
     ids=lambda fault: fault.name,
 )
-async def test_whatever_is_answered_it_goes_on(proxy, submit, fault, told):
+async def test_watcher_tries_again_when_a_request_fails(proxy, submit, fault, told):
     async with running(trigger()) as ends:
-        await looked(proxy)
+        await scanned(proxy)
         rule = proxy.on(LIST, fault, times=5)
         one = submit("echo", 1)
         await ends.are(one)
         assert rule.left == 0
-        await looked(proxy, 2)
+        await scanned(proxy, 2)
         assert ends.count == {one: 1}
-    assert "Looking for invocations that have ended" in told()
+    assert "Kernel did not list the invocations of connection" in told()
 
 
-async def test_a_page_that_is_too_large_for_the_way_there_is_asked_for_again_until_it_is_small_enough(
-    proxy, submit
-):
+async def test_page_is_requested_with_smaller_limits_when_a_proxy_refuses_large_pages(proxy, submit):
     async with running(trigger()) as ends:
         proxy.on(LIST, faults.html(502), where=lambda e: limit_of(e) > 3)
-        await began_again(proxy)
+        await first_scan_ended(proxy)
         ones = [submit("echo", n) for n in range(5)]
         await ends.are(*ones)
         assert set(ends.count.values()) == {1}
 
 
-async def began_again(proxy) -> None:
-    """Wait until the first look is over, all pages of it."""
+async def first_scan_ended(proxy) -> None:
+    """Wait until all pages of the first scan are read."""
     firsts = lambda: [e for e in proxy.seen(LIST) if "offset=0" in e.path and e.answered_status == 200]  # noqa: E731
     await until_(lambda: len(firsts()) >= 2)
 
@@ -148,9 +149,9 @@ def limit_of(exchange) -> int:
     return int(parse_qs(urlsplit(exchange.path).query)["limit"][0])
 
 
-async def test_what_cannot_be_read_in_a_list_is_left_out_with_a_warning(proxy, submit, told):
+async def test_unreadable_invocation_is_ignored_with_a_warning(proxy, submit, told):
     async with running(trigger()) as ends:
-        await began_again(proxy)
+        await first_scan_ended(proxy)
         items = [
             {"id": 7},
             {"id": "odd", "status": "succeeded", "app_name": "tests", "action_name": "echo"},
@@ -158,15 +159,13 @@ async def test_what_cannot_be_read_in_a_list_is_left_out_with_a_warning(proxy, s
         proxy.on(LIST, faults.answer(200, items), times=1)
         await ends.are("odd")
         await ends.are(submit("echo", 1))
-    assert "1 of the invocations that Kernel listed" in told()
+    assert "Kernel listed 1 invocations of connection" in told()
 
 
-async def test_many_ends_are_several_events_without_waiting_for_the_next_look(
-    proxy, submit, client, until, monkeypatch
-):
+async def test_many_ends_make_several_events_of_one_scan(proxy, submit, client, until, monkeypatch):
     monkeypatch.setattr(decisions, "MAX_ENDS", 2)
     async with running(trigger(poll_interval=1)) as ends:
-        await looked(proxy)
+        await scanned(proxy)
         rule = proxy.on(LIST, faults.hold(forward=False))
         await until_(lambda: rule.held)
         ones = [submit("echo", n) for n in range(5)]
@@ -176,12 +175,12 @@ async def test_many_ends_are_several_events_without_waiting_for_the_next_look(
         rule.release()
         await ends.are(*ones)
         assert [len(event) for event in ends.events] == [2, 2, 1]
-        assert len(proxy.seen(LIST)) <= before + 1  # the next look may have begun
+        assert len(proxy.seen(LIST)) <= before + 1  # the next scan may have started
 
 
-async def test_it_waits_as_long_as_kernel_asks(proxy, submit):
+async def test_watcher_honours_retry_after(proxy, submit):
     async with running(trigger()) as ends:
-        await looked(proxy)
+        await scanned(proxy)
         proxy.on(LIST, faults.answer(429, headers={"Retry-After": "1"}), times=1)
         one = submit("echo", 1)
         await ends.are(one)
@@ -190,23 +189,21 @@ async def test_it_waits_as_long_as_kernel_asks(proxy, submit):
     assert following.at - refused.at >= 1
 
 
-async def test_without_a_connection_it_waits_until_there_is_one(proxy, submit, monkeypatch, told):
+async def test_watcher_waits_when_the_connection_is_missing(proxy, submit, monkeypatch, told):
     async with running(trigger(kernel_conn_id="kernel_later")) as ends:
         await until_(lambda: "kernel_later" in told())
         assert not ends.task.done()
         monkeypatch.setenv("AIRFLOW_CONN_KERNEL_LATER", proxy.connection_json())
-        await looked(proxy)
+        await scanned(proxy)
         one = submit("echo", 1)
         await ends.are(one)
 
 
-async def test_a_page_that_failed_is_asked_for_again_and_not_the_list_from_its_start(
-    proxy, submit, monkeypatch
-):
+async def test_only_the_failed_page_is_requested_again(proxy, submit, monkeypatch):
     monkeypatch.setattr(decisions, "FIRST_PAGE", 1)
     monkeypatch.setattr(decisions, "LARGEST_PAGE", 1)
     async with running(trigger("async_echo", poll_interval=0.5)) as ends:
-        await looked(proxy)
+        await scanned(proxy)
         proxy.on(LIST, faults.html(502), times=2, where=lambda e: "offset=2" in e.path)
         ones = [submit("async_echo", n) for n in range(4)]
         await ends.are(*ones)
@@ -216,10 +213,10 @@ async def test_a_page_that_failed_is_asked_for_again_and_not_the_list_from_its_s
     assert paths[first] == paths[first + 1] == paths[first + 2]
 
 
-async def test_no_token_and_no_payload_is_in_what_it_logs(proxy, submit, caplog):
+async def test_log_contains_no_token_and_no_payload(proxy, submit, caplog):
     caplog.set_level("DEBUG")
     async with running(trigger()) as ends:
-        await looked(proxy)
+        await scanned(proxy)
         proxy.on(LIST, faults.answer(401), times=2)
         await ends.are(submit("echo", {"s3cret": 1}))
     ours = [r.getMessage() for r in caplog.records if r.name.startswith(("airflow", "aiohttp", "asyncio"))]

@@ -1,4 +1,4 @@
-"""What the tests of the watcher do with a trigger: what Airflow's triggerer does with it."""
+"""Helpers that run a trigger of a watcher as Airflow's triggerer does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trigger(action_name: str | None = "echo", **arguments: Any) -> KernelInvocat
 
 
 class Events:
-    """What a trigger that runs has fired: for each event, the ends in it."""
+    """The events of a running trigger, each with its list of ended invocations."""
 
     def __init__(self, stream: AsyncIterator[base.TriggerEvent]) -> None:
         self.events: list[list[dict[str, Any]]] = []
@@ -43,7 +43,7 @@ class Events:
         return Counter(end["invocation_id"] for end in self.ends)
 
     async def are(self, *ids: str) -> None:
-        """Wait until there is one for each of these."""
+        """Wait until the events contain all of ``ids``."""
         await until_(lambda: set(ids) <= set(self.count) or self.task.done())
         assert not self.task.done(), self.task.exception()
 
@@ -56,7 +56,7 @@ async def until_(condition: Callable[[], Any]) -> None:
 
 @asynccontextmanager
 async def running(trigger: KernelInvocationFinishedTrigger) -> AsyncIterator[Events]:
-    """Run the trigger by itself, as Airflow does before 3.3."""
+    """Run the trigger alone, as Airflow before 3.3 does."""
     events = Events(trigger.run())
     yield events
     await ended(events.task)
@@ -67,18 +67,18 @@ async def ended(task: asyncio.Task[Any]) -> None:
     await asyncio.wait([task])
 
 
-def nothing_is_left() -> None:
+def assert_nothing_remains() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
-    assert not kernel_async._shared.keys()
+    assert not kernel_async._shared.here()
 
 
-async def looked(proxy, times: int = 1) -> None:
+async def scanned(proxy, times: int = 1) -> None:
     enough = len([e for e in proxy.seen(LIST) if e.answered_status == 200]) + times
     await until_(lambda: len([e for e in proxy.seen(LIST) if e.answered_status == 200]) >= enough)
 
 
 class Store:
-    """The store of an asset, as far as a trigger sees it."""
+    """The state store of an asset, in memory."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -95,18 +95,18 @@ class Store:
     def _fail(self) -> None:
         if self.fails:
             self.fails -= 1
-            raise OSError("Airflow is away")
+            raise OSError("Airflow does not answer")
 
 
 class Accessors:
-    """The stores of all assets of a trigger."""
+    """The state stores of all assets of a trigger."""
 
     def __init__(self, *stores: Store) -> None:
         self._by_name = {str(number): store for number, store in enumerate(stores)}
 
 
 class Triggerer:
-    """What Airflow's triggerer does with event triggers: Airflow's own manager of streams, and its loop around it."""
+    """Runs event triggers as Airflow's triggerer does, with Airflow's own SharedStreamManager."""
 
     def __init__(self, ack_timeout: float = 300.0) -> None:
         from airflow.triggers.shared_stream import SharedStreamManager
@@ -118,7 +118,7 @@ class Triggerer:
         self.tasks: list[asyncio.Task[None]] = []
 
     def start(self, trigger: KernelInvocationFinishedTrigger, *stores: Store) -> Events:
-        """Start a trigger whose assets have these stores."""
+        """Start ``trigger``, whose assets have these stores."""
         if stores:
             trigger.asset_state_store = Accessors(*stores)
         events = Events(self._run(next(self.ids), trigger))
@@ -126,7 +126,7 @@ class Triggerer:
         return events
 
     async def watch(self, store: Store, **arguments: Any) -> Events:
-        """Start a trigger whose asset has this store; return once its first look is over."""
+        """Start a trigger whose asset has this store; return after its first scan."""
         events = self.start(trigger(**arguments), store)
         await until_(lambda: store.values)
         return events
@@ -145,7 +145,7 @@ class Triggerer:
             await self.manager.unsubscribe(trigger_id, key)
 
     def confirm(self) -> None:
-        """Say that all events up to now are stored, unless that is held back."""
+        """Confirm that all events are stored, if ``confirms`` is True."""
         if self.confirms:
             self.manager.confirm_persisted(self.unconfirmed)
             self.unconfirmed.clear()
@@ -156,5 +156,5 @@ class Triggerer:
         await self.manager.stop_all()
 
 
-def kept(store: Store) -> set[str]:
+def saved_ids(store: Store) -> set[str]:
     return {one for value in store.values.values() for one in json.loads(value)["seen"]}
