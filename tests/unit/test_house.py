@@ -39,23 +39,83 @@ def modules(folder: str) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("path", modules("api"), ids=lambda path: path.stem)
-def test_the_floor_needs_nothing_but_the_standard_library(path):
+#: The folders that a folder may import, besides itself. ``metrics`` and ``task_instance`` are modules.
+BELOW = {
+    "api": set(),
+    "lifecycle": {"api"},
+    "capacity": {"api"},
+    "watch": {"api"},
+    "transport": {"api", "lifecycle"},
+    "hooks": {"api", "lifecycle", "transport", "metrics"},
+    "links": {"api", "hooks"},
+    "triggers": {"api", "lifecycle", "capacity", "watch", "transport", "hooks", "task_instance"},
+    "operators": {"api", "lifecycle", "capacity", "hooks", "links", "triggers", "metrics", "task_instance"},
+    "sensors": {"api", "lifecycle", "hooks", "links", "operators", "triggers", "metrics", "task_instance"},
+    "decorators": {"api", "operators"},
+    "emulator": {"api"},
+}
+PURE = ["api", "lifecycle", "capacity", "watch"]
+everywhere = pytest.mark.parametrize(
+    "path",
+    sorted(PACKAGE.rglob("*.py")),
+    ids=lambda path: ".".join(path.relative_to(PACKAGE).with_suffix("").parts),
+)
+
+
+def imports_of_ours(path: Path) -> set[str]:
+    """The modules of this package that a file imports anywhere: in functions and under TYPE_CHECKING, too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(OURS):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {
+                name if (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists() else node.module
+                for name in names
+            }
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith(OURS)}
+    return {name.removeprefix(f"{OURS}.") for name in found if name != OURS}
+
+
+def test_every_folder_has_its_place_in_the_house():
+    assert {path.parent.name for path in PACKAGE.glob("*/__init__.py")} == set(BELOW)
+
+
+@everywhere
+def test_imports_go_down_only(path):
+    folder = path.relative_to(PACKAGE).parts[0]
+    if folder in BELOW:
+        used = {name.partition(".")[0] for name in imports_of_ours(path)}
+        assert used <= BELOW[folder] | {folder}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): imports_of_ours(
+            path
+        )
+        for path in PACKAGE.rglob("*.py")
+    }
+    while leaves := [name for name, used in graph.items() if not used & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert graph == {}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in PURE for path in modules(folder)],
+    ids=lambda path: f"{path.parent.name}.{path.stem}",
+)
+def test_the_pure_folders_need_nothing_but_the_standard_library(path):
     for name in imports_of(path, at_load=False):
         top = name.partition(".")[0]
-        assert top in sys.stdlib_module_names or name.startswith(f"{OURS}.api"), name
+        assert top in sys.stdlib_module_names or name.startswith(OURS), name
 
 
-@pytest.mark.parametrize("path", modules("emulator"), ids=lambda path: path.stem)
-def test_the_emulator_stands_on_the_floor_only(path):
-    ours = {name for name in imports_of(path, at_load=False) if name.startswith(OURS)}
-    assert all(name.startswith((f"{OURS}.api", f"{OURS}.emulator")) or name == OURS for name in ours), ours
-
-
-@pytest.mark.parametrize("folder", ["hooks", "operators", "triggers", "decorators"])
-def test_the_provider_does_not_know_the_emulator(folder):
-    for path in modules(folder):
-        assert not [name for name in imports_of(path, at_load=False) if "emulator" in name]
+@everywhere
+def test_no_module_is_longer_than_600_lines(path):
+    assert len(path.read_text().splitlines()) <= 600
 
 
 def test_loading_the_operator_loads_no_http_client():
