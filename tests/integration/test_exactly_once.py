@@ -105,7 +105,7 @@ class TestAfterACrash:
     @pytest.mark.parametrize(
         "step", ["after:accepted", "before:deferred", "after:deferred", "before:ended", "after:ended"]
     )
-    def test_the_next_try_takes_the_invocation_up(self, statuses, step, deferrable):
+    def test_a_retry_reattaches_to_the_invocation(self, statuses, step, deferrable):
         task, payload = echo(retries=1, deferrable=deferrable)
         task.die_at(step)
         try:
@@ -119,7 +119,7 @@ class TestAfterACrash:
     @both_waits
     @pytest.mark.parametrize("metadata_field", [None, "airflow"])
     @pytest.mark.parametrize("step", ["before:accepted", "after:intent"])
-    def test_a_try_that_died_in_the_middle_of_its_request_is_settled_by_looking(
+    def test_a_retry_looks_up_the_submission_of_an_attempt_that_died_during_it(
         self, statuses, step, metadata_field, deferrable
     ):
         task, payload = echo(
@@ -130,14 +130,14 @@ class TestAfterACrash:
         assert result["test"] == payload["test"]
         assert statuses() == ["succeeded"]
 
-    def test_one_that_died_before_it_left_anything_begins_anew(self, statuses):
+    def test_a_retry_submits_if_the_attempt_died_before_its_intent(self, statuses):
         task, payload = echo(retries=1)
         task.run_until_it_dies_at("before:intent")
         assert statuses() == []
         assert task.retry().run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_a_request_that_was_not_accepted_fails_the_next_try_unless_told_otherwise(self, statuses):
+    def test_a_retry_fails_if_kernel_did_not_accept_the_submission(self, statuses):
         task, _ = echo(retries=2)
         task.run_until_it_dies_at("after:intent")
         with pytest.raises(
@@ -147,21 +147,21 @@ class TestAfterACrash:
             task.retry().run()
         assert statuses() == []
 
-    def test_and_a_clear_runs_it_then(self, statuses):
+    def test_a_clear_submits_if_kernel_did_not_accept_the_submission(self, statuses):
         task, payload = echo(retries=0)
         task.run_until_it_dies_at("after:intent")
         assert task.clear().run() == payload
         assert statuses() == ["succeeded"]
 
     @both_waits
-    def test_a_payload_that_renders_otherwise_does_not_run_the_action_again(self, statuses, deferrable):
+    def test_a_retry_reattaches_although_the_payload_has_changed(self, statuses, deferrable):
         task, payload = echo(retries=1, deferrable=deferrable)
         task.run_until_it_dies_at("after:accepted")
         task.arguments["payload"] = unique()
         assert task.retry().run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_an_action_that_failed_is_run_anew(self, statuses):
+    def test_a_retry_runs_a_failed_action_again(self, statuses):
         task = Task("fail", unique(message="no such sku"), retries=1)
         for _ in range(2):
             with pytest.raises(
@@ -182,7 +182,7 @@ class TestAfterACrash:
         assert time.monotonic() - began < 20
         assert statuses() == ["failed"]
 
-    def test_an_invocation_that_is_gone_is_not_run_again_but_by_a_clear(self, proxy, monkeypatch):
+    def test_only_a_clear_submits_again_if_kernel_no_longer_knows_the_invocation(self, proxy, monkeypatch):
         monkeypatch.setattr(wait_machine, "NOT_FOUND_GRACE", 0.2)
         task = sleeping(retries=2)
         task.run_until_it_dies_at("after:accepted")
@@ -193,41 +193,41 @@ class TestAfterACrash:
         task.clear().defer()
         assert len(proxy.accepted) == 2
 
-    def test_fire_and_forget_starts_once(self, statuses):
+    def test_a_retry_without_waiting_returns_the_same_id(self, statuses):
         task = sleeping(retries=1, wait_for_completion=False)
         task.run_until_it_dies_at("after:ended")
         started = task.record["invocation_id"]
         assert task.retry().run() == started
         assert statuses() == ["running"]
 
-    def test_without_durability_nothing_is_left_or_looked_for(self, proxy, statuses):
+    def test_without_durability_there_is_no_record(self, proxy, statuses):
         task, payload = echo(retries=1, durable=False)
         assert task.run() == payload
         assert task.record is None
         assert task.retry().run() == payload
         assert statuses() == ["succeeded", "succeeded"]
 
-    def test_airflow_before_3_3_has_no_store_and_all_else_works(self, statuses):
+    def test_without_a_task_state_store_the_rest_works(self, statuses):
         task, payload = echo()
         del task.context["task_state_store"]
         assert task.run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_a_record_of_a_newer_version_fails_and_starts_nothing(self, proxy):
+    def test_a_record_of_a_newer_version_fails_the_task_before_it_submits(self, proxy):
         task, _ = echo(retries=1)
         task.change_record(version=2, something="else")
         with pytest.raises(AirflowFailException, match="Upgrade the provider"):
             task.run()
         assert proxy.accepted == []
 
-    def test_a_template_that_fails_by_now_loses_no_result(self, statuses):
+    def test_a_retry_returns_the_result_although_a_template_fails_now(self, statuses):
         task, payload = echo()
         deferral = task.defer()
         task.operator.payload = "None"  # as an XCom that was cleared meanwhile renders
         assert task.resume(deferral)() == payload
         assert statuses() == ["succeeded"]
 
-    def test_what_cannot_be_taken_up_on_the_last_try_is_cancelled_and_named(self, proxy, statuses):
+    def test_the_last_attempt_cancels_an_invocation_whose_state_it_cannot_find_out(self, proxy, statuses):
         task = sleeping(retries=1)
         task.run_until_it_dies_at("after:accepted")
         started = task.record["invocation_id"]
@@ -238,7 +238,7 @@ class TestAfterACrash:
 
 
 class TestAfterAClear:
-    def test_one_that_was_handed_over_and_runs_is_cancelled_before_another_starts(self, invocations):
+    def test_cancels_a_deferred_invocation_before_it_submits_another(self, invocations):
         task = sleeping()
         task.defer()
         task.clear().defer()
@@ -247,7 +247,7 @@ class TestAfterAClear:
         assert first.finished_at <= second.started_at
         assert json.loads(first.output)["by"]["ti_id"] == str(task.ti.id)
 
-    def test_it_fails_where_that_cannot_be_cancelled_and_the_next_try_does_not_forget(self, proxy, statuses):
+    def test_fails_if_the_invocation_cannot_be_cancelled_and_keeps_the_record(self, proxy, statuses):
         task = sleeping(retries=1)
         task.defer()
         refusing = proxy.on("PATCH /invocations/{id}", faults.answer(403))
@@ -258,32 +258,32 @@ class TestAfterAClear:
         task.retry().defer()
         assert statuses() == ["failed", "running"]
 
-    def test_one_that_nobody_waits_for_yet_serves(self, statuses):
+    def test_reattaches_to_an_invocation_that_no_attempt_has_waited_for(self, statuses):
         task = sleeping()
         task.run_until_it_dies_at("after:accepted")
         task.clear().defer()
         assert statuses() == ["running"]
 
-    def test_but_not_if_something_else_is_asked_for_now(self, statuses):
+    def test_submits_another_if_the_request_has_changed(self, statuses):
         task = sleeping()
         task.run_until_it_dies_at("after:accepted")
         task.arguments["payload"] = unique(seconds=60)
         task.clear().defer()
         assert statuses() == ["failed", "running"]
 
-    def test_a_result_that_nobody_has_seen_is_not_lost(self, statuses):
+    def test_returns_a_result_that_no_attempt_has_seen(self, statuses):
         task, payload = echo()
         task.run_until_it_dies_at("before:ended")
         assert task.clear().run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_a_result_that_was_seen_is_over_and_a_new_one_is_made(self, statuses):
+    def test_submits_another_after_a_result_that_was_seen(self, statuses):
         task, payload = echo()
         assert task.run() == payload
         assert task.clear().run() == payload
         assert statuses() == ["succeeded", "succeeded"]
 
-    def test_in_a_resumed_leg_the_new_try_enters_there_and_does_not_believe_the_old_event(self, statuses):
+    def test_ignores_the_event_of_the_old_attempt_that_resumes_the_new_one(self, statuses):
         task, payload = echo()
         resumed = task.resume(task.defer())
         task.die_at("after:ended")
@@ -297,7 +297,7 @@ class TestAfterAClear:
         assert result == payload
         assert statuses() == ["succeeded", "succeeded"]
 
-    def test_in_a_deferral_that_airflow_ends_the_new_try_begins_anew(self, statuses):
+    def test_starts_again_if_airflow_ends_the_deferral_of_the_old_attempt(self, statuses):
         task = sleeping()
         task.defer()
         task.clear()
@@ -305,7 +305,7 @@ class TestAfterAClear:
             task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
         assert statuses() == ["failed", "running"]
 
-    def test_a_proxys_404_is_not_taken_for_kernels(self, proxy, statuses, monkeypatch):
+    def test_does_not_take_a_404_of_a_proxy_for_kernels(self, proxy, statuses, monkeypatch):
         monkeypatch.setattr(wait_machine, "NOT_FOUND_GRACE", 0.1)
         monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.1)
         task = sleeping()
@@ -314,7 +314,7 @@ class TestAfterAClear:
         task.clear().defer()
         assert statuses() == ["failed", "running"]
 
-    def test_without_a_record_too_a_new_try_does_not_believe_an_old_event(self, statuses):
+    def test_ignores_the_event_of_the_old_attempt_without_a_record(self, statuses):
         task, payload = echo(durable=False)
         leg = task.resume(task.defer())
         assert leg() == payload
@@ -329,7 +329,7 @@ class TestALostReply:
     @both_waits
     @losing
     @pytest.mark.parametrize("metadata_field", [None, "airflow"])
-    def test_is_settled_by_looking(self, proxy, statuses, fault, metadata_field, deferrable):
+    def test_is_settled_by_the_look_up(self, proxy, statuses, fault, metadata_field, deferrable):
         proxy.on(POST, fault, times=1)
         task, payload = echo(deferrable=deferrable, metadata_field=metadata_field)
         assert task.run()["test"] == payload["test"]
@@ -373,7 +373,7 @@ class TestALostReply:
         assert "invocation_id" not in task.xcom
         assert statuses() == ["running"]  # the other run's, which is not cancelled either
 
-    def test_without_a_payload_is_ambiguous_and_the_task_fails_and_names_what_may_be_its_own(self, proxy):
+    def test_without_a_payload_is_ambiguous_and_fails_the_task_with_the_ids(self, proxy):
         task = Task("no_payload", retries=3)
 
         def other_run_starts():
@@ -389,7 +389,7 @@ class TestALostReply:
         assert len(proxy.accepted) == 2
 
     @pytest.mark.parametrize("fault", [faults.drop_request(), faults.answer(500), faults.html(502)])
-    def test_what_was_not_accepted_fails_by_default(self, proxy, fault):
+    def test_fails_the_task_by_default_if_kernel_did_not_accept(self, proxy, fault):
         proxy.on(POST, fault, times=1)
         with pytest.raises(AirflowFailException, match='set on_lost_reply="resubmit"'):
             echo(retries=3)[0].run()
@@ -397,26 +397,26 @@ class TestALostReply:
 
     @both_waits
     @pytest.mark.parametrize("fault", [faults.drop_request(), faults.answer(500), faults.html(502)])
-    def test_or_is_submitted_again(self, proxy, statuses, fault, deferrable):
+    def test_is_submitted_again_with_resubmit(self, proxy, statuses, fault, deferrable):
         proxy.on(POST, fault, times=1)
         task, payload = echo(on_lost_reply="resubmit", deferrable=deferrable)
         assert task.run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_but_once_only(self, proxy):
+    def test_is_submitted_again_only_once(self, proxy):
         proxy.on(POST, faults.drop_request())
         with pytest.raises(AirflowFailException, match="Kernel did not accept it"):
             echo(on_lost_reply="resubmit")[0].run()
         assert len(proxy.seen(POST)) == 2
 
-    def test_while_kernel_cannot_be_asked_nothing_is_concluded(self, proxy, statuses):
+    def test_is_looked_up_until_kernel_can_be_asked(self, proxy, statuses):
         proxy.on(POST, faults.drop_reply(), times=1)
         proxy.on("GET /invocations", faults.answer(503), times=3)
         task, payload = echo(on_lost_reply="resubmit")
         assert task.run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_where_kernel_refuses_to_tell_the_next_try_looks_again(self, proxy, statuses):
+    def test_is_looked_up_again_by_a_retry_if_kernel_refuses(self, proxy, statuses):
         proxy.on(POST, faults.drop_reply(), times=1)
         proxy.on("GET /invocations", faults.answer(403), times=1)
         task, payload = echo(retries=1)
@@ -425,14 +425,14 @@ class TestALostReply:
         assert task.retry().run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_and_where_there_is_no_next_try_it_says_that_it_may_be_running(self, proxy):
+    def test_fails_without_a_retry_if_kernel_refuses_on_the_last_attempt(self, proxy):
         proxy.on(POST, faults.drop_reply(), times=1)
         proxy.on("GET /invocations", faults.answer(403))
         with pytest.raises(AirflowFailException, match=r"may be running.*not retried"):
             echo()[0].run()
         assert len(proxy.seen(POST)) == 1
 
-    def test_of_a_call_that_waits_for_the_end_is_settled_too(self, proxy, statuses):
+    def test_of_a_synchronous_call_is_settled_by_the_look_up(self, proxy, statuses):
         proxy.on(POST, faults.drop_reply(), times=1)
         task, payload = echo(async_=False)
         assert task.run() == payload
@@ -442,14 +442,14 @@ class TestALostReply:
         "changed", [{"app_name": "another"}, {"action_name": "fail"}, {"version": "9.9"}]
     )
     @pytest.mark.parametrize("metadata_field", [None, "airflow"])
-    def test_a_lost_request_is_looked_for_where_it_was_sent(self, proxy, statuses, changed, metadata_field):
+    def test_is_looked_up_for_the_app_and_action_it_was_sent_to(self, proxy, statuses, changed, metadata_field):
         task = sleeping(retries=1, on_lost_reply="resubmit", metadata_field=metadata_field)
         task.run_until_it_dies_at("before:accepted")
         task.arguments |= changed
         task.retry().defer()
         assert statuses() == ["running"]
 
-    def test_a_lost_request_is_not_taken_for_the_tasks_own_run_before_it(self, proxy, statuses):
+    def test_is_not_settled_by_the_tasks_previous_invocation(self, proxy, statuses):
         task, payload = echo(on_lost_reply="resubmit")
         task.run()
         proxy.on(POST, faults.drop_request(), times=1)
@@ -459,7 +459,7 @@ class TestALostReply:
 
 class TestARefusal:
     @pytest.mark.parametrize("status", [400, 401, 403, 404])
-    def test_takes_the_intent_back_so_that_no_later_try_takes_a_twin_for_its_own(self, proxy, status):
+    def test_deletes_the_intent_and_fails_without_a_retry(self, proxy, status):
         proxy.on(POST, faults.answer(status), times=1)
         payload = unique()
         task, _ = echo(payload=payload, retries=1)
@@ -472,7 +472,7 @@ class TestARefusal:
         assert task.clear().run() == payload
         assert len(proxy.accepted) == 2
 
-    def test_nothing_sent_may_be_retried(self, proxy, told):
+    def test_a_request_that_was_not_sent_can_be_retried(self, proxy, told):
         proxy.go_down()
         task, payload = echo(retries=1)
         with pytest.raises(KernelTransportError):
@@ -482,13 +482,13 @@ class TestARefusal:
         assert task.retry().run() == payload
         assert len(proxy.accepted) == 1
 
-    def test_nothing_sent_is_sent_again_at_once(self, proxy):
+    def test_a_request_that_was_not_sent_is_sent_again_at_once(self, proxy):
         proxy.on(POST, faults.refuse(0.05), times=1)  # breaks what it takes, and is down for a moment
         task, payload = echo(on_lost_reply="resubmit")
         assert task.run() == payload
         assert len(proxy.accepted) == 1
 
-    def test_a_connection_that_airflow_does_not_find_for_now_may_be_retried(self, proxy, monkeypatch):
+    def test_a_connection_that_airflow_cannot_look_up_can_be_retried(self, proxy, monkeypatch):
         monkeypatch.setattr(connection, "_is_missing", lambda conn_id: False)
         task, payload = echo(retries=1, kernel_conn_id="vault")
         with pytest.raises(KernelTransportError, match="There is no Airflow connection 'vault'"):
@@ -517,7 +517,7 @@ def away():
 
 
 class TestTheStore:
-    def test_an_intent_that_cannot_be_left_starts_nothing(self, proxy):
+    def test_nothing_is_submitted_if_the_intent_cannot_be_stored(self, proxy):
         task, _ = echo(retries=1)
 
         task.at("before:intent", away)
@@ -528,7 +528,7 @@ class TestTheStore:
 
     @both_waits
     @pytest.mark.parametrize("stage", ["accepted", "deferred", "ended"])
-    def test_after_that_the_task_goes_on_without(self, statuses, stage, deferrable):
+    def test_later_failures_of_the_store_are_warnings(self, statuses, stage, deferrable):
         task, payload = echo(retries=1, deferrable=deferrable)
 
         task.at(f"before:{stage}", away)
@@ -542,7 +542,7 @@ class TestTheStore:
         assert found.status == "failed"
 
     @pytest.mark.parametrize("state", [None, "queued", "running", "deferred", "up_for_retry"])
-    def test_a_superseded_try_leaves_what_it_started_to_the_one_that_finds_it_by_its_key(
+    def test_a_superseded_attempt_leaves_its_invocation_to_the_one_that_finds_the_mark(
         self, statuses, state
     ):
         task = Task("sleep", unique(seconds=1), retries=1, metadata_field="airflow")
@@ -552,14 +552,14 @@ class TestTheStore:
         assert statuses() == ["succeeded"]
 
     @pytest.mark.parametrize("state", ["success", "failed", "skipped", "removed", "unknown to Airflow"])
-    def test_it_cancels_it_where_no_other_try_will_look_for_it(self, statuses, state, mocker):
+    def test_a_superseded_attempt_cancels_its_invocation_if_no_other_will_find_it(self, statuses, state, mocker):
         task = sleeping(retries=1, metadata_field="airflow")
         if state == "unknown to Airflow":
             mocker.patch.object(task.ti, "get_task_states", side_effect=ConnectionError)
         superseded(task, lambda: setattr(task.retry(), "state", state))
         assert statuses() == ["failed"]
 
-    def test_what_no_task_waits_for_is_left_to_a_try_that_has_succeeded_with_it(self, statuses):
+    def test_a_superseded_attempt_leaves_an_invocation_that_another_has_returned(self, statuses):
         task = sleeping(retries=1, metadata_field="airflow", wait_for_completion=False)
 
         def other_try_succeeds():
@@ -582,7 +582,7 @@ class TestTheStore:
             task.resume(second.value)()
         assert statuses() == ["failed", "failed"]
 
-    def test_a_superseded_try_that_waits_does_not_cancel_what_the_next_one_waits_for(self, statuses):
+    def test_a_superseded_attempt_that_resumes_does_not_cancel_the_invocation_of_the_next(self, statuses):
         task, payload = echo(retries=1)
         operator, context = task.operator, task.context
         task.resume(task.defer())
@@ -593,7 +593,7 @@ class TestTheStore:
         assert task.run() == payload
         assert statuses() == ["succeeded"]
 
-    def test_a_superseded_worker_does_not_cancel_what_the_next_try_waits_for(self, statuses):
+    def test_a_superseded_worker_does_not_cancel_the_invocation_of_the_next_attempt(self, statuses):
         task = sleeping(retries=1, deferrable=False)
         operator, context = task.operator, task.context
 
@@ -607,7 +607,7 @@ class TestTheStore:
             operator.execute(context)
         assert statuses() == ["running"]
 
-    def test_a_deferral_that_airflow_ended_is_cancelled_though_its_id_was_not_stored(self, statuses):
+    def test_an_ended_deferral_cancels_although_the_id_was_not_stored(self, statuses):
         task = sleeping()
 
         task.at("before:accepted", away)
@@ -625,7 +625,7 @@ def cancelled_by_a_kill():
 
 class TestAKill:
     @pytest.mark.parametrize("state", ["failed", "success", "restarting", "skipped"])
-    def test_by_a_user_cancels_and_tells_who_did_it(self, invocations, state):
+    def test_by_a_user_cancels_and_says_who_cancelled(self, invocations, state):
         task = sleeping(deferrable=False, retries=1)
         began = time.monotonic()
         with task.killed(state), cancelled_by_a_kill():
@@ -638,7 +638,7 @@ class TestAKill:
             "by": {"ti_id": str(task.ti.id), **NAMES},
         }
 
-    def test_from_outside_leaves_the_invocation_to_the_next_try(self, statuses):
+    def test_from_outside_leaves_the_invocation_to_the_retry(self, statuses):
         task = sleeping(deferrable=False, retries=1)
         with task.killed(), pytest.raises(KernelError, match="A retry reattaches to its invocation"):
             task.run()
@@ -647,27 +647,27 @@ class TestAKill:
         task.retry().defer()
         assert statuses() == ["running"]
 
-    def test_from_outside_cancels_where_there_is_no_next_try(self, statuses):
+    def test_from_outside_cancels_if_there_is_no_retry(self, statuses):
         task = sleeping(deferrable=False)
         with task.killed(), cancelled_by_a_kill():
             task.run()
         assert statuses() == ["failed"]
 
-    def test_where_airflow_cannot_be_asked_it_counts_as_one_from_outside(self, statuses):
+    def test_counts_as_from_outside_if_airflow_cannot_be_asked(self, statuses):
         task = sleeping(deferrable=False, retries=1)
         task.ti.get_task_states = None
         with task.killed(), pytest.raises(KernelError, match="A retry reattaches to its invocation"):
             task.run()
         assert statuses() == ["running"]
 
-    def test_can_be_told_to_leave_the_invocation_alone(self, statuses):
+    def test_leaves_the_invocation_running_without_cancel_on_kill(self, statuses):
         task = sleeping(deferrable=False, cancel_on_kill=False)
         with task.killed("failed"), pytest.raises(KernelError, match=r"runs on \(cancel_on_kill=False\)"):
             task.run()
         assert statuses() == ["running"]
 
     @both_waits
-    def test_in_the_middle_of_the_request_is_settled_after_the_reply(self, proxy, statuses, deferrable):
+    def test_during_the_submission_waits_for_the_reply(self, proxy, statuses, deferrable):
         task = sleeping(deferrable=deferrable)
         rule = proxy.on(POST, faults.hold(forward=True), times=1)
 
@@ -678,7 +678,7 @@ class TestAKill:
             task.run()
         assert statuses() == ["failed"]
 
-    def test_while_a_lost_reply_is_looked_for_cancels_what_is_found(self, proxy, statuses):
+    def test_during_the_look_up_cancels_what_is_found(self, proxy, statuses):
         task = sleeping()
         proxy.on(POST, faults.drop_reply(), times=1)
         rule = proxy.on("GET /invocations", faults.hold(forward=False), times=1)
@@ -686,7 +686,7 @@ class TestAKill:
             task.run()
         assert statuses() == ["failed"]
 
-    def test_before_the_request_starts_nothing(self, proxy, statuses):
+    def test_before_the_submission_starts_nothing(self, proxy, statuses):
         task = sleeping()
         task.operator.on_kill()
         task.state = "failed"
@@ -694,14 +694,14 @@ class TestAKill:
             task.run()
         assert proxy.seen(POST) == []
 
-    def test_marked_failed_just_before_the_deferral_cancels_though_no_signal_came(self, statuses):
+    def test_just_before_the_deferral_cancels_although_no_signal_came(self, statuses):
         task = sleeping()
         task.at("after:deferred", lambda: setattr(task, "state", "failed"))
         with cancelled_by_a_kill():
             task.run()
         assert statuses() == ["failed"]
 
-    def test_that_comes_with_the_end_is_no_success(self, statuses):
+    def test_at_the_end_of_the_invocation_is_not_a_success(self, statuses):
         task, _ = echo(deferrable=False)
         task.at("before:ended", lambda: task.operator.on_kill())
         task.state = "failed"
@@ -709,7 +709,7 @@ class TestAKill:
             task.run()
         assert statuses() == ["succeeded"]
 
-    def test_says_so_where_the_invocation_cannot_be_cancelled(self, proxy, statuses):
+    def test_says_so_if_the_invocation_cannot_be_cancelled(self, proxy, statuses):
         task = sleeping(deferrable=False)
         proxy.on("PATCH /invocations/{id}", faults.answer(403))
         with (
@@ -719,7 +719,7 @@ class TestAKill:
             task.run()
         assert statuses() == ["running"]
 
-    def test_a_kill_in_the_middle_of_a_long_call_is_heard_before_airflow_kills_the_process(
+    def test_during_a_synchronous_call_is_handled_before_airflow_kills_the_process(
         self, client, statuses
     ):
         payload = unique(seconds=30)
@@ -745,7 +745,7 @@ class TestAKill:
         wait_until(lambda: statuses() == ["failed"], 10, "the invocation is cancelled")
         thread.join()
 
-    def test_a_kill_while_kernel_cannot_be_reached_leaves_no_intent(self, proxy):
+    def test_while_kernel_cannot_be_reached_leaves_no_intent(self, proxy):
         proxy.go_down()
         task, _ = echo(retries=1)
         task.at("after:intent", lambda: task.operator.on_kill())
@@ -753,7 +753,7 @@ class TestAKill:
             task.run()
         assert task.record is None
 
-    def test_a_kill_while_another_is_submitted_cancels_that_one(self, proxy, statuses):
+    def test_during_a_second_submission_cancels_that_invocation(self, proxy, statuses):
         task = sleeping(deferrable=False)
         task.state = "failed"
 
@@ -778,31 +778,31 @@ def strike(task, when):
 
 
 class TestTheExecutionTimeout:
-    def test_bounds_the_deferral_too_from_the_start_of_the_try(self):
+    def test_bounds_the_deferral_from_the_start_of_the_attempt(self):
         task = sleeping(execution_timeout=timedelta(seconds=100))
         task.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
         assert task.defer().trigger.deadline == pytest.approx(task.ti.start_date.timestamp() + 100, abs=1)
 
-    def test_cancels_what_the_worker_waits_for(self, statuses):
+    def test_cancels_the_invocation_that_the_worker_waits_for(self, statuses):
         task = sleeping(deferrable=False)
         strike(task, lambda: "invocation_id" in task.xcom)
         assert statuses() == ["failed"]
 
-    def test_in_the_middle_of_the_request_looks_for_what_came_of_it_and_cancels_that(self, proxy, statuses):
+    def test_during_the_submission_looks_the_invocation_up_and_cancels_it(self, proxy, statuses):
         task = sleeping()
         rule = proxy.on(POST, faults.hold(forward=True), times=1)
         strike(task, lambda: rule.held)
         rule.release()
         assert statuses() == ["failed"]
 
-    def test_a_doubt_at_the_execution_timeout_is_told(self, proxy, told):
+    def test_during_an_ambiguous_submission_is_logged(self, proxy, told):
         task = Task("no_payload")
         rule = proxy.on(POST, faults.hold(forward=True), times=1)
         strike(task, lambda: rule.held)
         rule.release()
         assert "execution_timeout passed, but what the task started may be running" in told()
 
-    def test_after_an_execution_timeout_in_a_request_that_was_not_accepted_the_next_try_submits(
+    def test_during_a_submission_that_kernel_did_not_accept_lets_a_retry_submit(
         self, proxy, statuses
     ):
         task, payload = echo(retries=1)
@@ -817,7 +817,7 @@ class TestTheExecutionTimeout:
 class TestAWaitThatIsGivenUp:
     @both_waits
     @pytest.mark.parametrize("status", [401, 403])
-    def test_is_left_to_the_next_try(self, proxy, statuses, status, deferrable):
+    def test_is_left_to_the_retry(self, proxy, statuses, status, deferrable):
         task = sleeping(retries=1, deferrable=deferrable)
         rules = [
             proxy.on(route, faults.answer(status))
@@ -836,7 +836,7 @@ class TestAWaitThatIsGivenUp:
         assert statuses() == ["running"]
 
     @both_waits
-    def test_is_cancelled_where_there_is_no_next_try(self, proxy, statuses, deferrable):
+    def test_is_cancelled_if_there_is_no_retry(self, proxy, statuses, deferrable):
         task = sleeping(deferrable=deferrable)
         proxy.on("GET /invocations/{id}", faults.answer(401), times=2)
         proxy.on("GET /invocations/{id}/events", faults.answer(401))
@@ -844,7 +844,7 @@ class TestAWaitThatIsGivenUp:
             task.run()
         assert statuses() == ["failed"]
 
-    def test_a_trigger_that_failed_hands_over(self, statuses):
+    def test_is_left_to_the_retry_if_the_trigger_failed(self, statuses):
         task = sleeping(retries=1)
         task.defer()
         with pytest.raises(
@@ -855,7 +855,7 @@ class TestAWaitThatIsGivenUp:
         task.retry().defer()
         assert statuses() == ["running"]
 
-    def test_a_deferral_that_timed_out_is_cancelled_though_there_is_a_next_try(self, statuses):
+    def test_is_cancelled_if_the_deferral_timed_out(self, statuses):
         task = sleeping(retries=1)
         task.defer()
         with pytest.raises(KernelInvocationTimeoutError, match="It was cancelled"):
@@ -863,7 +863,7 @@ class TestAWaitThatIsGivenUp:
         assert statuses() == ["failed"]
 
     @both_waits
-    def test_a_deadline_at_which_it_cannot_be_cancelled_is_left_to_the_next_try(
+    def test_is_left_to_the_retry_if_it_cannot_be_cancelled_at_the_deadline(
         self, proxy, statuses, deferrable
     ):
         task = sleeping(retries=1, timeout=0.5, deferrable=deferrable)
@@ -877,7 +877,7 @@ class TestAWaitThatIsGivenUp:
             task.retry().run()
         assert statuses() == ["failed"]
 
-    def test_a_retry_policy_may_deny_the_retry_so_nothing_is_left_to_it(self, proxy, statuses):
+    def test_is_cancelled_if_a_retry_policy_may_deny_the_retry(self, proxy, statuses):
         task = sleeping(retries=1, deferrable=False)
         task.operator.retry_policy = object()
         task.at("after:accepted", task.operator.on_kill)
@@ -885,7 +885,7 @@ class TestAWaitThatIsGivenUp:
             task.run()
         assert statuses() == ["failed"]
 
-    def test_a_wait_outlives_a_connection_that_airflow_does_not_find_for_now(
+    def test_a_wait_survives_a_connection_that_airflow_cannot_look_up(
         self, proxy, statuses, monkeypatch
     ):
         def pause(wait, errors):
@@ -914,7 +914,7 @@ class TestAFullAccount:
 
     @both_waits
     @pytest.mark.parametrize("status", [429, 529])
-    def test_is_waited_for_and_then_the_invocation_is_submitted(self, proxy, statuses, status, deferrable):
+    def test_delays_the_submission(self, proxy, statuses, status, deferrable):
         proxy.on(POST, faults.answer(status, headers={"Retry-After": "0.1"}), times=2)
         task, payload = echo(deferrable=deferrable)
         assert task.run() == payload
@@ -923,7 +923,7 @@ class TestAFullAccount:
         assert statuses() == ["succeeded"]
 
     @both_waits
-    def test_is_waited_for_no_longer_than_told(self, proxy, deferrable):
+    def test_is_waited_for_until_capacity_timeout(self, proxy, deferrable):
         proxy.on(POST, faults.answer(429))
         task, _ = echo(deferrable=deferrable, capacity_timeout=0.7)
         began = time.monotonic()
@@ -935,27 +935,27 @@ class TestAFullAccount:
         assert task.record is None
 
     @both_waits
-    def test_need_not_be_waited_for(self, proxy, deferrable):
+    def test_fails_at_once_with_capacity_timeout_0(self, proxy, deferrable):
         proxy.on(POST, faults.answer(429))
         task, _ = echo(deferrable=deferrable, capacity_timeout=0)
         with pytest.raises(KernelCapacityTimeoutError):
             task.run()
         assert len(proxy.seen(POST)) == 1
 
-    def test_is_waited_for_no_longer_than_the_execution_timeout(self, proxy):
+    def test_is_waited_for_until_execution_timeout(self, proxy):
         proxy.on(POST, faults.answer(429))
         task, _ = echo(execution_timeout=timedelta(seconds=100))
         task.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
         assert task.defer().trigger.deadline == pytest.approx(task.ti.start_date.timestamp() + 100, abs=1)
 
-    def test_leaves_no_intent_while_it_is_waited_for_and_no_payload_anywhere(self, proxy):
+    def test_leaves_no_intent_and_no_payload_during_the_wait(self, proxy):
         proxy.on(POST, faults.answer(429))
         task, _ = echo(payload=unique(secret="canary"))
         deferral = task.defer()
         assert task.record is None
         assert "canary" not in json.dumps([deferral.trigger.serialize(), deferral.kwargs])
 
-    def test_a_clear_meanwhile_begins_anew(self, proxy, statuses):
+    def test_starts_again_after_a_clear(self, proxy, statuses):
         proxy.on(POST, faults.answer(429), times=1)
         task, payload = echo()
         ti_id = task.defer().kwargs["ti_id"]
@@ -967,20 +967,20 @@ class TestAFullAccount:
         )
         assert result == payload
 
-    def test_a_connection_that_was_broken_meanwhile_fails_without_a_retry(self, proxy):
+    def test_fails_without_a_retry_if_the_connection_became_unusable(self, proxy):
         task, _ = echo()
         event = {"capacity": "unknown", "message": "no token"}
         with pytest.raises(AirflowFailException, match="no token"):
             task.operator.resume_execution("execute_after_capacity", {"event": event}, task.context)
 
-    def test_a_deferral_that_airflow_ended_started_nothing(self, proxy):
+    def test_an_ended_deferral_has_started_nothing(self, proxy):
         proxy.on(POST, faults.answer(429))
         task, _ = echo()
         task.defer()
         with pytest.raises(KernelCapacityTimeoutError, match="No invocation was started"):
             task.operator.resume_execution("__fail__", {"error": "Trigger timeout"}, task.context)
 
-    def test_a_user_kill_ends_the_wait_on_the_worker(self, proxy, monkeypatch):
+    def test_a_kill_ends_the_wait_on_the_worker(self, proxy, monkeypatch):
         monkeypatch.setattr(capacity_queue, "MAX_WORKER_PAUSE", 60)
         proxy.on(POST, faults.answer(429, headers={"Retry-After": "60"}))
         task, _ = echo(deferrable=False)
@@ -990,7 +990,7 @@ class TestAFullAccount:
         ):
             task.run()
 
-    def test_an_intent_that_could_not_be_taken_back_does_not_outlive_the_wait_for_capacity(
+    def test_an_intent_that_could_not_be_deleted_is_deleted_after_the_wait(
         self, proxy, statuses
     ):
         proxy.on(POST, faults.answer(429), times=1)

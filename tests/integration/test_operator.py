@@ -59,7 +59,7 @@ def test_a_large_output_arrives_whole_and_stays_out_of_the_event(deferrable):
     ],
 )
 @both_waits
-def test_a_connection_that_cannot_be_used_says_what_to_write_and_nothing_else(
+def test_an_unusable_connection_says_what_to_write_without_a_secret(
     connect, fields, says, deferrable
 ):
     connect("shop", **fields)
@@ -69,7 +69,7 @@ def test_a_connection_that_cannot_be_used_says_what_to_write_and_nothing_else(
     assert "secret" not in str(unusable.value)
 
 
-def test_the_log_says_what_kernel_has_accepted(told):
+def test_the_log_names_the_accepted_invocation(told):
     task = Task("echo", 1, wait_for_completion=False)
     task.run()
     said = f"Kernel accepted invocation {task.invocation_id} of tests/echo, version latest."
@@ -79,20 +79,20 @@ def test_the_log_says_what_kernel_has_accepted(told):
 @pytest.mark.parametrize(
     "argument", [{"timeout": 1e18}, {"deferrable": "no"}, {"follow_logs": None}, {"payload": Path("/x")}]
 )
-def test_what_would_go_wrong_after_the_submission_is_refused_before(argument):
+def test_a_wrong_argument_is_refused_before_the_submission(argument):
     with pytest.raises(ValueError, match=next(iter(argument))):
         Task(**argument)
 
 
 @pytest.mark.parametrize("conn_id", [None, ""])
-def test_a_connection_whose_template_came_to_nothing_fails_without_a_retry(conn_id):
+def test_an_empty_rendered_connection_id_fails_without_a_retry(conn_id):
     task = Task(kernel_conn_id="{{ params.conn_id }}")
     task.operator.kernel_conn_id = conn_id
     with pytest.raises(AirflowFailException, match=r"kernel_conn_id (is empty|must be a string)"):
         task.run()
 
 
-def test_a_payload_that_turns_out_wrong_when_it_is_rendered_is_not_submitted():
+def test_a_wrong_rendered_payload_is_not_submitted():
     task = Task("echo", "{{ params.json }}")
     task.operator.payload = "not json"
     with pytest.raises(AirflowFailException, match="payload is a string that is not JSON text"):
@@ -144,7 +144,7 @@ class TestAgainstAKernelThatMisbehaves:
         assert len(server.requests) == 1
 
     @both_waits
-    def test_an_unknown_status_is_no_success(self, server, deferrable):
+    def test_an_unknown_status_is_not_a_success(self, server, deferrable):
         server.on("GET /invocations/inv1", invocation("completed", output="1"))
         server.on("GET /invocations/inv1/events", Stream(state("completed")))
         with pytest.raises(KernelInvocationTimeoutError):
@@ -152,7 +152,7 @@ class TestAgainstAKernelThatMisbehaves:
         assert len(server.seen("PATCH /invocations/inv1")) == 1
 
     @both_waits
-    def test_a_deadline_without_a_cancellation_is_not_retried(self, server, deferrable):
+    def test_a_deadline_without_a_cancellation_fails_without_a_retry(self, server, deferrable):
         server.on("PATCH /invocations/inv1", error(403))
         with pytest.raises(
             AirflowFailException, match=r"could not be cancelled and may be running.*second time"
@@ -175,7 +175,7 @@ class TestAgainstAKernelThatMisbehaves:
         ):
             Task(deferrable=deferrable).run()
 
-    def test_a_success_is_not_lost_when_kernel_is_away_just_then(self, server, monkeypatch):
+    def test_a_success_is_not_lost_if_kernel_is_away_at_the_end(self, server, monkeypatch):
         monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.01)
         away = [error(503)] * (2 * errors.MAX_ATTEMPTS)
         server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
@@ -185,14 +185,14 @@ class TestAgainstAKernelThatMisbehaves:
         assert task.operator.execute_complete(task.context, event) == 7
         assert server.seen("PATCH /invocations/inv1") == []
 
-    def test_a_wait_on_the_worker_asks_once_for_what_has_no_output(self, server):
+    def test_a_wait_on_the_worker_asks_once_for_an_invocation_without_output(self, server):
         server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
         server.on("GET /invocations/inv1", invocation("succeeded"))
         assert Task(deferrable=False).run() is None
         assert len(server.seen("GET /invocations/inv1")) == 1
 
     @both_waits
-    def test_half_an_emoji_reaches_airflow_as_text_that_it_can_store(self, server, deferrable):
+    def test_half_a_surrogate_pair_becomes_text_that_airflow_can_store(self, server, deferrable):
         server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
         server.on(
             "GET /invocations/inv1", invocation("succeeded", output=json.dumps({"cut \ud83d": "😀 \ude00"}))
@@ -206,12 +206,12 @@ class TestAgainstAKernelThatMisbehaves:
         assert str(failed.value).encode()
 
     @pytest.mark.parametrize("event", [{}, "succeeded", {"status": "succeeded"}, {"id": 1}])
-    def test_a_foreign_event_concludes_nothing(self, event):
+    def test_an_event_of_another_trigger_concludes_nothing(self, event):
         task = Task()
         with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
             task.operator.execute_complete(task.context, event)
 
-    def test_an_event_that_kernel_contradicts_is_no_success(self, server):
+    def test_an_event_that_get_does_not_confirm_is_not_a_success(self, server):
         task = Task()
         with pytest.raises(KernelInvocationUnknownError, match="was reported as succeeded, but is running"):
             task.operator.execute_complete(task.context, {"invocation_id": "inv1", "status": "succeeded"})
@@ -226,7 +226,7 @@ class TestAgainstAKernelThatMisbehaves:
 
 
 class TestKill:
-    def test_a_kill_before_anything_was_submitted_does_nothing(self):
+    def test_a_kill_before_the_submission_does_nothing(self):
         Task().operator.on_kill()
 
     @pytest.mark.parametrize(
@@ -237,14 +237,14 @@ class TestKill:
             ("Trigger failure", KernelInvocationUnknownError),
         ],
     )
-    def test_a_deferral_that_airflow_ended_cancels_the_invocation(self, error, kind):
+    def test_an_ended_deferral_cancels_the_invocation(self, error, kind):
         task = Task("sleep", {"seconds": 60})
         task.defer()
         with pytest.raises(kind, match=rf"Airflow ended the wait .*{error}.*It was cancelled\. A retry"):
             task.operator.resume_execution("__fail__", {"error": error}, task.context)
         assert task.found.status == "failed"
 
-    def test_a_deferral_that_airflow_ended_does_not_lose_a_result(self, until):
+    def test_an_ended_deferral_does_not_lose_a_result(self, until):
         task = Task("echo", {"a": 1})
         task.defer()
         until(lambda: task.found.is_ended)
@@ -280,13 +280,13 @@ class TestTrigger:
         ],
         ids=["only the id", "what an older version stored"],
     )
-    def test_can_be_made_of_few_arguments(self, submit, arguments):
+    def test_needs_only_the_invocation_id(self, submit, arguments):
         event = asyncio.run(first_event(KernelInvocationTrigger(submit("echo", 1), **arguments)))
         assert event["status"] == "succeeded"
 
     @pytest.mark.usefixtures("no_line_is_late")
     @pytest.mark.parametrize(("ago", "is_marked"), [(60.0, True), (1.0, False)])
-    def test_the_log_that_is_shown_again_after_a_restart_says_so(self, submit, told, ago, is_marked):
+    def test_a_log_that_is_shown_again_after_a_restart_is_marked(self, submit, told, ago, is_marked):
         invocation_id = submit("logs", {"n": 2}, wait_for="succeeded")
         asyncio.run(first_event(KernelInvocationTrigger(invocation_id, deferred_at=time.time() - ago)))
         said = told()
@@ -305,7 +305,7 @@ class TestTrigger:
         asyncio.run(start_and_stop())
         assert status(running) == "running"
 
-    def test_a_users_kill_cancels_though_airflow_gives_it_hardly_any_time(self, running, status):
+    def test_a_users_kill_cancels_although_airflow_cancels_on_kill(self, running, status):
         async def kill():
             trigger = KernelInvocationTrigger(running)
             killing = asyncio.create_task(trigger.on_kill())
@@ -318,7 +318,7 @@ class TestTrigger:
         asyncio.run(kill())
         assert status(running) == "failed"
 
-    def test_the_first_trigger_of_a_triggerer_asks_airflow_before_there_is_a_kill(
+    def test_the_first_trigger_of_a_triggerer_asks_airflow_in_advance(
         self, running, mocker, monkeypatch
     ):
         monkeypatch.setattr(kernel_trigger, "_warming_up", [])
@@ -359,7 +359,7 @@ class TestTrigger:
     @pytest.mark.parametrize(
         "state", ["failed", "success", "skipped", None, "scheduled", "queued", "running"]
     )
-    def test_a_kill_of_a_task_that_is_not_deferred_any_more_cancels(self, running, client, on_kill, state):
+    def test_a_kill_of_a_task_that_is_no_longer_deferred_cancels(self, running, client, on_kill, state):
         on_kill(KernelInvocationTrigger(running), {"r": {"t": state}}, running)
         cancelled = client.invocations.retrieve(running)
         assert cancelled.status == "failed"
@@ -367,30 +367,30 @@ class TestTrigger:
         assert json.loads(cancelled.output)["by"] == names
 
     @pytest.mark.parametrize("key", ["t", "t_3"])
-    def test_a_triggerer_that_wakes_after_another_took_over_leaves_the_invocation_alone(
+    def test_a_superseded_triggerer_leaves_the_invocation_running(
         self, running, status, on_kill, key
     ):
         on_kill(KernelInvocationTrigger(running), {"r": {key: "deferred"}}, running)
         assert status(running) == "running"
 
     @pytest.mark.parametrize("durable", [True, False])
-    def test_a_task_that_airflow_is_to_retry_keeps_its_invocation_if_the_retry_takes_it_up(
+    def test_a_task_that_airflow_will_retry_keeps_its_invocation_if_the_retry_reattaches(
         self, running, status, on_kill, durable
     ):
         on_kill(KernelInvocationTrigger(running, durable=durable), {"r": {"t": "up_for_retry"}}, running)
         assert status(running) == ("running" if durable else "failed")
 
-    def test_a_trigger_of_an_earlier_try_cancels_its_own_invocation(self, running, status, on_kill):
+    def test_a_trigger_of_an_earlier_attempt_cancels_its_own_invocation(self, running, status, on_kill):
         on_kill(KernelInvocationTrigger(running), {"r": {"t": "deferred"}}, "another")
         assert status(running) == "failed"
 
     @pytest.mark.parametrize("states", [RuntimeError("away"), {}])
-    def test_where_airflow_does_not_tell_a_kill_cancels(self, running, status, on_kill, states):
+    def test_a_kill_cancels_if_airflow_cannot_be_asked(self, running, status, on_kill, states):
         on_kill(KernelInvocationTrigger(running), states, running)
         assert status(running) == "failed"
 
     @pytest.mark.parametrize("outcome", ["waits on", "killed", "unknown"])
-    def test_before_airflow_3_3_a_cancellation_may_be_a_users_kill(
+    def test_before_airflow_3_3_a_cancelled_trigger_asks_whether_a_user_killed_the_task(
         self, running, status, mocker, monkeypatch, outcome
     ):
         monkeypatch.delattr(BaseTrigger, "on_kill", raising=False)
@@ -409,7 +409,7 @@ class TestTrigger:
         asyncio.run(start_and_cancel())
         assert status(running) == ("failed" if outcome == "killed" else "running")
 
-    def test_a_users_kill_cancels_though_the_triggerer_ends_in_that_moment(self, running, status):
+    def test_a_users_kill_cancels_although_the_triggerer_is_ending(self, running, status):
         async def kill_and_stop():
             trigger = KernelInvocationTrigger(running)
             run = await started(trigger)
@@ -421,12 +421,12 @@ class TestTrigger:
         asyncio.run(kill_and_stop())
         assert status(running) == "failed"
 
-    def test_a_users_kill_of_what_has_ended_changes_nothing(self, submit, status):
+    def test_a_users_kill_of_an_ended_invocation_changes_nothing(self, submit, status):
         invocation_id = submit("echo", 1, wait_for="succeeded")
         asyncio.run(KernelInvocationTrigger(invocation_id).on_kill())
         assert status(invocation_id) == "succeeded"
 
-    def test_a_connection_that_stays_gone_is_told_and_not_swallowed(self, monkeypatch):
+    def test_a_connection_that_stays_missing_is_reported(self, monkeypatch):
         monkeypatch.setattr(wait_machine, "MAX_OUTAGE", 0.2)
         monkeypatch.setattr(wait_machine.WaitMachine, "_pause", lambda self, count: 0.1)
         monkeypatch.delenv("AIRFLOW_CONN_KERNEL_DEFAULT")

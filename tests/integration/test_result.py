@@ -53,14 +53,14 @@ def test_the_asset_event_names_the_invocation_and_the_version_that_ran(wait):
 
 
 @both_waits
-def test_the_version_that_latest_came_to_is_in_xcom_and_in_the_log(deferrable, told):
+def test_the_version_that_ran_is_in_xcom_and_in_the_log(deferrable, told):
     task = Task("echo", 1, deferrable=deferrable)
     task.run()
     assert task.xcom["app_version"] == "emulator"
     assert f"invocation {task.invocation_id} ran version emulator of the app." in told()
 
 
-def test_the_version_of_a_failed_invocation_is_told_too():
+def test_the_version_of_a_failed_invocation_is_in_xcom_and_in_the_log():
     task = Task("fail", {"message": "no"}, outlets=[ASSET])
     task.context["outlet_events"] = OutletEventAccessors()
     with pytest.raises(Exception, match="no"):
@@ -77,7 +77,7 @@ def test_a_version_that_kernel_does_not_tell_is_not_guessed(proxy, told):
     assert "ran is unknown" in told()
 
 
-def test_a_kernel_that_calls_the_version_latest_as_it_was_asked_to_has_not_told_it(proxy, told):
+def test_latest_is_not_taken_for_the_version_that_ran(proxy, told):
     def say_latest(ends):
         reply = ends.forward().read()
         ends.answer(200, {"Content-Type": "application/json"}, reply.replace(b'"emulator"', b'"latest"'))
@@ -90,13 +90,13 @@ def test_a_kernel_that_calls_the_version_latest_as_it_was_asked_to_has_not_told_
     assert "ran version" not in told()
 
 
-def test_one_call_without_outlets_is_one_request(proxy):
+def test_a_synchronous_call_without_outlets_is_one_request(proxy):
     task = Task("echo", 1, async_=False)
     assert task.run() == 1
     assert len(proxy.exchanges) == 1
 
 
-def test_a_retry_that_finds_the_result_marks_the_assets():
+def test_a_retry_that_finds_the_result_names_it_in_the_asset_events():
     task = Outlets("echo", 1, outlets=[ASSET], retries=1)
     task.run_until_it_dies_at("before:ended")
     first = task.invocation_id
@@ -105,7 +105,7 @@ def test_a_retry_that_finds_the_result_marks_the_assets():
 
 
 @pytest.mark.parametrize("dies", [False, True])
-def test_what_is_left_to_itself_marks_the_assets_with_its_id(dies):
+def test_a_task_that_does_not_wait_names_the_id_in_the_asset_events(dies):
     task = Outlets("echo", 1, outlets=[ASSET], wait_for_completion=False, retries=1)
     if dies:
         task.run_until_it_dies_at("after:ended")
@@ -113,7 +113,7 @@ def test_what_is_left_to_itself_marks_the_assets_with_its_id(dies):
     assert task.run() == task.events[ASSET].extra["invocation_id"]
 
 
-def test_what_the_dag_author_wrote_into_an_event_stays():
+def test_what_the_dag_author_wrote_into_an_event_wins():
     task = Task("echo", 1, deferrable=False, outlets=[ASSET, ALIAS])
     events = task.context["outlet_events"] = OutletEventAccessors()
     events[ASSET].extra = {"invocation_id": "mine", "rows": 3}
@@ -129,7 +129,7 @@ def test_what_the_dag_author_wrote_into_an_event_stays():
     assert events[ALIAS].extra == ours
 
 
-def test_a_convenience_that_fails_does_not_fail_the_task(told):
+def test_a_failing_convenience_is_a_warning(told):
     task = Task("echo", 1, deferrable=False, outlets=[ASSET])  # there are no outlet_events in this context
 
     def refuse(key, value):
@@ -151,13 +151,13 @@ def test_a_convenience_that_fails_does_not_fail_the_task(told):
         (result.LARGE_OUTPUT_BYTES, {"do_xcom_push": False}, False),
     ],
 )
-def test_a_large_output_is_warned_of_with_the_way_out(size, arguments, warns, caplog):
+def test_a_large_output_logs_a_warning_with_the_alternatives(size, arguments, warns, caplog):
     assert len(Task("big", {"n": size}, deferrable=False, **arguments).run()) == size
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert any("XComObjectStorageBackend" in text and "1.0 MB" in text for text in warnings) == warns
 
 
-def test_the_output_of_a_failure_is_no_xcom_and_not_warned_of(monkeypatch, caplog):
+def test_the_output_of_a_failed_invocation_logs_no_warning(monkeypatch, caplog):
     monkeypatch.setattr(result, "LARGE_OUTPUT_BYTES", 1_000)  # Kernel cuts it far below the real one
     with pytest.raises(Exception, match="xxx"):
         Task("fail", {"message": "x" * 10_000}, deferrable=False).run()
@@ -173,7 +173,7 @@ def test_the_output_of_a_failure_is_no_xcom_and_not_warned_of(monkeypatch, caplo
         ("shop.xcom.Backend", None, False),
     ],
 )
-def test_a_backend_that_takes_large_outputs_is_not_warned_of(monkeypatch, caplog, backend, threshold, warns):
+def test_a_backend_for_large_outputs_logs_no_warning(monkeypatch, caplog, backend, threshold, warns):
     monkeypatch.setenv("AIRFLOW__CORE__XCOM_BACKEND", backend)
     if threshold:
         monkeypatch.setenv("AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD", threshold)

@@ -90,7 +90,7 @@ def test_the_output_of_a_running_invocation_is_returned(wait, submit):
 
 
 @every_wait
-def test_what_had_ended_before_is_returned_at_once(wait, submit):
+def test_an_ended_invocation_is_returned_at_once(wait, submit):
     invocation_id = submit("echo", {"a": [1, None]}, wait_for="succeeded")
     sensor = Sensor(invocation_id, **wait)
     assert sensor.run() == {"a": [1, None]}
@@ -99,7 +99,7 @@ def test_what_had_ended_before_is_returned_at_once(wait, submit):
 
 
 @every_wait
-def test_a_failure_is_told_with_kernels_reason_and_not_retried(wait, submit):
+def test_a_failed_invocation_fails_the_task_with_kernels_reason_and_without_a_retry(wait, submit):
     with pytest.raises(AirflowFailException, match="the shelf is empty") as failed:
         Sensor(submit("fail", {"message": "the shelf is empty"}), **wait).run()
     assert isinstance(failed.value.__cause__, KernelInvocationFailedError)
@@ -107,21 +107,21 @@ def test_a_failure_is_told_with_kernels_reason_and_not_retried(wait, submit):
 
 @every_wait
 @pytest.mark.parametrize("soft_fail", [False, True])
-def test_a_connection_that_cannot_be_used_fails_for_good(wait, soft_fail, monkeypatch):
+def test_an_unusable_connection_fails_without_a_retry(wait, soft_fail, monkeypatch):
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", '{"conn_type": "kernel"}')
     with pytest.raises(AirflowFailException, match="kernel_default"):
         Sensor(soft_fail=soft_fail, **wait).run()
 
 
 @every_wait
-def test_an_output_that_airflow_cannot_carry_fails_for_good(wait, submit):
+def test_an_output_that_airflow_cannot_store_fails_without_a_retry(wait, submit):
     with pytest.raises(AirflowFailException, match=r"output\[0\] is a number beyond 64 bits"):
         Sensor(submit("decode", "[1e40]"), **wait).run()
 
 
 @every_wait
 @pytest.mark.parametrize("is_over", [True, False])
-def test_a_failure_is_skipped_with_soft_fail(wait, is_over, submit):
+def test_a_failed_invocation_skips_the_task_with_soft_fail(wait, is_over, submit):
     invocation_id = submit("fail", {"message": "no"}, wait_for="failed" if is_over else None)
     with pytest.raises(AirflowSkipException):
         Sensor(invocation_id, soft_fail=True, **wait).run()
@@ -139,7 +139,7 @@ def test_a_timeout_leaves_the_invocation_running(wait, running, status, soft_fai
     assert status(running) == "running"
 
 
-def test_the_timeout_of_a_deferred_sensor_counts_from_the_start_of_its_try(submit):
+def test_the_timeout_of_a_deferred_sensor_counts_from_the_start_of_its_attempt(submit):
     sensor = Sensor(submit("sleep", {"seconds": 60}), timeout=100)
     sensor.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
     deferral = sensor.defer()
@@ -147,14 +147,14 @@ def test_the_timeout_of_a_deferred_sensor_counts_from_the_start_of_its_try(submi
     assert deferral.timeout.total_seconds() > 60
 
 
-def test_the_execution_timeout_bounds_the_deferral_from_the_start_of_the_try(submit):
+def test_execution_timeout_bounds_the_deferral_from_the_start_of_the_attempt(submit):
     sensor = Sensor(submit("sleep", {"seconds": 60}), timeout=100, execution_timeout=timedelta(seconds=60))
     sensor.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
     assert sensor.defer().trigger.deadline == pytest.approx(sensor.ti.start_date.timestamp() + 60, abs=1)
 
 
 @pytest.mark.parametrize(("soft_fail", "raised"), [(False, AirflowTaskTimeout), (True, AirflowSkipException)])
-def test_an_execution_timeout_while_deferred_is_told_as_on_a_worker(running, status, soft_fail, raised):
+def test_execution_timeout_raises_the_same_deferred_as_on_a_worker(running, status, soft_fail, raised):
     sensor = Sensor(running, timeout=60, execution_timeout=timedelta(seconds=0.5), soft_fail=soft_fail)
     with pytest.raises(raised, match="not cancelled"):
         sensor.run()
@@ -163,7 +163,7 @@ def test_an_execution_timeout_while_deferred_is_told_as_on_a_worker(running, sta
 
 @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
 @pytest.mark.parametrize("wait", [WAITS["poke"], {}], ids=["poke", "deferred"])
-def test_an_execution_timeout_that_airflow_raises_on_the_worker_skips_the_task(
+def test_execution_timeout_on_a_worker_skips_the_task_with_soft_fail(
     running, option, wait, monkeypatch
 ):
     sensor = Sensor(running, poke_interval=30, **{option: True}, **wait)
@@ -176,14 +176,14 @@ def test_an_execution_timeout_that_airflow_raises_on_the_worker_skips_the_task(
 
 @every_wait
 @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
-def test_a_task_that_is_skipped_for_a_failure_has_its_reason_in_the_log(submit, wait, option, told):
+def test_a_skipped_task_has_the_reason_in_its_log(submit, wait, option, told):
     with pytest.raises(AirflowSkipException):
         Sensor(submit("fail", {"message": "the shelf is empty"}), **{option: True}, **wait).run()
     assert re.search(r"Kernel invocation \w+ failed: .*the shelf is empty", told(), re.DOTALL)
 
 
 @every_wait
-def test_version_and_size_of_the_output_are_told_as_the_operator_does(submit, wait, told, monkeypatch):
+def test_version_and_size_of_the_output_are_logged_as_by_the_operator(submit, wait, told, monkeypatch):
     monkeypatch.setattr(result, "LARGE_OUTPUT_BYTES", 10)
     sensor = Sensor(submit("echo", "x" * 20), **wait)
     assert sensor.run() == "x" * 20
@@ -203,7 +203,7 @@ def test_an_end_just_after_the_timeout_counts(submit):
     assert sensor.operator.execute_complete(sensor.context, event) == 7
 
 
-def test_an_end_counts_though_airflow_ended_the_deferral(submit):
+def test_an_end_counts_although_airflow_ended_the_deferral(submit):
     invocation_id = submit("echo", 7, wait_for="succeeded")
     sensor = Sensor(invocation_id)
     arguments = {"error": "Trigger timeout"}
@@ -222,7 +222,7 @@ def test_an_end_counts_though_airflow_ended_the_deferral(submit):
         ({"execution_timeout": timedelta(hours=1), "soft_fail": True}, AirflowSkipException),
     ],
 )
-def test_a_deferral_that_airflow_ended_for_its_time_is_a_timeout(running, status, reason, arguments, raised):
+def test_a_deferral_that_timed_out_is_a_timeout(running, status, reason, arguments, raised):
     sensor = Sensor(running, **arguments)
     with pytest.raises(raised, match=reason):
         sensor.operator.resume_execution("__fail__", {"error": reason}, sensor.context)
@@ -230,7 +230,7 @@ def test_a_deferral_that_airflow_ended_for_its_time_is_a_timeout(running, status
 
 
 @pytest.mark.parametrize("soft_fail", [False, True])
-def test_a_trigger_that_failed_is_no_end_and_is_not_skipped(running, status, soft_fail, told):
+def test_a_failed_trigger_fails_the_task_and_does_not_skip_it(running, status, soft_fail, told):
     sensor = Sensor(running, soft_fail=soft_fail)
     arguments = {"error": "Trigger failure", "traceback": ["a line of the trigger"]}
     with pytest.raises(KernelInvocationUnknownError, match=f"wait for .*{running}.*Trigger failure"):
@@ -239,7 +239,7 @@ def test_a_trigger_that_failed_is_no_end_and_is_not_skipped(running, status, sof
     assert "a line of the trigger" in told()
 
 
-def test_an_unknown_end_is_skipped_with_never_fail(submit):
+def test_an_unknown_state_skips_the_task_with_never_fail(submit):
     sensor = Sensor(submit("sleep", {"seconds": 60}), never_fail=True)
     with pytest.raises(AirflowSkipException):
         sensor.operator.resume_execution("__fail__", {"error": "Trigger failure"}, sensor.context)
@@ -264,13 +264,13 @@ def test_a_kill_cancels_nothing(running, status):
     ("arguments", "is_shown"),
     [({}, True), ({"follow_logs": False}, False), (WAITS["poke"], False), (WAITS["reschedule"], False)],
 )
-def test_the_apps_lines_are_followed_while_deferred_and_not_by_pokes(submit, told, arguments, is_shown):
+def test_log_lines_are_followed_while_deferred_and_not_by_pokes(submit, told, arguments, is_shown):
     assert Sensor(submit("logs", {"n": 2, "delay": 1.0}), **arguments).run() == 2
     log = told()
     assert ("[app] line 0" in log, "line 1" in log) == (is_shown, is_shown)
 
 
-def test_lines_that_a_restarted_triggerer_shows_again_are_marked(submit, until, status, told):
+def test_log_lines_that_a_restarted_triggerer_shows_again_are_marked(submit, until, status, told):
     invocation_id = submit("logs", {"n": 2, "delay": 1.0})
     sensor = Sensor(invocation_id)
     deferral = sensor.defer()
@@ -290,7 +290,7 @@ def test_the_link_is_there_while_the_sensor_waits(wait, running, emulator, conne
     assert sensor.xcom == {LINK: f"https://d/{running}"}
 
 
-def test_an_output_that_is_no_id_fails_without_a_retry_and_is_not_told():
+def test_a_value_that_is_not_an_id_fails_without_a_retry_and_is_not_quoted():
     sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
     sensor.operator.invocation_id = {"price": 12.5}
     with pytest.raises(
@@ -301,7 +301,7 @@ def test_an_output_that_is_no_id_fails_without_a_retry_and_is_not_told():
 
 
 @pytest.mark.parametrize("value", [None, "", "None", "null", " "])
-def test_an_id_that_came_to_nothing_fails_without_a_retry_and_is_not_skipped(value):
+def test_an_empty_rendered_id_fails_without_a_retry_and_does_not_skip(value):
     sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
     sensor.operator.invocation_id = value
     with pytest.raises(
@@ -311,21 +311,21 @@ def test_an_id_that_came_to_nothing_fails_without_a_retry_and_is_not_skipped(val
 
 
 @pytest.mark.parametrize("arguments", [{"invocation_id": "a\0b"}, {"kernel_conn_id": None}])
-def test_a_name_that_came_to_something_else_fails_without_a_retry_and_is_not_skipped(arguments):
+def test_a_wrong_rendered_name_fails_without_a_retry_and_does_not_skip(arguments):
     sensor = Sensor("{{ ti.xcom_pull('start') }}", soft_fail=True)
     vars(sensor.operator).update({"invocation_id": "inv", **arguments})
     with pytest.raises(AirflowFailException, match=r"holds a NUL|kernel_conn_id must be a string"):
         sensor.run()
 
 
-def test_a_new_try_that_airflow_resumes_with_the_event_of_the_old_one_waits_for_its_own(submit):
+def test_a_new_attempt_ignores_the_event_of_the_old_one(submit):
     sensor = Sensor(submit("logs", {"n": 2, "delay": 1.0}))
     with pytest.raises(TaskDeferred) as deferral:
         sensor.operator.execute_complete(sensor.context, {"invocation_id": "old", "status": "failed"})
     assert sensor.legs(sensor.resume(deferral.value)) == 2
 
 
-def test_a_new_try_does_not_take_the_timeout_of_the_old_one_for_its_own(submit):
+def test_a_new_attempt_ignores_the_timeout_of_the_old_one(submit):
     invocation_id = submit("logs", {"n": 2, "delay": 1.0})
     sensor = Sensor(invocation_id)
     event = {
@@ -352,13 +352,13 @@ class TestAgainstAKernelThatMisbehaves:
 
     @every_wait
     @pytest.mark.parametrize("trouble", [error(503), error(404, "not_found"), invocation("paused")])
-    def test_what_passes_is_waited_out(self, server, wait, trouble):
+    def test_transient_errors_are_waited_out(self, server, wait, trouble):
         troubles = [trouble] * 20
         server.on("GET /invocations/inv1", *troubles, invocation("succeeded", output="7"))
         assert Sensor(**wait).run() == 7
         assert not server.seen("PATCH /invocations/inv1")
 
-    def test_it_is_deferred_again_where_kernel_is_away_for_longer_than_a_trigger_waits(
+    def test_the_task_is_deferred_again_if_kernel_is_away_for_longer_than_a_trigger_waits(
         self, server, monkeypatch
     ):
         monkeypatch.setattr(wait_machine, "MAX_OUTAGE", 0.1)
@@ -376,7 +376,7 @@ class TestAgainstAKernelThatMisbehaves:
         assert sensor.run() == 7
         assert len(deferrals) > 1
 
-    def test_what_a_triggerer_cannot_do_and_a_worker_can_is_not_tried_for_ever(self, server):
+    def test_an_error_of_the_triggerer_alone_is_not_retried_forever(self, server):
         server.on("GET /invocations/inv1", invocation("running"))
         sensor = Sensor()
         arguments = sensor.defer().kwargs
@@ -406,7 +406,7 @@ class TestAgainstAKernelThatMisbehaves:
             (error(401), "answered 401"),
         ],
     )
-    def test_a_refusal_fails_with_its_reason_and_is_not_skipped(
+    def test_a_refusal_fails_the_task_with_its_reason_and_does_not_skip_it(
         self, server, wait, refusal, says, monkeypatch
     ):
         monkeypatch.setattr(wait_machine, "NOT_FOUND_GRACE", 0.2)
@@ -415,7 +415,7 @@ class TestAgainstAKernelThatMisbehaves:
         with pytest.raises(KernelInvocationUnknownError, match=says):
             Sensor(soft_fail=True, **wait).run()
 
-    def test_an_event_that_kernel_contradicts_is_no_success(self, server):
+    def test_an_event_that_get_does_not_confirm_is_not_a_success(self, server):
         server.on("GET /invocations/inv1", invocation("running"))
         sensor = Sensor()
         with pytest.raises(KernelInvocationUnknownError, match="was reported as succeeded, but is running"):

@@ -15,12 +15,12 @@ pytestmark = pytest.mark.no_airflow
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
 
 
-def test_it_returns_what_the_function_returns():
+def test_run_returns_what_the_function_returns():
     assert Interruptible().run(lambda: [1]) == [1]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_it_raises_what_the_function_raises(error):
+def test_run_raises_what_the_function_raises(error):
     def fail():
         raise error("why")
 
@@ -28,12 +28,12 @@ def test_it_raises_what_the_function_raises(error):
         Interruptible().run(fail)
 
 
-def test_the_function_sees_the_context():
+def test_the_function_runs_in_the_callers_context():
     variable.set("here")
     assert Interruptible().run(variable.get) == "here"
 
 
-def test_a_signal_handler_ends_the_wait_at_once_and_the_function_goes_on():
+def test_a_signal_handler_ends_the_wait_and_the_function_continues():
     interruptible, go_on, went_on = Interruptible(), threading.Event(), threading.Event()
 
     def function():
@@ -52,7 +52,7 @@ def test_a_signal_handler_ends_the_wait_at_once_and_the_function_goes_on():
     assert went_on.wait(10)
 
 
-def test_once_interrupted_nothing_is_begun():
+def test_run_does_not_call_the_function_after_an_interruption():
     interruptible, begun = Interruptible(), []
     interruptible.check()
     interruptible.interrupt()

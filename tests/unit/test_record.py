@@ -71,7 +71,7 @@ def test_the_stored_form_is_stable():
         {**RECORD.to_stored(), "invocation_id": 7},
     ],
 )
-def test_what_cannot_be_understood_is_an_error_and_not_an_empty_record(stored):
+def test_an_unreadable_record_is_an_error(stored):
     with pytest.raises(KernelRecordError, match="delete that key"):
         Record.from_stored(stored)
 
@@ -83,7 +83,7 @@ ACTIVE, ENDED, UNKNOWN = ("queued", "running"), ("succeeded", "failed"), ("pause
 @pytest.mark.parametrize("deferred", [True, False])
 @pytest.mark.parametrize("ended", [True, False])
 @pytest.mark.parametrize("status", [*ACTIVE, *ENDED, *UNKNOWN, None])
-def test_within_a_generation_the_invocation_is_taken_up_whatever_happened(
+def test_a_retry_reattaches_unless_the_invocation_failed(
     status, ended, deferred, fingerprint
 ):
     record = replace(RECORD, deferred=deferred, ended=ended)
@@ -109,7 +109,7 @@ def test_within_a_generation_the_invocation_is_taken_up_whatever_happened(
         (None, True, True, Decision.SUBMIT),
     ],
 )
-def test_after_a_clear_it_depends(status, deferred, same_request, decision):
+def test_a_clear_decides_by_status_request_and_deferral(status, deferred, same_request, decision):
     record = replace(RECORD, deferred=deferred)
     found = status and Invocation("inv1", status)
     fingerprint = "abc" if same_request else "another"
@@ -117,7 +117,7 @@ def test_after_a_clear_it_depends(status, deferred, same_request, decision):
 
 
 @pytest.mark.parametrize("status", [*ACTIVE, *ENDED, *UNKNOWN, None])
-def test_after_a_clear_an_end_that_was_seen_is_over(status):
+def test_a_clear_submits_after_an_end_that_was_seen(status):
     record = replace(RECORD, ended=True)
     found = status and Invocation("inv1", status)
     assert decide(record, found, generation=3, fingerprint="abc") is Decision.SUBMIT
