@@ -442,7 +442,9 @@ class TestALostReply:
         "changed", [{"app_name": "another"}, {"action_name": "fail"}, {"version": "9.9"}]
     )
     @pytest.mark.parametrize("metadata_field", [None, "airflow"])
-    def test_is_looked_up_for_the_app_and_action_it_was_sent_to(self, proxy, statuses, changed, metadata_field):
+    def test_is_looked_up_for_the_app_and_action_it_was_sent_to(
+        self, proxy, statuses, changed, metadata_field
+    ):
         task = sleeping(retries=1, on_lost_reply="resubmit", metadata_field=metadata_field)
         task.run_until_it_dies_at("before:accepted")
         task.arguments |= changed
@@ -542,9 +544,7 @@ class TestTheStore:
         assert found.status == "failed"
 
     @pytest.mark.parametrize("state", [None, "queued", "running", "deferred", "up_for_retry"])
-    def test_a_superseded_attempt_leaves_its_invocation_to_the_one_that_finds_the_mark(
-        self, statuses, state
-    ):
+    def test_a_superseded_attempt_leaves_its_invocation_to_the_one_that_finds_the_mark(self, statuses, state):
         task = Task("sleep", unique(seconds=1), retries=1, metadata_field="airflow")
         superseded(task, lambda: setattr(task.retry(), "state", state))
         assert statuses() == ["running"]
@@ -552,7 +552,9 @@ class TestTheStore:
         assert statuses() == ["succeeded"]
 
     @pytest.mark.parametrize("state", ["success", "failed", "skipped", "removed", "unknown to Airflow"])
-    def test_a_superseded_attempt_cancels_its_invocation_if_no_other_will_find_it(self, statuses, state, mocker):
+    def test_a_superseded_attempt_cancels_its_invocation_if_no_other_will_find_it(
+        self, statuses, state, mocker
+    ):
         task = sleeping(retries=1, metadata_field="airflow")
         if state == "unknown to Airflow":
             mocker.patch.object(task.ti, "get_task_states", side_effect=ConnectionError)
@@ -719,9 +721,7 @@ class TestAKill:
             task.run()
         assert statuses() == ["running"]
 
-    def test_during_a_synchronous_call_is_handled_before_airflow_kills_the_process(
-        self, client, statuses
-    ):
+    def test_during_a_synchronous_call_is_handled_before_airflow_kills_the_process(self, client, statuses):
         payload = unique(seconds=30)
         task = Task("sleep", payload, async_=False, deferrable=False)
         task.state = "failed"
@@ -802,9 +802,7 @@ class TestTheExecutionTimeout:
         rule.release()
         assert "execution_timeout passed, but what the task started may be running" in told()
 
-    def test_during_a_submission_that_kernel_did_not_accept_lets_a_retry_submit(
-        self, proxy, statuses
-    ):
+    def test_during_a_submission_that_kernel_did_not_accept_lets_a_retry_submit(self, proxy, statuses):
         task, payload = echo(retries=1)
         rule = proxy.on(POST, faults.hold(forward=False), times=1)
         strike(task, lambda: rule.held)
@@ -885,9 +883,7 @@ class TestAWaitThatIsGivenUp:
             task.run()
         assert statuses() == ["failed"]
 
-    def test_a_wait_survives_a_connection_that_airflow_cannot_look_up(
-        self, proxy, statuses, monkeypatch
-    ):
+    def test_a_wait_survives_a_connection_that_airflow_cannot_look_up(self, proxy, statuses, monkeypatch):
         def pause(wait, errors):
             if errors == 3:
                 monkeypatch.setenv("AIRFLOW_CONN_VAULT", proxy.connection_json())
@@ -990,9 +986,7 @@ class TestAFullAccount:
         ):
             task.run()
 
-    def test_an_intent_that_could_not_be_deleted_is_deleted_after_the_wait(
-        self, proxy, statuses
-    ):
+    def test_an_intent_that_could_not_be_deleted_is_deleted_after_the_wait(self, proxy, statuses):
         proxy.on(POST, faults.answer(429), times=1)
         task, payload = echo()
         task.fails_to_delete = 1

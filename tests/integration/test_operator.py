@@ -59,9 +59,7 @@ def test_a_large_output_arrives_whole_and_stays_out_of_the_event(deferrable):
     ],
 )
 @both_waits
-def test_an_unusable_connection_says_what_to_write_without_a_secret(
-    connect, fields, says, deferrable
-):
+def test_an_unusable_connection_says_what_to_write_without_a_secret(connect, fields, says, deferrable):
     connect("shop", **fields)
     with pytest.raises(AirflowFailException, match=re.escape(says)) as unusable:
         Task(kernel_conn_id="shop", deferrable=deferrable).run()
@@ -318,9 +316,7 @@ class TestTrigger:
         asyncio.run(kill())
         assert status(running) == "failed"
 
-    def test_the_first_trigger_of_a_triggerer_asks_airflow_in_advance(
-        self, running, mocker, monkeypatch
-    ):
+    def test_the_first_trigger_of_a_triggerer_asks_airflow_in_advance(self, running, mocker, monkeypatch):
         monkeypatch.setattr(kernel_trigger, "_warming_up", [])
         asked = mocker.patch.object(kernel_trigger, "_state_of", side_effect=ConnectionError)
 
@@ -367,9 +363,7 @@ class TestTrigger:
         assert json.loads(cancelled.output)["by"] == names
 
     @pytest.mark.parametrize("key", ["t", "t_3"])
-    def test_a_superseded_triggerer_leaves_the_invocation_running(
-        self, running, status, on_kill, key
-    ):
+    def test_a_superseded_triggerer_leaves_the_invocation_running(self, running, status, on_kill, key):
         on_kill(KernelInvocationTrigger(running), {"r": {key: "deferred"}}, running)
         assert status(running) == "running"
 

@@ -163,9 +163,7 @@ def test_execution_timeout_raises_the_same_deferred_as_on_a_worker(running, stat
 
 @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
 @pytest.mark.parametrize("wait", [WAITS["poke"], {}], ids=["poke", "deferred"])
-def test_execution_timeout_on_a_worker_skips_the_task_with_soft_fail(
-    running, option, wait, monkeypatch
-):
+def test_execution_timeout_on_a_worker_skips_the_task_with_soft_fail(running, option, wait, monkeypatch):
     sensor = Sensor(running, poke_interval=30, **{option: True}, **wait)
     # In the pause between two pokes, or while the sensor asks before its deferral.
     where = (time, "sleep") if wait else (sensor.operator, "_ended")

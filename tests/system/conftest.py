@@ -104,7 +104,7 @@ def runs(request: pytest.FixtureRequest, airflow: AirflowStack) -> dict[str, Dag
 @pytest.fixture(scope="session")
 def world(run_folder: RunFolder, airflow: AirflowStack, emulator: KernelEmulator) -> Iterator[World]:
     """Where the tests of ``exactly_once`` run their Dags."""
-    wait_until(lambda: "once_in_doubt_on_worker" in airflow.api.dag_ids(), TIMEOUT, "the Dags are read")
+    wait_until(lambda: "once_by_default_on_worker" in airflow.api.dag_ids(), TIMEOUT, "the Dags are read")
     with FaultyProxy(emulator.base_url) as proxy:
         airflow.api.add_kernel_connection("kernel_faulty", proxy.base_url, emulator.api_key)
         yield World(airflow, emulator, proxy, run_folder.path / "once")

@@ -216,11 +216,11 @@ def frozen_in_post(wait: str, world: World) -> None:
     assert len(run.invocations()) <= 2
 
 
-# --- In doubt, and one among twins
+# --- With the default on_lost_reply, and one among twins
 
 
-def id_is_lost_without_a_key(wait: str, world: World) -> None:
-    run = world.start(f"once_in_doubt_{wait}", "before:accepted")
+def id_is_lost(wait: str, world: World) -> None:
+    run = world.start(f"once_by_default_{wait}", "before:accepted")
     worker = run.stopped()
 
     os.kill(worker.pid, signal.SIGKILL)
@@ -229,8 +229,8 @@ def id_is_lost_without_a_key(wait: str, world: World) -> None:
     run.judge(accepted=1, succeeded=1, tries=2)
 
 
-def nothing_was_sent_and_nobody_knows(wait: str, world: World) -> None:
-    run = world.start(f"once_in_doubt_{wait}", "after:intent")
+def request_is_lost(wait: str, world: World) -> None:
+    run = world.start(f"once_by_default_{wait}", "after:intent")
     worker = run.stopped()
 
     os.kill(worker.pid, signal.SIGKILL)
@@ -272,8 +272,8 @@ def stories() -> Iterator[tuple[str, Story]]:
             cut_off_in_post,
             frozen_in_post,
             last_try_is_terminated,
-            id_is_lost_without_a_key,
-            nothing_was_sent_and_nobody_knows,
+            id_is_lost,
+            request_is_lost,
         ):
             yield named(story, wait)
         yield named(supervisor_is_frozen, wait, "after:accepted")

@@ -83,9 +83,7 @@ ACTIVE, ENDED, UNKNOWN = ("queued", "running"), ("succeeded", "failed"), ("pause
 @pytest.mark.parametrize("deferred", [True, False])
 @pytest.mark.parametrize("ended", [True, False])
 @pytest.mark.parametrize("status", [*ACTIVE, *ENDED, *UNKNOWN, None])
-def test_a_retry_reattaches_unless_the_invocation_failed(
-    status, ended, deferred, fingerprint
-):
+def test_a_retry_reattaches_unless_the_invocation_failed(status, ended, deferred, fingerprint):
     record = replace(RECORD, deferred=deferred, ended=ended)
     found = status and Invocation("inv1", status)
     expected = {None: Decision.FAIL, "failed": Decision.SUBMIT}.get(status, Decision.REATTACH)

@@ -30,19 +30,6 @@ def excuse_of_loss(task: Task, end: Change, history: History) -> str | None:
     return None
 
 
-def excuse_of_cancel(task: Task, run: Run) -> str | None:
-    """Return why a try cancelled what it had started instead of leaving it to the next."""
-    tries = [change for change in task.changes if change.at <= run.started]
-    replaced = (
-        change
-        for change in task.changes
-        if tries and change.ti_id != tries[-1].ti_id and run.started <= change.at <= run.finished
-    )
-    if not run.has_key and (change := next(replaced, None)):
-        return f"another try took the place of its own {change.at - run.started:.1f} s after it began, and it has no key"
-    return None
-
-
 def excuse_of_orphan(task: Task, end: Change, run: Run, history: History) -> str | None:
     """Return why an invocation could not be stopped when its task ended."""
     if not task.is_by_hand(end):

@@ -66,11 +66,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Run:
-    """
-    An invocation, as the emulator has it.
-
-    :param has_key: whether its payload has the key by which another try finds it.
-    """
+    """An invocation, as the emulator has it."""
 
     id: str
     started: float
@@ -79,7 +75,6 @@ class Run:
     output: Any = None
     reason: str = ""
     cancelled: bool = False
-    has_key: bool = True
 
     @property
     def succeeded(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from tests.system.chaos.excuses import excuse_of_cancel, excuse_of_loss, excuse_of_orphan
+from tests.system.chaos.excuses import excuse_of_loss, excuse_of_orphan
 from tests.system.chaos.history import ENDED, Done, History, Run, Task
 
 #: Seconds for which an invocation may run on after Airflow has given its task up, until somebody asks Kernel about
@@ -146,4 +146,4 @@ def _needless_cancels(task: Task) -> Iterator[Finding]:
         if before and before[-1].is_last_try:
             continue
         what = f"{run.id} was cancelled, though no user had ended its task"
-        yield Finding(NEEDLESS, task, what, excuse_of_cancel(task, run))
+        yield Finding(NEEDLESS, task, what, None)

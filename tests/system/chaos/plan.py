@@ -14,10 +14,10 @@ from tests.faulty import Fault
 DAGS = {
     "deferred": 1,
     "deferred_mapped": 3,
-    "deferred_without_key": 1,
+    "deferred_by_default": 1,
     "on_worker": 1,
     "on_worker_mapped": 3,
-    "on_worker_without_key": 1,
+    "on_worker_by_default": 1,
     "in_one_call": 1,
 }
 #: How often each is run, relative to the others.

@@ -21,8 +21,6 @@ from tests.system.chaos.history import Done, History, Request, Run, Task
 from tests.system.chaos.monkey import Monkey
 
 PAGE = 100
-#: Of the payload: ``metadata_field`` of the Dags that have one.
-KEY_FIELD = "airflow"
 
 
 class Invocations:
@@ -77,7 +75,6 @@ def run_of(invocation: dict[str, Any]) -> Run:
         json.loads(output) if output and invocation["status"] == "succeeded" else None,
         f"{invocation.get('status_reason') or ''} {(output or '')[:200]}".strip(),
         invocation["status"] == "failed" and (output or "").startswith('{"cancelled"'),
-        KEY_FIELD in json.loads(invocation["payload"]),
     )
 
 

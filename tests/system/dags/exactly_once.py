@@ -23,7 +23,6 @@ def once(dag_id: str, *, mapped: bool = False, **changes: Any) -> None:
         "app_name": "system-tests",
         "action_name": "until_told",
         "kernel_conn_id": "{{ dag_run.conf['conn_id'] }}",
-        "metadata_field": "key",
         "on_lost_reply": "resubmit",
         "retries": 9,
         "retry_delay": timedelta(0),
@@ -40,5 +39,4 @@ for name, deferrable in (("deferred", True), ("on_worker", False)):
     once(f"once_{name}", deferrable=deferrable)
     once(f"once_mapped_{name}", deferrable=deferrable, mapped=True)
     once(f"once_last_try_{name}", deferrable=deferrable, retries=0)
-    # Without a key, and nothing is run again that might have run.
-    once(f"once_in_doubt_{name}", deferrable=deferrable, metadata_field=None, on_lost_reply="fail")
+    once(f"once_by_default_{name}", deferrable=deferrable, on_lost_reply="fail")

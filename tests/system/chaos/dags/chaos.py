@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
-KEYED = {"metadata_field": "airflow", "on_lost_reply": "resubmit"}
+WITH_METADATA = {"metadata_field": "airflow", "on_lost_reply": "resubmit"}
 MAPPED = 3
 
 
@@ -39,10 +39,10 @@ def chaos(dag_id: str, *, mapped: bool = False, **arguments: Any) -> None:
 
 
 LIMIT = {"async_timeout_seconds": 180}
-chaos("deferred", **KEYED, **LIMIT)
-chaos("deferred_mapped", mapped=True, **KEYED, **LIMIT)
-chaos("deferred_without_key", **LIMIT)
-chaos("on_worker", deferrable=False, **KEYED, **LIMIT)
-chaos("on_worker_mapped", mapped=True, deferrable=False, **KEYED, **LIMIT)
-chaos("on_worker_without_key", deferrable=False, **LIMIT)
-chaos("in_one_call", async_=False, **KEYED)
+chaos("deferred", **WITH_METADATA, **LIMIT)
+chaos("deferred_mapped", mapped=True, **WITH_METADATA, **LIMIT)
+chaos("deferred_by_default", **LIMIT)
+chaos("on_worker", deferrable=False, **WITH_METADATA, **LIMIT)
+chaos("on_worker_mapped", mapped=True, deferrable=False, **WITH_METADATA, **LIMIT)
+chaos("on_worker_by_default", deferrable=False, **LIMIT)
+chaos("in_one_call", async_=False, **WITH_METADATA)
