@@ -162,7 +162,8 @@ def test_a_cancellation_that_no_user_has_caused_is_needless_unless_no_try_is_lef
 
 
 def test_a_cancellation_by_a_superseded_attempt_is_needless():
-    task = succeeded_by_itself(runs=[cancelled("x", 1.5, 5), ran("a", 6, 10)], xcom=ran("a", 6, 10).output)
+    runs = [replace(cancelled("x", 1.5, 5), cancelled=True), ran("a", 6, 10)]
+    task = succeeded_by_itself(runs=runs, xcom=runs[1].output)
     task.changes.insert(2, Change(1.8, "t2", "running", "queued", 2))
     assert kinds(task) == [("needless cancel", False)]
 
