@@ -1,10 +1,9 @@
-"""The calls of Kernel's API as data: what to send, and how to read what comes back. No I/O."""
+"""The requests of Kernel's API as data, and how their replies are read. No I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
 from typing import Any, Generic, NamedTuple, NoReturn, TypeGuard, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -28,15 +27,15 @@ from airflow_provider_kernel.api.reply_body import is_encoded
 from airflow_provider_kernel.api.text import MAX_NAME, NO_SECRETS, Redactor, clean, sentence
 
 T = TypeVar("T")
-#: Longest Retry-After that is honoured, in seconds.
+#: Maximum Retry-After that is honoured, in seconds.
 MAX_RETRY_AFTER = 3600.0
-#: How many details of an error are looked at.
+#: Maximum number of details of an error that are read.
 MAX_DETAILS = 10
-#: Longest part of an error's message that is shown, in characters.
+#: Maximum length of an error's message, in characters.
 MAX_MESSAGE = 1_000
-#: How many items a page has at most (Kernel's OpenAPI description).
+#: Maximum number of items on a page (Kernel's OpenAPI description).
 MAX_PAGE = 100
-#: Largest offset of a page. Kernel's lists are shorter.
+#: Maximum offset of a page. Kernel's lists are shorter.
 MAX_OFFSET = 10**7
 _REQUEST_ID_HEADERS = ("X-Request-Id", "X-Kernel-Request-Id", "CF-Ray")
 
@@ -46,15 +45,15 @@ class Request(Generic[T]):
     """
     One request, and how its reply is read.
 
-    :param method: its HTTP method.
-    :param path: its path, below the API's address.
+    :param method: the HTTP method.
+    :param path: the path below the API's address.
     :param read: turns the reply's JSON and headers into the result.
-    :param params: its query.
-    :param body: what is sent as JSON; None for nothing.
-    :param may_repeat: tells of an error whether the request may be sent again after it.
-    :param min_timeout: seconds that the reply may take at least, whatever the connection says.
-    :param has_result: False if a success is all there is to know, whatever its body.
-    :param skim: whether strings of more than 512 bytes, such as payloads and outputs, may be missing in a triggerer.
+    :param params: the query.
+    :param body: the JSON body; None for no body.
+    :param may_repeat: returns whether the request may be sent again after an error.
+    :param min_timeout: seconds that the reply may take at least, whatever the connection's ``timeout`` is.
+    :param has_result: False if the body of a success is not read.
+    :param skim: whether a triggerer may leave out strings of more than 512 bytes, such as payloads and outputs.
     :param max_attempts: how often the request is sent at most; None for the transport's default.
     :param total_timeout: seconds that the request may take as a whole, if fewer than the connection's allow.
     """
@@ -80,20 +79,20 @@ class Page(NamedTuple):
     """
     One page of a list.
 
-    ``next_offset`` is None on the last; ``served_at`` is when it was served by Kernel's clock, in whole seconds
-    since 1970, None if Kernel does not say; ``size`` is that of the reply in bytes, decoded.
+    :param items: the items.
+    :param next_offset: offset of the next page; None on the last page.
+    :param size: bytes of the reply, decoded.
     """
 
     items: list[Any]
     next_offset: int | None
-    served_at: float | None = None
     size: int = 0
 
 
 def invoke(
     request: InvocationRequest, may_repeat: Callable[[KernelError], bool] = is_certainly_not_accepted
 ) -> Request[Invocation]:
-    """Start an invocation. Kernel has no idempotency key: ``may_repeat`` must not take what it may have accepted."""
+    """Return the request to start an invocation. ``may_repeat`` must be False after errors by which Kernel may have accepted."""
     return Request(
         "POST",
         "/invocations",
@@ -105,27 +104,28 @@ def invoke(
 
 
 def get_invocation(invocation_id: str, *, skim: bool = True) -> Request[Invocation]:
-    """Ask for one invocation: the authority on its state. ``skim`` as in :class:`Call`."""
+    """Return the request for one invocation, the authority on its state; ``skim`` as in :class:`Request`."""
     return Request("GET", _path(invocation_id), _invocation_with(invocation_id), skim=skim)
 
 
 def list_invocations(*, skip_unreadable: bool = False, **filters: Any) -> Request[Page]:
     """
-    Ask for one page of invocations; the filters are those of Kernel's API, None for unset.
+    Return the request for one page of invocations, newest first.
 
-    With ``skip_unreadable``, an item that has no id or no status is None and not an error.
+    :param skip_unreadable: whether an item without id or status is None, not an error.
+    :param filters: those of Kernel's API; None for unset.
     """
     read = _invocation_or_none if skip_unreadable else Invocation.from_json
     return _list("/invocations", read, filters)
 
 
 def list_apps(**filters: Any) -> Request[Page]:
-    """Ask for one page of deployed app versions."""
+    """Return the request for one page of deployed app versions."""
     return _list("/apps", dict, filters)
 
 
 def end_invocation(invocation_id: str, output: str | None = None) -> Request[Invocation]:
-    """Cancel: set the status to ``failed``, with ``output`` (JSON text) saying by whom."""
+    """Return the request to cancel: it sets the status to ``failed``, and ``output`` to JSON text."""
     body = {"status": InvocationStatus.FAILED.value}
     return Request(
         "PATCH",
@@ -136,31 +136,36 @@ def end_invocation(invocation_id: str, output: str | None = None) -> Request[Inv
 
 
 def delete_browsers(invocation_id: str) -> Request[None]:
-    """Close all browsers that the invocation made."""
+    """Return the request to close all browsers of an invocation."""
     return Request("DELETE", _path(invocation_id, "/browsers"), lambda data, headers: None, has_result=False)
 
 
 def follow_events(invocation_id: str, since: str | None = None) -> Request[None]:
-    """Open the event stream; its body is for :class:`~airflow_provider_kernel.api.events.EventDecoder`."""
+    """Return the request for the event stream; :class:`~airflow_provider_kernel.api.events.EventDecoder` reads its body."""
     return Request(
         "GET", _path(invocation_id, "/events"), lambda data, headers: None, _params({"since": since})
     )
 
 
 def auth_context() -> Request[dict[str, Any]]:
-    """Ask whose the token is."""
+    """Return the request for the owner of the token."""
     return Request("GET", "/auth/context", lambda data, headers: dict(data))
 
 
 class Limits(NamedTuple):
-    """How many invocations the organization may have at a time; ``per_app`` is None if Kernel does not say."""
+    """
+    Maximum number of concurrent invocations.
+
+    :param total: of the organization.
+    :param per_app: of one app; None if Kernel does not tell.
+    """
 
     total: int
     per_app: int | None
 
 
 def entitlements() -> Request[Limits]:
-    """Ask for the organization's limits; not every token may."""
+    """Return the request for the organization's limits, which not every token may read."""
     return Request("GET", "/org/entitlements", _limits)
 
 
@@ -179,11 +184,11 @@ def _is_limit(value: Any) -> TypeGuard[int]:
 
 class Cancellation(NamedTuple):
     """
-    What cancelling came to.
+    The result of cancelling.
 
     :param invocation: as last seen.
-    :param cancelled: whether it was this that ended it.
-    :param browsers_error: why its browsers could not be closed; they may be open, and bill on.
+    :param cancelled: whether this request ended the invocation.
+    :param browsers_error: why the browsers could not be closed; they may be open, and bill on. None: they are closed.
     """
 
     invocation: Invocation
@@ -192,9 +197,7 @@ class Cancellation(NamedTuple):
 
     def __str__(self) -> str:
         what = "was cancelled" if self.cancelled else f"had already {self.invocation.status}"
-        browsers = (
-            f", but its browsers may be open still: {self.browsers_error}" if self.browsers_error else "."
-        )
+        browsers = f", but its browsers may be open: {self.browsers_error}" if self.browsers_error else "."
         return f"Kernel invocation {self.invocation.id} {what}{browsers}"
 
 
@@ -212,17 +215,17 @@ def read_reply(
     size: int | None = None,
 ) -> T:
     """
-    Turn a whole reply into the call's result.
+    Turn a reply into the request's result.
 
-    :param call: what was asked.
+    :param call: the request.
     :param status: the reply's HTTP status.
-    :param headers: looked up in any case (as both HTTP clients' headers are).
-    :param body: the whole of it, or what was left of it for a triggerer.
-    :param redactor: knows the secrets that are not to be believed to come from Kernel.
-    :param size: how many bytes it was; default: what ``body`` is.
+    :param headers: the reply's, a case-insensitive mapping.
+    :param body: the whole body, or the skimmed one.
+    :param redactor: replaces secrets in the reply.
+    :param size: bytes of the whole body. Default: those of ``body``.
     :return: the result.
     :raises KernelApiError: an error status, or a redirect.
-    :raises KernelTransportError: a success that is not what Kernel would have said.
+    :raises KernelTransportError: the body of a success is not Kernel's.
     """
     if not is_success(status):
         raise_for_status(status, headers, body, redactor)
@@ -232,14 +235,14 @@ def read_reply(
     except _MALFORMED:
         raise KernelTransportError(
             f"{call.method} {call.path} was answered {status} with {_kind(headers, redactor)} that is not Kernel's "
-            "reply; a proxy on the way may have answered."
+            "reply; a proxy may have answered."
         ) from None
     if isinstance(result, Page):
         return result._replace(size=len(body) if size is None else size)
     return result
 
 
-#: What reading JSON raises that is well-formed, or not, but not what was expected.
+#: Exceptions of reading JSON that is malformed, or of an unexpected shape.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 
 
@@ -250,18 +253,18 @@ def _decoded(body: bytes, redactor: Redactor) -> Any:
 
 def check_stream(headers: Mapping[str, str], redactor: Redactor = NO_SECRETS) -> None:
     """
-    Check the head of what was answered 200 to :func:`follow_events`.
+    Check the headers of a reply with status 200 to :func:`follow_events`.
 
     :param headers: the reply's.
     :param redactor: as in :func:`read_reply`.
-    :raises KernelTransportError: it is no event stream, so that its end does not count as that of one; or it is
-        encoded, which was not asked for, and may be any amount of data.
+    :raises KernelTransportError: the reply is not an event stream, so its end has no meaning; or it is encoded, which was
+        not requested and may expand to any amount of data.
     """
     kind = _kind(headers, redactor)
     if kind.strip().lower() != "text/event-stream" or is_encoded(headers):
         encoded = " with an encoding" if is_encoded(headers) else ""
         raise KernelTransportError(
-            f"The events were asked for, and {kind}{encoded} came; a proxy on the way may have answered."
+            f"The reply to a request for events is {kind}{encoded}; a proxy may have answered."
         )
 
 
@@ -269,17 +272,17 @@ def raise_for_status(
     status: int, headers: Mapping[str, str], body: bytes, redactor: Redactor = NO_SECRETS
 ) -> NoReturn:
     """
-    Raise what an error reply says.
+    Raise the exception for an error reply.
 
-    :param status: its HTTP status.
-    :param headers: its headers.
-    :param body: the whole of it.
+    :param status: the HTTP status.
+    :param headers: the reply's.
+    :param body: the whole body.
     :param redactor: as in :func:`read_reply`.
     :raises KernelApiError: always.
     """
     code, message = (
         None,
-        f"the body is {_kind(headers, redactor)} and not Kernel's; a proxy on the way may have answered",
+        f"the body is {_kind(headers, redactor)} and not Kernel's; a proxy may have answered",
     )
     if 300 <= status < 400:
         host = clean(redactor.text(_host(headers.get("Location"))), MAX_NAME)
@@ -303,7 +306,7 @@ def raise_for_status(
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    """Join Kernel's message with the messages of its details."""
+    """Join Kernel's message and the messages of its details."""
     parts = [error["message"]]
     for detail in [*(error.get("details") or [])[:MAX_DETAILS], error.get("inner_error")]:
         if isinstance(detail, Mapping) and isinstance(detail.get("message"), str):
@@ -354,14 +357,7 @@ def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any], off
     next_offset = int(following) or None
     if next_offset is not None and not offset + len(data) <= next_offset <= MAX_OFFSET:
         raise ValueError("a list that goes on where it was would be asked for for ever")
-    return Page([read(item) for item in data], next_offset, _served_at(headers.get("Date")))
-
-
-def _served_at(date: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp() if date else None
-    except (ValueError, OverflowError, OSError, TypeError):
-        return None
+    return Page([read(item) for item in data], next_offset)
 
 
 def _params(values: Mapping[str, Any]) -> dict[str, str]:
@@ -379,7 +375,7 @@ def _path(invocation_id: str, rest: str = "") -> str:
 
 
 def _host(location: str | None) -> str:
-    """Return the host alone: the rest may hold secrets."""
+    """Return the host alone: the rest may have secrets."""
     try:
         return urlsplit(location or "").netloc.rpartition("@")[2] or "another address"
     except ValueError:

@@ -1,8 +1,8 @@
 """
-What can go wrong between Airflow and Kernel, and which requests may be sent again.
+The exceptions about Kernel, and which requests may be sent again.
 
-No exception carries a token, a payload or an output, but for :class:`KernelInvocationFailedError`: a failed
-invocation's shortened output is its reason.
+No exception has a token, a payload or an output, except :class:`KernelInvocationFailedError`: the shortened output of a
+failed invocation is its reason.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from airflow_provider_kernel.api.text import sentence
 
 
 class KernelError(Exception):
-    """Base of everything this provider raises about Kernel."""
+    """Base of all exceptions of this provider."""
 
 
 class KernelConfigurationError(KernelError, ValueError):
-    """The connection, or an id, cannot be used as it is; the message says what to write instead."""
+    """The connection or an id cannot be used; the message says what to write instead."""
 
 
 class KernelConnectionNotFoundError(KernelConfigurationError):
     """
-    There is no such Airflow connection.
+    The Airflow connection does not exist.
 
-    Where Airflow may only have been unable to look for it, that is a :class:`KernelTransportError`.
+    If Airflow may only have been unable to look it up, the exception is :class:`KernelTransportError`.
     """
 
 
 class KernelTransportError(KernelError):
     """
-    No usable reply came: refused, reset, timed out, or something other than Kernel's JSON.
+    There was no usable reply: the connection was refused or reset, timed out, or the reply was not Kernel's JSON.
 
-    :param message: what happened, without anything secret.
+    :param message: what happened, without secrets.
     :param sent: whether the request, or a part of it, may have reached Kernel.
     """
 
@@ -43,18 +43,18 @@ class KernelTransportError(KernelError):
 
 
 class KernelResponseTooLargeError(KernelTransportError):
-    """The reply is larger than the connection's ``max_response_mb``, or than any of Kernel's; it was not read on."""
+    """The reply is larger than the connection's ``max_response_mb``, or than any reply of Kernel's."""
 
 
 class KernelApiError(KernelError):
     """
-    Kernel, or a proxy before it, answered with an error status.
+    Kernel, or a proxy in front of it, answered with an error status.
 
+    :param message: Kernel's sentence, or a description of a body that is not Kernel's.
     :param status_code: the HTTP status.
-    :param code: Kernel's machine-readable code; None where the body was not Kernel's.
-    :param message: Kernel's sentence, or what the body was instead.
-    :param request_id: the reply's request id, if it had one.
-    :param retry_after: seconds that the reply asked to wait, if it did.
+    :param code: Kernel's machine-readable code; None if the body was not Kernel's.
+    :param request_id: the reply's request id; None if it had none.
+    :param retry_after: seconds of ``Retry-After``; None if the reply had none.
     """
 
     def __init__(
@@ -82,10 +82,9 @@ class KernelApiError(KernelError):
     @property
     def refusal(self) -> str | None:
         """
-        Return which of its meanings a refusal has, as far as Kernel's code and words tell.
+        The meaning of a refusal that can have several, as far as Kernel's code and words tell.
 
-        ``spending cap``, ``scope``, ``plan``, ``other project``, ``no project`` or ``unsaid``; None for what has but
-        one meaning.
+        ``spending cap``, ``scope``, ``plan``, ``other project``, ``no project`` or ``unsaid``; None for other errors.
         """
         if self.status_code == 404 and self.code == "project_not_found":
             return "no project"
@@ -98,11 +97,11 @@ class KernelApiError(KernelError):
 
     @property
     def is_refusal(self) -> bool:
-        """True if the same request will be refused again: any 4xx but 408, 425 and 429, or a redirect."""
+        """Whether the same request will be refused again: any 4xx except 408, 425 and 429, or a redirect."""
         return 300 <= self.status_code < 500 and self.status_code not in (408, 425, 429)
 
 
-# Kernel does not document its codes. These two are known; else the words must tell.
+# Kernel does not document its codes. These two are known; otherwise the words decide.
 _CODES = {"insufficient_scope": "scope", "insufficient_plan": "plan"}
 _WORDS = {
     "spending cap": re.compile(r"\bspend(ing)?\b|\bbudget\b|\bbilling (cap|limit)\b", re.IGNORECASE),
@@ -127,15 +126,20 @@ _MEANINGS = {
 
 
 class KernelLostReplyError(KernelError):
-    """An invocation was requested and no reply came that says whether Kernel accepted it: it may be running."""
+    """The reply to a submission was lost. Kernel may have accepted it, so the invocation may be running."""
 
 
 class KernelCapacityTimeoutError(KernelError):
-    """Kernel had no room for the invocation for too long; none was started."""
+    """The account was full for too long. No invocation was started."""
 
 
 class KernelInvocationError(KernelError):
-    """Base of what is raised about one invocation. ``invocation_id`` names it."""
+    """
+    Base of the exceptions about one invocation.
+
+    :param message: what happened.
+    :param invocation_id: Kernel's id.
+    """
 
     def __init__(self, message: str, *, invocation_id: str) -> None:
         super().__init__(message)
@@ -143,51 +147,51 @@ class KernelInvocationError(KernelError):
 
 
 class KernelInvocationFailedError(KernelInvocationError):
-    """The invocation ended with status ``failed``: raised by the app, cancelled, timed out or crashed."""
+    """The invocation failed: the app raised or crashed, or the invocation was cancelled or timed out."""
 
 
 class KernelInvocationTimeoutError(KernelInvocationError):
-    """The invocation had not ended by the deadline set in Airflow."""
+    """The invocation had not ended by the task's deadline."""
 
 
 class KernelInvocationUnknownError(KernelInvocationError):
-    """The wait was given up without having seen the invocation's end."""
+    """The state of the invocation could not be found out."""
 
 
 def is_certainly_not_accepted(error: KernelError) -> bool:
     """
-    Tell whether a ``POST /invocations`` that ended so was certainly not accepted, and may be sent again.
+    Return whether Kernel certainly did not accept a ``POST /invocations`` with this error, so that it may be sent again.
 
-    Kernel has no idempotency key. Only "nothing was sent" and the replies 429 and 529 are certain; a lost
-    reply or any other 5xx may hide an invocation that runs.
+    Kernel has no idempotency key. Only a request that was not sent, and the replies 429 and 529, are certain; after a lost
+    reply or any other 5xx, an invocation may be running.
     """
     return was_not_sent(error) or is_full(error)
 
 
 def was_not_sent(error: BaseException) -> bool:
-    """Tell whether nothing of the request has reached Kernel."""
+    """Return whether no part of the request has reached Kernel."""
     return isinstance(error, KernelTransportError) and not error.sent
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether Kernel has no room for now: the account's limit is reached, or Kernel's own capacity."""
+    """Return whether the account's limit is reached (429), or Kernel's own capacity (529)."""
     return isinstance(error, KernelApiError) and error.status_code in (429, 529)
 
 
 def is_retryable(error: KernelError) -> bool:
-    """Tell whether a request that is safe to repeat (GET, PATCH, DELETE) may succeed when sent again."""
+    """Return whether a request that is safe to repeat (GET, PATCH, DELETE) may succeed if it is sent again."""
     if isinstance(error, KernelTransportError):
         return not isinstance(error, KernelResponseTooLargeError)
     return isinstance(error, KernelApiError) and not error.is_refusal
 
 
 def retry_after(error: BaseException | None) -> float:
-    """Return the seconds that a reply asked to wait; 0 if there was no such reply."""
+    """Return the seconds of the reply's ``Retry-After``; 0 if there are none."""
     return (isinstance(error, KernelApiError) and error.retry_after) or 0.0
 
 
 def should_log_failure(errors: int) -> bool:
-    """Tell whether the latest of so many errors in a row is told in a log: the first, second, fourth, eighth …"""
+    """Return whether to log the latest of ``errors`` consecutive errors: the first, second, fourth, eighth …"""
     return errors & (errors - 1) == 0
 
 

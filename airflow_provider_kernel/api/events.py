@@ -1,5 +1,5 @@
 """
-Bytes of an event stream in, events out. No I/O: both transports feed the same decoder.
+Decodes the bytes of an event stream into events. No I/O.
 
 The format is that of server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html);
 each event's data is one JSON object with the fields ``event`` and ``timestamp`` (Kernel's OpenAPI description).
@@ -18,8 +18,8 @@ from airflow_provider_kernel.api.payload import parse_json
 from airflow_provider_kernel.api.reply_body import has_too_many_containers
 from airflow_provider_kernel.api.text import NO_SECRETS, Redactor
 
-#: Longest event that is read, in bytes. A longer one (a state with a huge output, say) is dropped: the state
-#: is asked for with GET anyway, and a log line is cut by Kernel at 64 KiB, which JSON may blow up sixfold.
+#: Maximum size of an event, in bytes. A larger one, such as a state with a huge output, is dropped: GET tells the state
+#: anyway, and Kernel cuts log lines at 64 KiB, which JSON may expand sixfold.
 MAX_EVENT_BYTES = 2**19
 
 
@@ -28,7 +28,7 @@ class LogEvent:
     """
     A line that the app wrote.
 
-    :param timestamp: when, in Kernel's words: an RFC 3339 time.
+    :param timestamp: when, an RFC 3339 time.
     :param message: the line.
     """
 
@@ -41,8 +41,8 @@ class StateEvent:
     """
     The invocation's state.
 
-    :param timestamp: when it was so.
-    :param invocation: the invocation, as far as the event described it.
+    :param timestamp: when, an RFC 3339 time.
+    :param invocation: the invocation, as far as the event describes it.
     """
 
     timestamp: str
@@ -52,9 +52,9 @@ class StateEvent:
 @dataclass(frozen=True)
 class ErrorEvent:
     """
-    Kernel reports trouble with the stream or the app; it says nothing about the invocation's state.
+    Kernel reports an error of the stream or the app. It says nothing about the invocation's state.
 
-    :param timestamp: when.
+    :param timestamp: when, an RFC 3339 time.
     :param code: Kernel's machine-readable code.
     :param message: Kernel's sentence.
     """
@@ -69,7 +69,7 @@ class Heartbeat:
     """
     The stream is alive.
 
-    :param timestamp: when it was.
+    :param timestamp: when, an RFC 3339 time.
     """
 
     timestamp: str
@@ -81,12 +81,12 @@ _LINE_END = re.compile(rb"\r\n?|\n")
 
 class EventDecoder:
     """
-    Decodes one stream. What is malformed, unknown or too long is passed over, and counted in ``skipped``.
+    Decodes one stream. Malformed, unknown and too large events are skipped, and counted in ``skipped``.
 
-    Events that the stream's end cut short are not delivered, as the standard says.
+    An event that the end of the stream cuts short is not delivered, as the standard says.
 
-    :param max_event_bytes: longest event that is read.
-    :param redactor: knows the secrets that are not to be believed to come from Kernel.
+    :param max_event_bytes: maximum size of an event, in bytes.
+    :param redactor: replaces secrets in the events.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES, redactor: Redactor = NO_SECRETS) -> None:
@@ -100,7 +100,7 @@ class EventDecoder:
         self._started = False
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """Take the next bytes, cut anywhere; return the events that they complete."""
+        """Add the next bytes, split anywhere; return the events that they complete."""
         return list(self._events(chunk))
 
     def _events(self, chunk: bytes) -> Iterator[Event]:
@@ -111,7 +111,7 @@ class EventDecoder:
             self._buffer = self._buffer.removeprefix(b"\xef\xbb\xbf")
             self._started = True
         start = 0
-        # A long line comes in many pieces: none is searched twice.
+        # A long line comes in many chunks, and none is searched twice.
         for match in _LINE_END.finditer(self._buffer, self._scanned):
             if match.group() == b"\r" and match.end() == len(self._buffer):
                 break  # the other half of a CRLF may come with the next chunk
@@ -123,7 +123,7 @@ class EventDecoder:
         # "data: " and a pending CR may stand around a value that is still within bounds.
         if len(self._buffer) + len(self._data) > self._max + 8:
             self._too_long = self._too_long or self._buffer.startswith(b"data:")
-            # What tells the field, and whether a line end is pending; the rest of the line is let go.
+            # The name of the field, and a pending CR; the rest of the line is dropped.
             self._buffer = self._buffer[:5] + self._buffer[5:][-1:]
         self._scanned = len(self._buffer) - self._buffer.endswith(b"\r")
 
@@ -151,7 +151,7 @@ class EventDecoder:
 
 
 def _read_event(data: bytes, redactor: Redactor) -> Event | None:
-    """Return the event, or None if it is of an unknown type or malformed."""
+    """Return the event; None if it is malformed, or of an unknown type."""
     try:
         text = data.decode(errors="replace")
         fields: dict[str, Any] = redactor.json(parse_json(text), text)

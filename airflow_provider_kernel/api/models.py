@@ -1,4 +1,4 @@
-"""An invocation as Kernel describes it, and the request that starts one. Pure data; no I/O."""
+"""An invocation as Kernel describes it, and the request that starts one. No I/O."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from airflow_provider_kernel.api.text import MAX_NAME, MAX_REASON, clean, senten
 
 
 class InvocationStatus(StrEnum):
-    """The four states of an invocation. Cancelled, timed out, crashed and raised all look like ``failed``."""
+    """The four statuses of an invocation. ``failed`` includes cancelled, timed out, crashed and raised."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -42,19 +42,19 @@ _ENDED = frozenset({InvocationStatus.SUCCEEDED, InvocationStatus.FAILED})
 @dataclass(frozen=True)
 class Invocation:
     """
-    One run of an action, as far as a reply described it.
+    One run of an action, as far as a reply describes it.
 
-    :param id: Kernel's id of it.
-    :param status: Kernel's own word, which may be one this provider does not know: then the invocation counts
-        neither as active nor as ended.
-    :param action_name: the action; like all below, None where the reply did not say.
+    :param id: Kernel's id.
+    :param status: Kernel's word. With one that this provider does not know, the invocation counts neither as active nor as
+        ended.
+    :param action_name: the action; like all fields below, None if the reply does not tell.
     :param app_name: the app.
     :param version: the app's version.
-    :param started_at: when it began, as an RFC 3339 time.
-    :param finished_at: when it ended.
-    :param status_reason: Kernel's sentence on the status, for people; like the names, fit to be shown.
-    :param payload: what it was given, as JSON text; kept out of the repr.
-    :param raw_output: what it left, as Kernel's text; kept out of the repr. Decoded, it is :attr:`output`.
+    :param started_at: when it started, an RFC 3339 time.
+    :param finished_at: when it ended, an RFC 3339 time.
+    :param status_reason: Kernel's sentence about the status, for people. Like the names, it is safe to show.
+    :param payload: the input, as JSON text; not in the repr.
+    :param raw_output: the output, as Kernel's text; not in the repr. :attr:`output` decodes it.
     """
 
     id: str
@@ -75,12 +75,12 @@ class Invocation:
 
         :param data: the decoded JSON.
         :return: the invocation.
-        :raises KernelTransportError: it has no id or no status; so the reply says nothing.
+        :raises KernelTransportError: it has no id or no status.
         """
         if not isinstance(data, Mapping) or not _is_text(data.get("id")) or not _is_text(data.get("status")):
             raise KernelTransportError("The reply is not an invocation: it has no id or no status.")
         if not is_invocation_id(data["id"]):
-            raise KernelTransportError("The reply is not an invocation of Kernel's: its id is none.")
+            raise KernelTransportError("The reply is not an invocation: its id is not one of Kernel's.")
 
         def text(name: str) -> str | None:
             value = data.get(name)
@@ -105,17 +105,17 @@ class Invocation:
 
     @property
     def is_active(self) -> bool:
-        """True for ``queued`` and ``running``."""
+        """Whether the status is ``queued`` or ``running``."""
         return self.status in _ACTIVE
 
     @property
     def is_ended(self) -> bool:
-        """True for ``succeeded`` and ``failed``; never for a status this provider does not know."""
+        """Whether the status is ``succeeded`` or ``failed``."""
         return self.status in _ENDED
 
     @property
     def output(self) -> Any:
-        """The output: JSON decoded; what is not JSON, as the text it is; None if there is none."""
+        """The output: decoded if it is JSON, as text if it is not, None if there is none."""
         if self.raw_output is None:
             return None
         try:
@@ -144,7 +144,7 @@ class Invocation:
 
     @property
     def cancelled_by(self) -> dict[str, Any] | None:
-        """Who cancelled it through this provider, as it was told then; None if that is not known."""
+        """Who cancelled it through this provider: ``ti_id``, ``dag_id`` and so on; None if that is not known."""
         output = self.output if self.status == InvocationStatus.FAILED else None
         canceller_identity = output.get("by") if isinstance(output, dict) and "cancelled" in output else None
         return canceller_identity if isinstance(canceller_identity, dict) else None
@@ -153,7 +153,7 @@ class Invocation:
         """
         Return the output of a succeeded invocation.
 
-        :param hint: added to the sentence of a failure: what the caller will do.
+        :param hint: added to the message of a failure.
         :return: the output, as :attr:`output` has it.
         :raises KernelInvocationFailedError: it failed; with Kernel's reason and the shortened output.
         :raises KernelInvocationUnknownError: it has not ended, or its status is unknown.
@@ -163,12 +163,12 @@ class Invocation:
         if self.status == InvocationStatus.FAILED:
             raise self.failure(hint)
         raise KernelInvocationUnknownError(
-            f"Kernel invocation {self.id} has the status {self.status!r}, which is no end.",
+            f"Kernel invocation {self.id} has not ended: its status is {self.status!r}.",
             invocation_id=self.id,
         )
 
     def failure(self, hint: str = "") -> KernelInvocationFailedError:
-        """Return the exception that tells why this invocation failed, with ``hint`` in its first line."""
+        """Return the exception for this failed invocation, with ``hint`` in its first line."""
         reason = sentence(self.status_reason or "Kernel gave no reason")
         message = f"Kernel invocation {self.id} failed: {reason} {hint}".rstrip()
         if self.raw_output:
@@ -179,20 +179,19 @@ class Invocation:
 @dataclass(frozen=True)
 class InvocationRequest:
     """
-    What ``POST /invocations`` is told, checked when it is made.
+    The arguments of ``POST /invocations``, checked when the object is made.
 
     :param app_name: name of the deployed app.
     :param action_name: name of one of its actions.
-    :param payload: the action's input: any JSON value, or a string that is JSON text already.
-        None sends none.
+    :param payload: the action's input: any JSON value, or a string of JSON text. None sends no payload.
     :param version: the app's version; ``latest`` is the newest deployed.
-    :param async_: True: Kernel accepts and runs on (up to an hour). False: the reply waits for the end,
+    :param async_: True: Kernel replies at once, and the action runs for up to an hour. False: the reply comes at the end,
         and Kernel cuts it after 100 s.
-    :param async_timeout_seconds: after so many seconds (10-3600; Kernel's default is 900) Kernel ends an
-        asynchronous invocation.
+    :param async_timeout_seconds: seconds after which Kernel ends an asynchronous invocation, 10-3600. None: Kernel's
+        default, 900.
     :param key: the key that the payload is marked with (see :mod:`~airflow_provider_kernel.api.payload_mark`); None for
         no mark. A request without payload cannot have one.
-    :raises ValueError: an argument cannot be right; the sentence says what to write instead.
+    :raises ValueError: an argument is wrong; the sentence says what to write instead.
     """
 
     app_name: str
@@ -246,11 +245,11 @@ class InvocationRequest:
 
 
 def is_invocation_id(value: Any) -> bool:
-    """Return whether ``value`` can be an invocation id. Ids become parts of URLs and log lines."""
+    """Return whether ``value`` can be an invocation id: ids become parts of URLs and log lines."""
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
-# Kernel's have 24 letters and digits; what it will have is not known.
+# Kernel's ids have 24 letters and digits; future ones are unknown.
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:~-]{0,199}")
 
 
@@ -259,7 +258,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _as_text(output: Any) -> str | None:
-    """Return an output as text. Kernel says that it is one; what is not must not be lost all the same."""
+    """Return an output as text. By Kernel's description it is text; other JSON is not lost."""
     if output is None or isinstance(output, str):
         return output
     try:

@@ -1,7 +1,7 @@
 """
-A reply's bytes, as they come: decoded, bounded, and for a triggerer without what it has no use for. No I/O.
+The body of a reply, chunk by chunk: decoded, limited in size, and for a triggerer without long strings. No I/O.
 
-Neither HTTP client decodes or limits anything itself: one megabyte of gzip may be a gigabyte.
+The HTTP clients decode and limit nothing themselves: one megabyte of gzip may expand to a gigabyte.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Iterator, Mapping
 
 from airflow_provider_kernel.api.errors import KernelResponseTooLargeError, KernelTransportError
 
-#: What replies other than event streams may be encoded with; those are asked for, and taken, as they are.
+#: Encoding of replies that is requested and accepted; event streams are never encoded.
 ACCEPT_ENCODING = "gzip"
-#: Bytes of an error's body, or of one that nobody reads, that are read at most.
+#: Maximum number of bytes read of an error's body, and of a body without result.
 MAX_ERROR_BYTES = 2**20
-#: Bytes that are decoded at once: a fraction of a millisecond's work.
+#: Bytes that are decoded at once, in a fraction of a millisecond.
 PIECE_BYTES = 2**14
-#: A longer string is left out for a triggerer, in bytes: payloads and outputs, which may be megabytes.
+#: Maximum length, in bytes, of a string that a triggerer keeps: payloads and outputs may have megabytes.
 MAX_SKIMMED_STRING = 512
-#: What is left of a reply for a triggerer, in bytes, at most: a page of a hundred invocations has less.
+#: Maximum size of a reply without its long strings, in bytes: a page of a hundred invocations is smaller.
 MAX_SKIMMED_BYTES = 2**18
-#: Lists and objects that are decoded at once, at most, some 30 ms of a triggerer's event loop: each takes much longer
-#: than its two bytes would.
+#: Maximum number of lists and objects in a reply to a triggerer; to decode them takes 30 ms of its event loop. Each takes
+#: much longer than its two bytes.
 MAX_CONTAINERS = 20_000
 
 
@@ -33,22 +33,22 @@ def has_too_many_containers(data: bytes | bytearray) -> bool:
 
 
 def is_encoded(headers: Mapping[str, str]) -> bool:
-    """Tell whether a reply is not sent as it is."""
+    """Return whether a reply has a content encoding."""
     return (headers.get("Content-Encoding") or "").strip().lower() not in ("", "identity")
 
 
 class ReplyBody:
     """
-    The body of one reply. :meth:`feed` it until it is ``full`` or the reply ends, then :meth:`close` it.
+    The body of one reply. Call :meth:`feed` until ``full`` is set or the reply ends, then :meth:`close`.
 
-    ``size`` is how many bytes it is so far, decoded.
+    ``size`` is the number of bytes so far, decoded.
 
     :param headers: the reply's.
-    :param is_success: whether the body is what was asked for. Else no more of it than
-        :data:`MAX_ERROR_BYTES` is read, and a longer one counts as empty.
-    :param limit: bytes that the body of a success may have.
+    :param is_success: whether the body is the result. Otherwise at most :data:`MAX_ERROR_BYTES` are read, and a larger body
+        counts as empty.
+    :param limit: maximum size of the body of a success, in bytes.
     :param skim: whether strings over :data:`MAX_SKIMMED_STRING` are replaced with null.
-    :raises KernelTransportError: it has an encoding that was not asked for.
+    :raises KernelTransportError: the encoding was not requested.
     """
 
     def __init__(
@@ -65,21 +65,21 @@ class ReplyBody:
         if is_encoded(headers):
             if headers["Content-Encoding"].strip().lower() not in ("gzip", "x-gzip"):
                 raise KernelTransportError(
-                    "The reply has an encoding that was not asked for; a proxy on the way may have answered."
+                    "The reply has an encoding that was not requested; a proxy may have answered."
                 )
             self._gzip = zlib.decompressobj(31)
 
     def feed(self, data: bytes) -> Iterator[None]:
         """
-        Take the next bytes; each step is the work of :data:`PIECE_BYTES` at most.
+        Add the next bytes; each step decodes :data:`PIECE_BYTES` at most.
 
         :raises KernelResponseTooLargeError: the body of a success is larger than the limit.
-        :raises KernelTransportError: it cannot be decoded.
+        :raises KernelTransportError: the body cannot be decoded.
         """
         self._received += len(data)
         for piece in self._decoded(data):
             self.size += len(piece)
-            # Compressed bytes count as well: there may be any number of them for nothing.
+            # Compressed bytes count, too: any number of them may decode to nothing.
             if max(self.size, self._received) > self._limit:
                 self._end_too_large()
                 return
@@ -90,10 +90,10 @@ class ReplyBody:
 
     def close(self) -> bytes:
         """
-        Return the body: of a success the whole of it.
+        Return the body; the whole one for a success.
 
-        :raises KernelResponseTooLargeError: it is not one of Kernel's.
-        :raises KernelTransportError: its encoding was cut short.
+        :raises KernelResponseTooLargeError: it has too many lists and objects.
+        :raises KernelTransportError: it was cut short.
         """
         if has_too_many_containers(self._body):
             if self._skimmer:
@@ -119,22 +119,22 @@ class ReplyBody:
                 yield data[start : start + PIECE_BYTES]
             return
         while True:
-            if self._gzip.eof:  # one more member
+            if self._gzip.eof:  # another gzip member follows
                 self._gzip = zlib.decompressobj(31)
             try:
                 piece = self._gzip.decompress(data, PIECE_BYTES)
             except zlib.error:
-                raise KernelTransportError("The reply is no gzip, as its header says.") from None
+                raise KernelTransportError("The reply is not gzip, although its header says so.") from None
             data = self._gzip.unused_data if self._gzip.eof else self._gzip.unconsumed_tail
             yield piece
-            # A full piece may have more behind it, though all the bytes are taken.
+            # After a full piece, the decoder may hold more, although all bytes are consumed.
             if not data and (self._gzip.eof or len(piece) < PIECE_BYTES):
                 return
 
 
 def _too_large_for_kernels() -> KernelResponseTooLargeError:
     return KernelResponseTooLargeError(
-        "The reply is larger than one of Kernel's, even without its long texts."
+        "The reply is larger than any of Kernel's, even without its long strings."
     )
 
 
@@ -143,10 +143,10 @@ _QUOTED = re.compile(rb'(?:[^"\\]+|\\.)*+', re.DOTALL)
 
 
 class _Skimmer:
-    """Passes JSON on, cut anywhere, with null in the place of each string that is too long."""
+    """Copies JSON, split anywhere, with null in place of each string that is too long."""
 
     def __init__(self) -> None:
-        self._string: bytearray | None = None  # the string that is not at its end, with its first quote
+        self._string: bytearray | None = None  # the unfinished string, with its opening quote
         self._is_long = False
         self._is_escaped = False
 

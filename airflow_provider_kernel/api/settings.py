@@ -1,4 +1,4 @@
-"""How Kernel is reached: an Airflow connection, or the environment, read into one checked value."""
+"""How to reach Kernel: the fields of an Airflow connection, or the environment, checked. No I/O."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ from airflow_provider_kernel.api.dashboard import DEFAULT_DASHBOARD_URL, invocat
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 from airflow_provider_kernel.api.text import Redactor, clean
 
-#: Where Kernel's API is, unless the connection's host or ``KERNEL_BASE_URL`` says otherwise.
+#: Address of Kernel's API, unless the connection's host or ``KERNEL_BASE_URL`` is set.
 DEFAULT_BASE_URL = "https://api.onkernel.com"
-#: Seconds that Kernel has for a reply, unless the connection's extra ``timeout`` says otherwise.
+#: Seconds for a reply, unless the connection's extra ``timeout`` is set.
 DEFAULT_TIMEOUT_SECONDS = 30.0
-#: Where a person makes a token.
+#: Where users make a token.
 API_KEYS_URL = "https://dashboard.onkernel.com/api-keys"
 #: The extras of a connection, by name.
 EXTRAS = ("project", "timeout", "max_response_mb", "proxy", "verify", "allow_http", "dashboard_url")
-#: Megabytes (10**6 bytes) that a reply may have, unless the connection's extra ``max_response_mb`` says otherwise:
-#: it holds an output and a payload, as JSON within JSON.
+#: Maximum size of a reply in megabytes (10**6 bytes), unless the connection's extra ``max_response_mb`` is set: it contains
+#: an output and a payload, as JSON within JSON.
 DEFAULT_MAX_RESPONSE_MB = 64
-#: The most that ``max_response_mb`` may be: Python holds several copies of a reply.
+#: Maximum of ``max_response_mb``: Python holds several copies of a reply.
 LARGEST_MAX_RESPONSE_MB = 1024
 
 
 @dataclass(frozen=True)
 class KernelSettings:
     """
-    A usable way to Kernel.
+    How to reach Kernel.
 
     :param api_key: the bearer token (``sk_…``); not in the repr.
     :param base_url: address of the API, without a slash at its end.
-    :param project: name or id sent as ``X-Kernel-Project``; None for the key's default project.
-    :param timeout: seconds that Kernel has for a reply.
-    :param max_response_mb: megabytes that a reply may have, decoded; a larger one is an error.
-    :param verify: whether Kernel's TLS certificate is checked; or the path of a file (or folder) with the
-        certificates of those that may have signed it.
-    :param proxy: address of the proxy; it may hold a password, and is not in the repr. None: the environment's.
-    :param dashboard_url: where a person looks at an invocation, as it was written; checked when it is used, in
-        :meth:`invocation_url`, for a link is not worth a task.
-    :param warnings: what of the connection has no effect; a sentence for each.
+    :param project: name or id, sent as ``X-Kernel-Project``; None for the key's default project.
+    :param timeout: seconds for a reply.
+    :param max_response_mb: maximum size of a reply in megabytes, decoded; a larger one is an error.
+    :param verify: whether Kernel's TLS certificate is checked; or the path of a file or folder with the certificates of the
+        CAs to trust.
+    :param proxy: address of the proxy, not in the repr: it may contain a password. None: the environment's.
+    :param dashboard_url: address of an invocation in the dashboard, as the user wrote it. :meth:`invocation_url` checks it: a
+        wrong link must not fail a task.
+    :param warnings: a sentence for each field of the connection that has no effect.
     """
 
     api_key: str = field(repr=False)
@@ -72,7 +72,7 @@ class KernelSettings:
         extra: Mapping[str, Any] | None = None,
     ) -> KernelSettings:
         """
-        Read the fields of an Airflow connection of type ``kernel``. Empty and null fields are missing ones.
+        Read the fields of an Airflow connection of type ``kernel``. Empty and null fields count as missing.
 
         :param schema: the path of the address, as Airflow reads a URI; or ``http`` or ``https``.
         :raises KernelConfigurationError: the token is missing, or a field cannot be used.
@@ -81,10 +81,10 @@ class KernelSettings:
         extra = extra or {}
         for name, value in {"password": password, "host": host, "login": login, "schema": schema}.items():
             if not isinstance(value, str | None):
-                raise KernelConfigurationError(f"{where} has a {name} that is no text. Put it into quotes.")
+                raise KernelConfigurationError(f"{where} has a {name} that is not text. Put it into quotes.")
         if login:
             raise KernelConfigurationError(
-                f"{where} has a login, which Kernel has none of: the API key is the password. "
+                f"{where} has a login, and Kernel has none: the API key is the password. "
                 "Leave the login empty; in a URI, write kernel://:sk_…@ with the colon."
             )
         allow_http = _flag(extra.get("allow_http"), where)
@@ -120,7 +120,7 @@ class KernelSettings:
         )
 
     def headers(self) -> dict[str, str]:
-        """Return the headers that every request carries, but for the token."""
+        """Return the headers of every request, without the token."""
         headers = {"Accept": "application/json"}
         if self.project:
             headers["X-Kernel-Project"] = self.project
@@ -128,24 +128,24 @@ class KernelSettings:
 
     @property
     def max_response_bytes(self) -> int:
-        """Bytes that a reply may have, decoded."""
+        """Maximum size of a reply in bytes, decoded."""
         return self.max_response_mb * 10**6
 
     @cached_property
     def redactor(self) -> Redactor:
-        """What replaces the token and the proxy's password in everything that comes from outside."""
+        """Replaces the token and the proxy's password in text from outside."""
         url = urlsplit(self.proxy or "")
         logins = [f"{unquote(url.username)}:{unquote(url.password or '')}"] if url.username else []
         return Redactor([self.api_key, *self.proxy_passwords()], logins)
 
     def proxy_passwords(self) -> list[str]:
-        """Return the proxy's password, in each form in which it may turn up; for a masker."""
+        """Return the proxy's password in each form that may appear, for a masker."""
         written = urlsplit(self.proxy or "").password
         return [written, unquote(written)] if written else []
 
     def invocation_url(self, invocation_id: str) -> str:
         """
-        Return the address at which a person looks at an invocation.
+        Return the address of an invocation in the dashboard.
 
         :raises KernelConfigurationError: ``dashboard_url`` cannot be used.
         """
@@ -156,10 +156,10 @@ def _api_key(value: str | None, missing: str, where: str) -> str:
     key = (value or "").strip()
     if not key:
         raise KernelConfigurationError(f"{missing}. Make one at {API_KEYS_URL} and put it into {where}.")
-    # A header with such a character is refused by the HTTP client in a message that quotes it.
+    # An HTTP client refuses a header with such a character, in a message that quotes it.
     if not key.isascii() or not key.isprintable() or " " in key:
         raise KernelConfigurationError(
-            "The Kernel token holds a space, a line break or another character that no token has. "
+            "The Kernel token has a space, a line break or another character that no token has. "
             f"Copy it again from {API_KEYS_URL}."
         )
     return key
@@ -168,11 +168,11 @@ def _api_key(value: str | None, missing: str, where: str) -> str:
 def _base_url(
     host: str | None, schema: str | None, port: int | None, where: str, allow_http: bool = False
 ) -> str:
-    """Put together what Airflow takes apart: it reads the path of a URI as the schema, and its port as the port."""
+    """Join the address that Airflow splits: it reads the path of a URI as the schema, and its port as the port."""
     text, schema = (host or "").strip(), (schema or "").strip()
     if not f"{text}{schema}".isprintable():  # urlsplit drops tabs and line breaks
         raise KernelConfigurationError(f"{where} has a host with a control character. {_HOST_FORM}")
-    port = int(port or 0)  # 0 is what an empty form saves
+    port = int(port or 0)  # an empty form saves 0
     if not 0 <= port <= 65_535:
         raise KernelConfigurationError(f"{where} has the port {port}; there are 1 to 65535.")
     scheme, path = (schema.lower(), "") if schema.lower() in ("http", "https") else ("", schema.strip("/"))
@@ -182,14 +182,14 @@ def _base_url(
     told_scheme, mark, rest = (text or DEFAULT_BASE_URL).rpartition("://")
     authority, slash, tail = rest.partition("/")
     if authority.count(":") > 1 and not {"[", "@"} & set(authority):
-        authority = f"[{authority}]"  # an IPv6 address; Airflow takes the brackets off that a URI has
+        authority = f"[{authority}]"  # an IPv6 address, from whose URI Airflow removes the brackets
     try:
         if not mark:
             told_scheme = scheme or ("http" if is_loopback(urlsplit(f"//{authority}").hostname) else "https")
         url = urlsplit(f"{told_scheme}://{authority}{slash}{tail}")
         told_port = url.port
     except ValueError:
-        raise KernelConfigurationError(f"{where} has a host that is no address. {_HOST_FORM}") from None
+        raise KernelConfigurationError(f"{where} has a host that is not an address. {_HOST_FORM}") from None
     told_path = url.path.strip("/")
     if url.username is not None or url.password is not None or {"?", "#"} & set(f"{text}{path}"):
         raise KernelConfigurationError(
@@ -197,7 +197,7 @@ def _base_url(
         )
     if looks_like_token(f"{text} {path}"):
         raise KernelConfigurationError(
-            f"{where} has what looks like a token in its host. The token is the password. {_HOST_FORM}"
+            f"{where} has what looks like a token in its host. The token belongs in the password. {_HOST_FORM}"
         )
     if (
         url.scheme not in ("http", "https")
@@ -206,7 +206,7 @@ def _base_url(
         or authority.endswith(":")  # "https:/api…"
         or not all(_PATH.fullmatch(part) for part in (told_path, path))
     ):
-        raise KernelConfigurationError(f"{where} has a host that is no http(s) address. {_HOST_FORM}")
+        raise KernelConfigurationError(f"{where} has a host that is not an http(s) address. {_HOST_FORM}")
     if scheme not in ("", url.scheme):
         raise KernelConfigurationError(
             f"{where} has {url.scheme}:// in its host and the schema {scheme!r}. Leave the schema empty."
@@ -222,23 +222,22 @@ def _base_url(
     if url.scheme == "http" and not (allow_http or is_loopback(url.hostname)):
         raise KernelConfigurationError(
             f"{where} would send the token unencrypted to {url.hostname}: http:// is only for this machine "
-            "(localhost). Use https://. If nobody else can listen on the way, set the extra 'allow_http' of the "
-            "connection to true."
+            "(localhost). Use https://; or, on a trusted network, set the extra 'allow_http' of the connection to true."
         )
     path = path or told_path
     return f"{url.scheme}://{_host_and_port(url.hostname, told_port or port)}{path and '/'}{path}"
 
 
-# Labels of 1 to 63 characters, or an IPv6 address. With others, requests raises urllib3's errors, or splits
-# the address elsewhere than urlsplit does.
+# Labels of 1 to 63 characters, or an IPv6 address. With others, requests raises urllib3's errors, or splits the address
+# in another place than urlsplit.
 _HOST = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.%]*")
-# What HTTP clients send as it is written; they would leave out "..", and what comes before it.
+# Characters that HTTP clients send unchanged; they would remove ".." and the segment before it.
 _PATH = re.compile(r"(?!.*(^|/)\.\.?(/|$))[\w.~!$&'()*+,;=:@%/-]*", re.ASCII)
 _HOST_FORM = f"Leave it empty for {DEFAULT_BASE_URL}, or write an address such as http://127.0.0.1:8484."
 
 
 def is_loopback(host: str | None) -> bool:
-    """Tell whether ``host`` is this machine."""
+    """Return whether ``host`` is this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
     except ValueError:
@@ -251,16 +250,16 @@ _TOKEN = re.compile(r"(?<![a-z0-9])sk_\w{6}", re.ASCII | re.IGNORECASE)
 def _without_effect(name: str) -> str:
     near = get_close_matches(name.lower().removeprefix("extra__kernel__"), EXTRAS, 1)
     hint = f"Did you mean {near[0]!r}?" if near else f"The extras are {', '.join(EXTRAS)}."
-    return f"the extra {shown(name)} is not known and has no effect. {hint}"
+    return f"the extra {shown(name)} is unknown and has no effect. {hint}"
 
 
 def shown(text: str, limit: int = 40) -> str:
-    """Return what a user wrote as a message may show it: a token may have slipped into its place."""
+    """Return a user's text as a message may quote it: it may be a token in the wrong field."""
     return "what looks like a token" if looks_like_token(text) else repr(clean(text, limit))
 
 
 def looks_like_token(text: str) -> bool:
-    """Tell whether a token may have slipped into the place of another text; "task_manager" is none."""
+    """Return whether the text may contain a token; "task_manager" does not."""
     return _TOKEN.search(text) is not None
 
 
@@ -273,7 +272,7 @@ def _project(value: Any, where: str) -> str | None:
         )
     if looks_like_token(value):
         raise KernelConfigurationError(
-            f"{where}: the extra 'project' looks like a token. The token is the password."
+            f"{where}: the extra 'project' looks like a token. The token belongs in the password."
         )
     return value.strip() or None
 
@@ -312,7 +311,7 @@ def _max_response_mb(value: Any, where: str) -> int:
 
 
 def _flag(value: Any, where: str) -> bool:
-    # The URI form of a connection has text only.
+    # In a URI, all values are text.
     flag = _FLAGS.get(value.strip().lower()) if isinstance(value, str) else bool(value)
     if flag is None or not isinstance(value, str | bool | None):
         raise KernelConfigurationError(f"{where}: the extra 'allow_http' must be true or false.")
@@ -343,7 +342,7 @@ def _proxy(value: Any, base_url: str, allow_http: bool, where: str) -> str | Non
             "http://user:password@proxy:3128, with %40 for an @ in the password, and so on."
         )
     if base_url.startswith("http:"):
-        if proxy.startswith("https:"):  # whose certificate requests would not check
+        if proxy.startswith("https:"):  # requests would not check its certificate
             raise KernelConfigurationError(f"{where}: an https:// proxy is for an https:// host.")
         host = urlsplit(proxy).hostname
         if not (allow_http or is_loopback(host)):
@@ -355,7 +354,7 @@ def _proxy(value: Any, base_url: str, allow_http: bool, where: str) -> str | Non
 
 
 def proxy_address(text: str) -> str | None:
-    """Return the address of a proxy in a form that every HTTP client reads alike; None if it cannot be one."""
+    """Return a proxy's address in a form that all HTTP clients read alike; None if it is not an address."""
     text = text.strip()
     try:
         url = urlsplit(text if "://" in text else f"http://{text}")

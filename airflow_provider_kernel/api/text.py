@@ -1,4 +1,4 @@
-"""Text that comes from outside, made fit for a log, an exception and a terminal. No I/O."""
+"""Make text from outside safe for logs, exceptions and terminals. No I/O."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote, unquote
 
-#: Longest part of a failed invocation's output, or of Kernel's reason, that is shown, in characters.
+#: Maximum length of a failed invocation's output and of Kernel's reason, as shown, in characters.
 MAX_REASON = 2_000
-#: Longest name, code or id of Kernel's that is shown, in characters.
+#: Maximum length of Kernel's names, codes and ids, as shown, in characters.
 MAX_NAME = 200
-#: What a secret is replaced with.
+#: Replaces secrets.
 REDACTED = "***"
-#: A shorter secret is not looked for: it would be found within words. Airflow masks from this length, too.
+#: Minimum length of a secret: a shorter one would be found within words. Airflow masks from the same length.
 MIN_SECRET_LENGTH = 5
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
-# Controls, line separators, what turns the direction of text around, and what no terminal shows.
+# Control characters, line separators, direction marks, and characters that no terminal shows.
 _UNSAFE_RANGES = (
     (0x00, 0x1F),
     (0x7F, 0x9F),
@@ -42,26 +42,26 @@ _ESCAPES_OF_OUTPUT = {code: text for code, text in _ESCAPES.items() if chr(code)
 
 
 def shorten(text: str, limit: int = MAX_REASON) -> str:
-    """Return ``text`` cut to ``limit`` characters, saying how many were left out."""
+    """Return ``text`` cut to ``limit`` characters, with the number of characters left out."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text) - limit} more characters)"
 
 
 def sentence(text: str) -> str:
-    """Return words of somebody else's with a full stop at their end, if they have none, so that ours may follow."""
+    """Return ``text`` with a full stop at its end, so that another sentence may follow."""
     text = text.rstrip()
     return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
 def clean(text: str, limit: int = MAX_REASON, *, keep_lines: bool = False) -> str:
     r"""
-    Return ``text`` so that it can be shown: on one line, without anything that a terminal or a log would act on.
+    Return ``text`` as it can be shown: on one line, without characters that a terminal or a log would act on.
 
-    Colors are left out; other control characters are shown as Python writes them, such as ``\x1b`` and ``\n``.
+    Colors are removed. Other control characters are shown as Python writes them, such as ``\x1b`` and ``\n``.
 
-    :param text: what came from outside.
-    :param limit: longest part that is shown, in characters.
-    :param keep_lines: whether line ends and tabs stay as they are: in an app's own output.
-    :return: the text.
+    :param text: text from outside.
+    :param limit: maximum length, in characters.
+    :param keep_lines: whether line ends and tabs stay, as in an app's own output.
+    :return: the safe text.
     """
     shown = _COLOR.sub("", text[:limit])
     if keep_lines:
@@ -74,10 +74,10 @@ def clean(text: str, limit: int = MAX_REASON, *, keep_lines: bool = False) -> st
 
 class Redactor:
     """
-    Replaces secrets in what comes from outside: servers and proxies that quote a request quote its token.
+    Replaces secrets in text from outside: a server or proxy that quotes a request quotes its token.
 
-    :param secrets: a token and passwords; each is also known in the forms that JSON and an address give it.
-    :param logins: ``user:password`` as an HTTP proxy is told them, which quotes them in base64.
+    :param secrets: a token and passwords. They are also recognized as JSON and URLs write them.
+    :param logins: ``user:password`` of an HTTP proxy, which quotes them in base64.
     """
 
     def __init__(self, secrets: Iterable[str] = (), logins: Iterable[str] = ()) -> None:
@@ -92,7 +92,7 @@ class Redactor:
         self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
 
     def text(self, text: str) -> str:
-        """Return ``text`` without the secrets; and without colors, if those are in the middle of one."""
+        """Return ``text`` without the secrets, and without colors if they split one."""
         if not self._pattern:
             return text
         if "\x1b" in text and self._pattern.search(plain := _COLOR.sub("", text)):
@@ -101,15 +101,15 @@ class Redactor:
 
     def json(self, value: Any, text: str) -> Any:
         """
-        Return a JSON value without the secrets in its strings; in its keys, without tokens alone.
+        Return a JSON value without the secrets in its strings, and without tokens in its keys.
 
-        :param value: the value; its lists and dicts are changed.
-        :param text: the JSON that it was decoded from.
+        :param value: the value; its lists and dicts are changed in place.
+        :param text: the JSON text of the value.
         """
         if not self._pattern:
             return value
-        if "\\u001b" not in text:  # a color, which may be in the middle of one
-            if "\\u00" in text or "\\/" in text:  # which may hide what is plain in the value
+        if "\\u001b" not in text:  # a color may split a secret
+            if "\\u00" in text or "\\/" in text:  # escapes may hide a secret in the text
                 text = json.dumps(value, ensure_ascii=False)
             if not self._pattern.search(text):
                 return value
@@ -132,5 +132,5 @@ class Redactor:
         return top[0]
 
 
-#: Knows no secret.
+#: A redactor without secrets.
 NO_SECRETS = Redactor()

@@ -1,4 +1,4 @@
-"""Which lines of an invocation's log are written to the task's log: none twice, and no flood. No I/O."""
+"""Which lines of an invocation's log are written to the task's log: each once, at a bounded rate. No I/O."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from airflow_provider_kernel.api.events import Event, LogEvent
 from airflow_provider_kernel.api.text import clean
 from airflow_provider_kernel.api.timestamps import format_timestamp, parse_timestamp
 
-#: Records a second in the long run, and at once. Every record passes a single supervisor of the triggerer,
-#: which takes about 2,000 a second from all its triggers together.
+#: Records per second in the long run, and at once. All records pass the one supervisor of a triggerer, which handles about
+#: 2,000 per second from all triggers together.
 RECORDS_PER_SECOND = 20.0
 BURST_RECORDS = 500
-#: Largest record that lines are joined into when they come faster, in characters.
+#: Maximum length, in characters, of a record that joins lines which come faster.
 MAX_RECORD = 65_536
-#: Lines remembered, to know them again when a stream is opened anew.
+#: Number of lines remembered, to recognize them in the next stream.
 REMEMBERED_LINES = 1_000
-#: A stream is opened anew from a little before the last line: whether ``since`` includes its own moment,
-#: and whether lines come in the order of their time, is unknown.
+#: The next stream starts a little before the last line: whether ``since`` is inclusive, and whether lines come in the order
+#: of their times, is unknown.
 OVERLAP_NANOSECONDS = 1_000_000_000
-#: A line is shown with its own time where that differs by more seconds from the time at which it is written.
+#: Seconds by which a line's own time must differ from the time at which it is written to be shown with it.
 MAX_DELAY = 1.0
-#: Characters of that time.
+#: Length of that time, in characters.
 TIME_SIZE = len("2026-01-01T00:00:00.000Z ")
-#: Said around lines that an earlier wait has shown.
-REPLAY = "… the wait was taken up anew, and the log is shown from its start again"
-REPLAY_OVER = "… from here on the lines are new"
+#: Lines before and after those that an earlier wait has shown.
+REPLAY = "… the wait was restarted, and the log is shown again from its start"
+REPLAY_OVER = "… the lines from here on are new"
 
 
 class LogBuffer:
     """
-    The log of one invocation over all the streams that its wait opens.
+    The log of one invocation, over all streams of its wait.
 
-    Within :data:`BURST_RECORDS`, and :data:`RECORDS_PER_SECOND` after that, each line is a record of its own.
-    Lines that come faster are joined, and what exceeds :data:`MAX_RECORD` by then is dropped and counted.
+    Each line is a record of its own within :data:`BURST_RECORDS`, and then :data:`RECORDS_PER_SECOND`. Lines that come
+    faster are joined; lines beyond :data:`MAX_RECORD` are dropped and counted. A line that is written late, or by another
+    clock than Kernel's, begins with its own time.
 
-    ``lines`` counts the lines, without those that came again. A line that is written late, or by another clock than
-    Kernel's, begins with its own time.
+    ``lines`` counts the lines, without repeated ones.
 
-    :param replayed_before: lines from before this time (seconds since 1970, by Kernel's clock) were shown by an
-        earlier wait: :data:`REPLAY` is written before the first of them, :data:`REPLAY_OVER` before the first later
-        line. None: there was no earlier wait.
+    :param replayed_before: lines from before this time (seconds since 1970, by Kernel's clock) were shown by an earlier
+        wait: :data:`REPLAY` precedes the first of them, and :data:`REPLAY_OVER` the first later line. None: there was no
+        earlier wait.
     """
 
     def __init__(self, replayed_before: float | None = None) -> None:
@@ -56,17 +56,17 @@ class LogBuffer:
         self._dropped = 0
 
     def open_stream(self) -> str | None:
-        """Return the ``since`` to open a stream with, None for the whole log; call it for every stream."""
+        """Return ``since`` for the next stream, None for the whole log; call this for every stream."""
         self._repeated = Counter(self._seen)
         times = [time for time, _ in self._seen if time is not None]
         if not times:
             return None
         forgotten_before = min(times) if len(self._seen) == REMEMBERED_LINES else 0
-        # Always before the last line: there may be more of the same moment.
+        # Before the last line: there may be more lines with the same time.
         return format_timestamp(max(times[-1] - OVERLAP_NANOSECONDS, min(forgotten_before, times[-1] - 1)))
 
     def add(self, event: Event, now: float) -> list[str]:
-        """Take an event, a line or not; return the records to write at ``now``, in seconds since 1970."""
+        """Add an event, which may be a line; return the records to write at ``now``, in seconds since 1970."""
         if not isinstance(event, LogEvent):
             return self._due(now)
         key = (parse_timestamp(event.timestamp), hash(event.message))
@@ -88,19 +88,19 @@ class LogBuffer:
         return records + self._due(now)
 
     def _notice(self, time: int | None) -> str | None:
-        """Return what is to be said before a line of this time."""
+        """Return the notice before a line of this time; None if there is none."""
         if self._replayed_before is None or time is None:
             return None
         if is_old := time < self._replayed_before * 1e9:
             notice = None if self._is_replaying else REPLAY
         else:
             notice = REPLAY_OVER if self._is_replaying else None
-            self._replayed_before = None  # from here on all is new
+            self._replayed_before = None  # all later lines are new
         self._is_replaying = is_old
         return notice
 
     def _due(self, now: float) -> list[str]:
-        """Return what was held back, if it may be written by now."""
+        """Return the lines held back, if the rate allows to write them now."""
         if self._refilled is not None:
             self._tokens += max(0.0, now - self._refilled) * RECORDS_PER_SECOND
         self._refilled = now
@@ -111,11 +111,13 @@ class LogBuffer:
         return self.flush(now)
 
     def flush(self, now: float) -> list[str]:
-        """Return all that was held back: at the end of the log."""
+        """Return all lines held back; for the end of the log."""
         if not self._held:
             return []
         if self._dropped:
-            notice = f"… {self._dropped} more lines are not shown: the app logs faster than Airflow can take"
+            notice = (
+                f"… {self._dropped} more lines are not shown: the app logs faster than Airflow can handle"
+            )
             self._held.append((notice, None))
         record = "\n".join(_dated(line, time, now) for line, time in self._held)
         self._held, self._held_size, self._dropped = [], 0, 0
@@ -123,12 +125,12 @@ class LogBuffer:
 
 
 def app_lines(record: str) -> str:
-    """Return a record as a task's log has it: each line says that it is the app's, which can write anything."""
+    """Return a record with each line marked as the app's, which can write anything."""
     return "\n".join(f"[app] {line}" for line in record.split("\n"))
 
 
 def _dated(line: str, time: int | None, now: float) -> str:
-    """Return a line as a log shows it that dates it ``now``, with its own time if that is another."""
+    """Return a line for a log that dates it ``now``, with its own time if that differs."""
     if time is None or abs(now - time / 1e9) <= MAX_DELAY:
         return line
     milliseconds = format_timestamp(time)[: TIME_SIZE - len("Z ")]

@@ -1,15 +1,15 @@
 """
-The decisions of waiting for an invocation: given an event, a look, an error and the time, what next?
+The wait for an invocation as a state machine: given an event, a poll, an error and the time, what is next? No I/O.
 
-One pure state machine. The synchronous and the asynchronous wait ask it for the next :data:`Step`, do that, and
-tell it what came of it; so the two cannot differ. The rules:
+:func:`wait_for_end` asks :class:`WaitMachine` for the next :data:`Step`, and reports what came of it. Both HTTP clients run
+the same conversation, so their waits cannot differ. The rules:
 
-- ``GET`` is the authority. A stream's end, silence, an event or an unknown status only make it look.
-- The stream is followed because it costs one request, however long the invocation runs. A stream that breaks
-  early or falls silent is opened again after a growing pause; meanwhile the invocation is looked at.
+- ``GET`` is the authority. The end of a stream, silence, an event or an unknown status only leads to a poll.
+- The event stream costs one request, however long the invocation runs. A stream that breaks early or falls silent is
+  opened again after a growing pause; meanwhile the invocation is polled.
 - Errors are waited out, with backoff and jitter, for :data:`MAX_OUTAGE` seconds; a refusal is asked once more.
-- The deadline is a wall-clock time, and is judged only after a last look. A clock that is set back lengthens nothing.
-- What the app logged is read to its end: if the last stream was not, another is opened after the end.
+- The deadline is a wall-clock time. It is judged only after a last poll. A clock that is set back does not extend it.
+- The log is read to its end: if the last stream was not, another one is opened after the invocation has ended.
 """
 
 from __future__ import annotations
@@ -39,50 +39,62 @@ from airflow_provider_kernel.api.models import Invocation
 from airflow_provider_kernel.lifecycle.conversation import Conversation, Follow, Sleep
 from airflow_provider_kernel.lifecycle.log_buffer import LogBuffer
 
-#: Seconds without a single good answer from Kernel after which the wait is given up.
+#: Seconds without a single good answer from Kernel after which the wait gives up.
 MAX_OUTAGE = 900.0
-#: So many failed looks in a row are the least to give up for: a process that slept for long learns from one nothing.
+#: Minimum consecutive failures before giving up; one failure after suspension proves nothing.
 MIN_ERRORS = 5
-#: Seconds for which a 404 is taken for an invocation that is not listed yet, or not there where was asked.
+#: Seconds for which a 404 may mean that the invocation is not known yet, or not to the server that answered.
 NOT_FOUND_GRACE = 30.0
-#: Seconds without an event after which a stream counts as dead. Kernel's heartbeat has an unknown period; one
-#: that keeps connections alive is shorter than the 60 s after which load balancers cut.
+#: Seconds without an event after which a stream counts as dead. The period of Kernel's heartbeat is unknown; to keep
+#: connections alive, it must be shorter than the 60 s after which load balancers cut them.
 STREAM_IDLE_TIMEOUT = 75.0
-#: A stream that lived for less, in seconds, counts as broken.
+#: Seconds before which the end of a stream counts as a failure.
 SHORT_LIFE = 30.0
-#: Longest life of a stream, in seconds: even one that seems well is left now and then, to look.
+#: Maximum lifetime of a stream, in seconds: from time to time, the invocation is polled even if the stream seems fine.
 STREAM_MAX_LIFETIME = 300.0
-#: For how long, in seconds, and with what silence, the rest of the log is read once the invocation has ended.
+#: Maximum lifetime and idle time-out, in seconds, of a stream that reads the rest of the log after the end.
 LOG_DRAIN_MAX_LIFETIME, LOG_DRAIN_IDLE_TIMEOUT = 60.0, 5.0
-#: For how many seconds that is tried again while streams break: not for long where none ever worked.
+#: Seconds for which such streams are opened again after errors; the second one if no stream has ever worked.
 LOG_DRAIN_SECONDS, LOG_DRAIN_SECONDS_WITHOUT_STREAM = 90.0, 2.0
-#: Seconds over which waits spread their looks when their streams broke: many may have at the same moment.
+#: Maximum jitter in seconds before the poll after a broken stream: the streams of many waits may break at once.
 RECONNECT_SPREAD = 1.0
-#: Seconds beyond the deadline that the last look may take.
+#: Seconds after the deadline that the last poll may take.
 LAST_LOOK = 3.0
-#: A shorter ``poll_interval`` is taken for this, in seconds.
+#: Minimum ``poll_interval`` in seconds; a shorter one is raised to it.
 MIN_POLL_INTERVAL = 0.1
-#: Longest pause before a broken stream is tried again, in seconds.
+#: Maximum pause in seconds before a broken stream is opened again.
 MAX_STREAM_PAUSE = 300.0
 
 
 @dataclass(frozen=True)
 class Poll:
-    """Ask ``GET /invocations/{id}``; give up after ``within`` seconds (None: as after any request)."""
+    """
+    Ask ``GET /invocations/{id}``.
+
+    :param within: seconds after which to give up; None for the request's own limit.
+    """
 
     within: float | None = None
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The invocation has ended: Kernel said so."""
+    """
+    ``GET`` has reported the end of the invocation.
+
+    :param invocation: the invocation, succeeded or failed.
+    """
 
     invocation: Invocation
 
 
 @dataclass(frozen=True)
 class GaveUp:
-    """The wait is over without an end: at the deadline (``error`` is None), or for ``error``."""
+    """
+    The wait is over, and the invocation has not ended as far as is known.
+
+    :param error: the reason; None for the deadline.
+    """
 
     error: KernelError | None
 
@@ -92,17 +104,17 @@ Step = Follow | Poll | Sleep | Ended | GaveUp
 
 class WaitMachine:
     """
-    The wait for one invocation.
+    The wait for one invocation. All times are seconds since 1970.
 
-    :param invocation_id: what an event must be about to be believed.
-    :param now: the time at the start, in seconds since 1970 (as in all methods).
-    :param deadline: the time after which the wait is given up; None for never.
-    :param poll_interval: longest time in seconds between two looks when there is no stream.
-    :param on_log: called with each record of the app's log (see :class:`LogBuffer`); None: not of interest.
-    :param replayed_before: lines from before this time were shown by an earlier wait; they are marked as such.
-    :param on_transient_error: called with errors that are waited out, but not with every one of a series.
-    :param on_reconnect: called with the invocation as last seen when a stream is opened again because the one before
-        broke, fell silent or was refused; not where it had come to the end of its planned life.
+    :param invocation_id: Kernel's id; events about another invocation are ignored.
+    :param now: the time at the start.
+    :param deadline: the time after which the wait gives up; None for never.
+    :param poll_interval: longest time in seconds between two polls while there is no stream.
+    :param on_log: called with each record of the app's log (see :class:`LogBuffer`); None if the log is not wanted.
+    :param replayed_before: lines from before this time were shown by an earlier wait, and are marked. None: no line was.
+    :param on_transient_error: called with errors after which the wait continues, but not with each of a series.
+    :param on_reconnect: called with the invocation as last seen when a stream is opened again because the previous one
+        broke, fell silent or was refused; not when that had reached its maximum lifetime.
     :param jitter: returns a number from 0 to 1.
     """
 
@@ -145,7 +157,7 @@ class WaitMachine:
         self._ended_at = now
 
     def next(self, now: float) -> Step:
-        """Return what to do now."""
+        """Return the next step."""
         now = self._elapsed(now)
         if self._outcome:
             if isinstance(self._outcome, Ended) and not self._log_complete:
@@ -154,7 +166,7 @@ class WaitMachine:
                     return Sleep(min(self._wake - now, left))
                 if left > 0:
                     return self._follow(LOG_DRAIN_IDLE_TIMEOUT, min(LOG_DRAIN_MAX_LIFETIME, left), now)
-                self._end_log("the time of the wait is over")
+                self._end_log("the time of the wait has passed")
             self._write(self._log.flush(self._clock))
             return self._outcome
         if self._is_overdue(now):
@@ -176,12 +188,12 @@ class WaitMachine:
         self._stream_opened = self._stream_heard = now
         self._stream_life = max_lifetime
         self._stream_lines = self._log.lines
-        if self._stream_broke and self._seen:  # there was a look since
+        if self._stream_broke and self._seen:  # there was a poll since
             self._on_reconnect(self._seen)
         return Follow(idle_timeout, max_lifetime, self._log.open_stream(), self.invocation_id)
 
     def on_event(self, event: Event, now: float) -> bool:
-        """Take an event of the stream; return False if the stream is to be left."""
+        """Handle an event of the stream; return False to leave the stream."""
         now = self._elapsed(now)
         self._stream_heard = now
         self._stream_worked = True
@@ -196,13 +208,13 @@ class WaitMachine:
         return False
 
     def on_stream_end(self, now: float, error: KernelError | None = None) -> None:
-        """Take that the stream ended, was left, or could not be opened (``error``)."""
+        """Handle the end of the stream: it ended, was left, or broke or could not be opened (``error``)."""
         now = self._elapsed(now)
         self._stream_broke = error is not None or now - self._stream_opened < self._stream_life
         if self._outcome:
             self._on_log_drain_end(now, error)
             return
-        # Comments are no events, but keep a stream alive: silence is judged by whoever sees the bytes.
+        # Comments are not events, but keep a stream alive: the transport, which sees the bytes, judges silence.
         silent = error is not None and now - self._stream_heard >= STREAM_IDLE_TIMEOUT
         if silent or now - self._stream_opened < SHORT_LIFE:
             self._stream_failures += 1
@@ -216,26 +228,26 @@ class WaitMachine:
             self._wake += max(self._jitter() * RECONNECT_SPREAD, retry_after(error))
 
     def _on_log_drain_end(self, now: float, error: KernelError | None) -> None:
-        """Take that a stream opened after the invocation's end ended; decide whether the log was read to its end."""
+        """Handle the end of a stream that was opened after the end; decide whether the log is complete."""
         self._log_drain_tries += 1
         patience = LOG_DRAIN_SECONDS if self._stream_worked else LOG_DRAIN_SECONDS_WITHOUT_STREAM
         fell_silent = (
             self._stream_heard > self._stream_opened and now - self._stream_heard >= LOG_DRAIN_IDLE_TIMEOUT
         )
-        # A log that was there a moment ago is not gone.
+        # A log that existed a moment ago still exists.
         refused = is_kernels_refusal(error) and not (error.status_code == 404 and self._stream_worked)
         self._wake = now + max(self._pause(self._log_drain_tries), retry_after(error))
         if (error is None or fell_silent) and self._log.lines == self._stream_lines:
-            self._log_complete = True  # nothing is left, though Kernel did not say so
+            self._log_complete = True  # no line is left, although Kernel did not say so
         elif self._wake > self._ended_at + patience or (refused and self._log_drain_tries > 1):
-            self._end_log(str(error or "its streams are cut short"))
+            self._end_log(str(error or "its streams end early"))
 
     def _end_log(self, why: str) -> None:
         self._log_complete = True
         self._write([*self._log.flush(self._clock), f"… the rest of the log could not be read: {why}"])
 
     def on_invocation(self, invocation: Invocation, now: float) -> None:
-        """Take the answer to a look."""
+        """Handle the answer to a poll."""
         now = self._elapsed(now)
         self._seen = invocation
         if invocation.is_ended:
@@ -244,7 +256,7 @@ class WaitMachine:
         elif not invocation.is_active:
             self._failed(
                 KernelTransportError(
-                    f"Kernel says that the status is {invocation.status!r}, which this provider does not know."
+                    f"Kernel reports the status {invocation.status!r}, which this provider does not know."
                 ),
                 now,
             )
@@ -259,7 +271,7 @@ class WaitMachine:
                 self._wake += self._pause(self._looks)
 
     def on_error(self, error: KernelError, now: float) -> None:
-        """Take that a look failed."""
+        """Handle a failed poll."""
         self._failed(error, self._elapsed(now))
 
     def _failed(self, error: KernelError, now: float) -> None:
@@ -277,7 +289,7 @@ class WaitMachine:
             self._on_trouble(error)
 
     def _elapsed(self, now: float) -> float:
-        """Return the time by a clock that is never set back."""
+        """Return the time of a clock that never goes back."""
         self._time += max(0.0, now - self._clock)
         self._clock = now
         return self._time
@@ -296,7 +308,7 @@ class WaitMachine:
         else:
             self._refusals = 0
         if isinstance(error, KernelApiError) and error.status_code == 429:
-            self._failing_since = now  # Kernel is there, and will answer again
+            self._failing_since = now  # Kernel is up, and throttles
         return now - self._failing_since >= MAX_OUTAGE and self._errors >= MIN_ERRORS
 
     def _write(self, records: list[str]) -> None:
@@ -308,7 +320,7 @@ class WaitMachine:
 
 
 class StatusLookup(WaitMachine):
-    """The question how an invocation is: as patient as a wait, and over (:class:`Ended`) with the first good answer."""
+    """A wait for the first good answer, whatever the status; :class:`Ended` then has the invocation."""
 
     def __init__(
         self,
@@ -321,10 +333,10 @@ class StatusLookup(WaitMachine):
         self._look_due = True
 
     def _look(self, now: float) -> Poll:
-        return Poll()  # it is all that there is
+        return Poll()
 
     def on_invocation(self, invocation: Invocation, now: float) -> None:
-        """Take the answer."""
+        """Handle the answer."""
         super().on_invocation(invocation, now)
         if invocation.is_active:
             self._outcome = Ended(invocation)
@@ -368,12 +380,12 @@ def wait_for_end(
 
 
 def gave_up(invocation_id: str, error: KernelError | None) -> KernelInvocationError:
-    """Return the exception for a wait that ended with :class:`GaveUp`."""
+    """Return the exception for :class:`GaveUp`."""
     if error is None:
         return KernelInvocationTimeoutError(
             f"Kernel invocation {invocation_id} had not ended by its deadline.", invocation_id=invocation_id
         )
     return KernelInvocationUnknownError(
-        f"What became of Kernel invocation {invocation_id} could not be learned: {error}",
+        f"The state of Kernel invocation {invocation_id} could not be found out: {error}",
         invocation_id=invocation_id,
     )

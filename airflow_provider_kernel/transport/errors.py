@@ -1,4 +1,4 @@
-"""What both hooks do alike around a request: when it is sent again, and how a failed one reads."""
+"""Retries of requests, and the errors of both HTTP clients as ours."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 USER_AGENT = f"airflow-provider-kernel/{__version__}"
 #: How often a request is sent at most, if it is safe to repeat.
 MAX_ATTEMPTS = 6
-#: A Retry-After beyond this many seconds is not waited for: whoever asked has better to do.
+#: Maximum Retry-After, in seconds, that a request waits for.
 MAX_WAIT = 60.0
 _backoff = wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
 
 
 def retrying(call: Request[Any]) -> dict[str, Any]:
-    """Return the arguments of tenacity's ``Retrying`` or ``AsyncRetrying`` for ``call``."""
+    """Return the arguments of tenacity's ``Retrying`` and ``AsyncRetrying`` for a request."""
 
     def should_retry(error: BaseException) -> bool:
         return isinstance(error, KernelError) and call.may_repeat(error) and retry_after(error) <= MAX_WAIT
@@ -64,9 +64,9 @@ def _wait(state: RetryCallState) -> float:
 
 def root_causes(error: BaseException) -> Iterator[BaseException]:
     """
-    Yield ``error`` and what its libraries wrapped in it.
+    Yield ``error`` and the exceptions that HTTP libraries wrapped in it.
 
-    Never through ``__context__``: that may be an earlier attempt's exception, which says nothing of this one.
+    Not those in ``__context__``: they may be of an earlier attempt.
     """
     yield error
     for inner in (*error.args, getattr(error, "reason", None), error.__cause__):
@@ -83,13 +83,13 @@ def transport_error(
     proxy: str = "",
 ) -> KernelTransportError:
     """
-    Describe a request without a reply, not in the HTTP library's words: those may quote a proxy's password.
+    Return the exception for a request without a reply. It does not quote the HTTP library, which may quote a password.
 
     :param settings: how Kernel was to be reached.
-    :param causes: the exception, and what is in it.
+    :param causes: the exception and those in it; see :func:`root_causes`.
     :param sent: whether the request, or a part of it, may have reached Kernel.
-    :param timed_out: whether it was the time that ran out.
-    :param proxy: the address of the proxy on the way, without a login; "" for none.
+    :param timed_out: whether a time limit has passed.
+    :param proxy: address of the proxy, without a login; "" for none.
     """
     base_url = settings.base_url
     reason = clean(settings.redactor.text(next(filter(None, map(_system_reason, causes)), "")), MAX_NAME)
@@ -107,7 +107,7 @@ def transport_error(
 
 
 def is_refused_tunnel(cause: BaseException) -> bool:
-    """Tell whether a proxy refused to connect to Kernel (407, say): Python's http.client tells it by its words alone."""
+    """Return whether a proxy refused to connect to Kernel, for example with 407. http.client tells it in words only."""
     return isinstance(cause, OSError) and str(cause).startswith("Tunnel connection failed")
 
 
@@ -118,15 +118,15 @@ def _system_reason(cause: BaseException) -> str | None:
         return None
     if is_refused_tunnel(cause):
         return str(cause)
-    # asyncio puts words of its own before the system's; below 2 are the numbers of TLS and of name look-ups.
+    # asyncio puts its own words before the system's; errno below 2 belongs to TLS and name look-ups.
     return os.strerror(cause.errno) if cause.errno and cause.errno > 1 else cause.strerror
 
 
 def lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostReplyError | None:
-    """Return the exception for a POST that may have been accepted; None for one that was not."""
+    """Return the exception for a submission that Kernel may have accepted; None if it did not."""
     if is_certainly_not_accepted(error) or (isinstance(error, KernelApiError) and error.is_refusal):
         return None
     return KernelLostReplyError(
-        f"Whether Kernel accepted the invocation of {request.app_name}/{request.action_name} is unknown, "
-        f"so it may be running: {sentence(str(error))} Look for it among the app's invocations before you run this again."
+        f"The reply to the submission of {request.app_name}/{request.action_name} was lost, so the invocation may be "
+        f"running: {sentence(str(error))} Look for it among the app's invocations before you run the action again."
     )

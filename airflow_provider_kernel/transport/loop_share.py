@@ -1,4 +1,4 @@
-"""How much of an event loop's time those may take who have the most to read, so that the others hear in time."""
+"""A fair share of the event loop: large replies must not delay other triggers."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-#: Seconds of the loop's time that each reply may take at once, and in each second after that, without waiting.
+#: Seconds of the loop's time that each reply may take at once, and then per second, without waiting.
 BURST, RATE = 0.005, 0.002
-#: More seconds than these what comes of a piece does not take.
+#: Maximum charge, in seconds, for handling one piece.
 MAX_CHARGE = 0.05
 
 
 class LoopShare:
     """
-    What one reply takes of the event loop's time.
+    The time that one reply takes of the event loop.
 
-    A little is free. Whoever takes more waits in a line with the others who do, and the line as a whole
-    takes no more than half of the loop's time.
+    A small share is free. A reply that takes more waits for a lock, which all such replies share; together they take no more
+    than half of the loop's time.
 
-    :param line: the line, one for each event loop.
+    :param lock: one for each event loop.
     """
 
-    def __init__(self, line: asyncio.Lock) -> None:
-        self._line = line
+    def __init__(self, lock: asyncio.Lock) -> None:
+        self._lock = lock
         self._credit = BURST
         self._at = time.perf_counter()
 
     async def do(self, work: Callable[[], T]) -> T:
-        """Do a piece of work of some milliseconds, when it is its turn; return what it returns."""
+        """Run a function that takes some milliseconds, after waiting if necessary; return its result."""
         if self._refilled() > 0:
             return self._timed(work)
-        async with self._line:
+        async with self._lock:
             result = self._timed(work)
             await asyncio.sleep(-self._credit)
             self._credit = 0.0
         return result
 
     def charge(self, seconds: float) -> None:
-        """Take that what came of a piece took so long; whoever did something else in between is not held to that."""
+        """Add the time for handling a piece; at most :data:`MAX_CHARGE`, as other tasks may have run in between."""
         self._credit -= min(seconds, MAX_CHARGE)
 
     def _refilled(self) -> float:

@@ -1,4 +1,4 @@
-"""The way to Kernel, the same for both hooks: through which proxy, and trusting which certificates."""
+"""The proxy on the way to Kernel, and the certificates to trust, for both HTTP clients."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from airflow_provider_kernel.api.errors import KernelConfigurationError
 from airflow_provider_kernel.api.settings import KernelSettings, proxy_address, shown
 
 log = logging.getLogger(__name__)
-#: A larger file is none of certificates.
+#: Maximum size of a file of certificates, in bytes.
 MAX_CERTIFICATES_BYTES = 16 * 2**20
 
 
 def proxy_of(settings: KernelSettings) -> str | None:
     """
-    Return the proxy of the connection, else the environment's.
+    Return the proxy of the connection, or else of the environment.
 
-    Neither aiohttp's nor requests' ``trust_env``: with it both read ~/.netrc too, and with requests the
-    environment would win over the connection.
+    The clients' own ``trust_env`` is off: with it, both also read ~/.netrc, and in requests the environment overrides the
+    connection.
 
-    :raises KernelConfigurationError: the environment's is none that both can use.
+    :raises KernelConfigurationError: not both clients can use the environment's proxy.
     """
     if settings.proxy:
         return settings.proxy
     if not settings.base_url.startswith("https:"):
-        # The token would go unencrypted to a machine that nobody has named for it.
+        # The token would go unencrypted to a machine that the connection does not name.
         return None
     from requests.utils import get_environ_proxies, select_proxy
 
-    told = select_proxy(settings.base_url, get_environ_proxies(settings.base_url))
-    proxy = proxy_address(told) if told else None
-    if told and not proxy:
-        # Not the proxy's address: it may hold a password.
+    found = select_proxy(settings.base_url, get_environ_proxies(settings.base_url))
+    proxy = proxy_address(found) if found else None
+    if found and not proxy:
+        # Without the proxy's address: it may contain a password.
         raise KernelConfigurationError(
-            "The environment's proxy (HTTPS_PROXY, ALL_PROXY) must be one such as http://proxy:3128, as triggers "
-            f"know no other kind. Change it, put another into the connection's extra 'proxy', or add "
+            "The environment's proxy (HTTPS_PROXY, ALL_PROXY) must be an address such as http://proxy:3128: triggers "
+            f"support no other kind. Change it, set the connection's extra 'proxy', or add "
             f"{urlsplit(settings.base_url).hostname} to NO_PROXY."
         )
     return proxy
@@ -49,24 +49,24 @@ def proxy_of(settings: KernelSettings) -> str | None:
 
 def with_proxy(settings: KernelSettings) -> KernelSettings:
     """
-    Return the settings with the proxy that is used, so that its password is known as a secret.
+    Return the settings with the proxy that is used, so that its password is redacted.
 
-    :raises KernelConfigurationError: the environment's is none that both hooks can use.
+    :raises KernelConfigurationError: not both clients can use the environment's proxy.
     """
     return replace(settings, proxy=proxy_of(settings))
 
 
 def without_login(proxy: str | None) -> str:
-    """Return a proxy's address as it may be shown; "" if there is none."""
+    """Return a proxy's address without user and password; "" if there is none."""
     scheme, mark, rest = (proxy or "").partition("://")
     return scheme + mark + rest.rpartition("@")[2]
 
 
 def certificates_of(settings: KernelSettings) -> str | bool:
     """
-    Return the path of the certificates to trust; False to trust any, with one warning; True where there is no TLS.
+    Return the path of the certificates to trust; False to trust any, with one warning; True without TLS.
 
-    :raises KernelConfigurationError: they cannot be read.
+    :raises KernelConfigurationError: the certificates cannot be read.
     """
     from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
@@ -76,18 +76,18 @@ def certificates_of(settings: KernelSettings) -> str | bool:
         _warn_of_no_verification(settings.base_url)
         return False
     if isinstance(settings.verify, str):
-        told = settings.verify
-    else:  # as requests does
-        told = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
-    if not told:
+        path = settings.verify
+    else:  # like requests
+        path = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or ""
+    if not path:
         return DEFAULT_CA_BUNDLE_PATH
-    trusting(told)  # or requests would tell in other words that they cannot be read
-    return told
+    trusting(path)  # otherwise requests would report unreadable ones in its own words
+    return path
 
 
 def tls_of(settings: KernelSettings) -> ssl.SSLContext | bool:
     """
-    As :func:`certificates_of`, but return the certificates themselves.
+    Return the certificates of :func:`certificates_of`, read.
 
     :raises KernelConfigurationError: they cannot be read.
     """
@@ -97,13 +97,13 @@ def tls_of(settings: KernelSettings) -> ssl.SSLContext | bool:
 
 def trusting(path: str) -> ssl.SSLContext:
     """
-    Read certificates, once until they are renewed: that takes 20 ms, or as long as the disk does.
+    Read certificates, once until they are renewed: this takes 20 ms, or more on a slow disk.
 
     :raises KernelConfigurationError: they cannot be read.
     """
     try:
         found = os.stat(path)
-        # OpenSSL opens the files of a folder when it needs them: then all of them must be files.
+        # OpenSSL opens the files of a folder when it needs them, so all of them must be regular files.
         names = [path]
         if stat.S_ISDIR(found.st_mode):
             names = [os.path.join(path, name) for name in os.listdir(path) if _HASHED.fullmatch(name)]
@@ -111,25 +111,25 @@ def trusting(path: str) -> ssl.SSLContext:
             return _read_certificates(path, found.st_mtime_ns)
     except (OSError, ValueError):
         pass
-    # One sentence, whatever it is: who may only edit a connection is not to learn which files there are.
+    # One sentence for all cases: a user who may only edit a connection must not learn which files exist.
     raise KernelConfigurationError(
-        f"The TLS certificates in {shown(path, 200)} cannot be read. It must be the path of a file of certificates in PEM "
-        "format, or of a folder of them, that Airflow's processes may read."
+        f"The TLS certificates in {shown(path, 200)} cannot be read. Write the path of a file of certificates in PEM format, "
+        "or of a folder of them, that Airflow's processes may read."
     )
 
 
-# As OpenSSL names the certificates in a folder.
+# The names of certificates in a folder for OpenSSL.
 _HASHED = re.compile(r"[0-9a-f]{8}\.r?\d+")
 
 
 def _is_file(path: str) -> bool:
-    """Tell whether opening and reading it comes to an end; a pipe, a device and what /proc has may not."""
+    """Return whether reading it ends; a pipe, a device or a file in /proc may never end."""
     found = os.stat(path)
     return stat.S_ISREG(found.st_mode) and 0 < found.st_size <= MAX_CERTIFICATES_BYTES
 
 
 @lru_cache(maxsize=32)
-def _read_certificates(path: str, written_at: int) -> ssl.SSLContext:  # which has them read anew
+def _read_certificates(path: str, modified_at: int) -> ssl.SSLContext:  # renewed files are read again
     if os.path.isdir(path):
         return ssl.create_default_context(capath=path)
     return ssl.create_default_context(cafile=path)
@@ -142,10 +142,10 @@ def _warn_of_no_verification(base_url: str) -> None:
     from urllib3.exceptions import InsecureRequestWarning
 
     log.warning(
-        "The certificate of %s is not checked, as the Kernel connection has verify=false: whoever sits on the way "
-        "can read the token.",
+        "The certificate of %s is not checked, because the Kernel connection has verify=false: a man in the middle can read "
+        "the token.",
         base_url,
     )
-    # urllib3 would say so for every request.
+    # urllib3 would warn for every request.
     host = urlsplit(base_url).hostname
     warnings.filterwarnings("ignore", f".*made to host '{host}'", InsecureRequestWarning)

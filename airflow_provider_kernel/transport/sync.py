@@ -1,4 +1,4 @@
-"""A session, and requests and their replies, with requests: what may take how long, and how a failure reads."""
+"""HTTP with requests: a session, a request and its reply, an event stream. The counterpart of ``aio.py``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ READ_BYTES = 2**16
 
 
 def new_session(settings: KernelSettings) -> requests.Session:
-    """Return a session that carries the token to Kernel, and to nobody else."""
+    """Return a session that sends the token to Kernel only."""
     from http.cookiejar import DefaultCookiePolicy
 
     import requests
@@ -54,9 +54,9 @@ def new_session(settings: KernelSettings) -> requests.Session:
     session.mount("https://", WatchedAdapter())
     session.mount("http://", WatchedAdapter())
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    # As auth, not as a header of the session: those may be printed, and a ~/.netrc would win over one.
+    # As auth, not as a header of the session: headers may be printed, and ~/.netrc would replace one.
     session.auth = authorize
-    # requests reads a redirect even if it is not to follow it, and a malformed one makes it raise a ValueError.
+    # requests parses a redirect even if it does not follow it, and raises ValueError for a malformed one.
     session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
     session.trust_env = False  # the environment is read in with_proxy() and certificates_of()
     session.verify = certificates_of(settings)
@@ -117,11 +117,11 @@ def exchange(
                 if watchdog.has_bitten:
                     raise requests.Timeout
         except (requests.RequestException, HTTPError, OSError, ValueError, KernelError) as error:
-            # What was read of a connection that was ended may look like the whole of a reply that is not Kernel's.
+            # A part of a reply, cut by the deadline, may look like a whole one that is not Kernel's.
             if isinstance(error, KernelError) and not watchdog.has_bitten:
                 raise
             if response is None and not isinstance(error, (requests.RequestException, ValueError)):
-                # From requests itself, before it sends: the file of certificates is gone.
+                # requests raises it before it sends: the file of certificates is gone.
                 raise KernelConfigurationError(str(error)) from None
             proxy = without_login(settings.proxy)
             raise _transport_error(settings, error, timed_out=watchdog.has_bitten, proxy=proxy) from None
@@ -129,10 +129,13 @@ def exchange(
 
 def result_of(call: Request[T], response: requests.Response, settings: KernelSettings) -> T:
     """
-    Read the reply to ``call``.
+    Read the reply to a request.
 
+    :param call: what was sent.
+    :param response: the reply.
+    :param settings: how Kernel was reached.
     :raises KernelApiError: Kernel refused.
-    :raises KernelTransportError: it is none of Kernel's, or too large.
+    :raises KernelTransportError: the reply is not Kernel's, or too large.
     """
     status, headers = response.status_code, response.headers
     body = ReplyBody(
@@ -148,16 +151,16 @@ def result_of(call: Request[T], response: requests.Response, settings: KernelSet
 
 def events_of(call: Request[Any], response: requests.Response, settings: KernelSettings) -> Iterator[Event]:
     """
-    Read the reply to ``call``, a request for a stream of events.
+    Read the reply to a request for an event stream; the parameters are those of :func:`result_of`.
 
     :raises KernelApiError: Kernel refused.
-    :raises KernelTransportError: it is no stream of events.
+    :raises KernelTransportError: the reply is not an event stream.
     """
     if response.status_code != 200:
         result_of(call, response, settings)
     endpoints.check_stream(response.headers, settings.redactor)
     decoder = EventDecoder(redactor=settings.redactor)
-    # Not iter_content: it gives nothing before the end of a stream that a proxy passes on unchunked.
+    # Not iter_content: it yields nothing before the end of a stream that a proxy sends unchunked.
     while chunk := response.raw.read1(READ_BYTES, decode_content=False):
         yield from decoder.feed(chunk)
 
@@ -171,7 +174,7 @@ def _transport_error(
     from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
     causes = list(root_causes(error))
-    # A ProxyError is one of connecting to the proxy; an unusable one is an InvalidURL or InvalidSchema.
+    # A ProxyError is an error of connecting to the proxy; InvalidURL and InvalidSchema mean an unusable proxy.
     unsent = (
         ConnectTimeoutError,
         InvalidSchema,

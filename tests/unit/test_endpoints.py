@@ -223,14 +223,6 @@ def test_an_empty_page_is_the_last_whatever_its_headers_say():
 
 
 @pytest.mark.parametrize(
-    ("date", "served_at"),
-    [("Tue, 14 Nov 2023 22:13:20 GMT", 1_700_000_000), ("yesterday", None), ("", None)],
-)
-def test_a_page_tells_when_it_was_served(date, served_at):
-    assert reply(endpoints.list_invocations(), 200, [], Date=date).served_at == served_at
-
-
-@pytest.mark.parametrize(
     ("body", "headers"),
     [
         (PAGE, {"X_Next_Offset": "soon"}),
