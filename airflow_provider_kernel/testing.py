@@ -52,9 +52,9 @@ class KernelEmulator:
         process gets them too. Its command line, which other users may read, has only their names.
     :param env_file: file in dotenv format with variables for the apps; ``env`` takes precedence. None: no file.
     :param max_concurrency: number of active invocations from which submissions are answered with 429; None: no limit.
-    :param refuse: requests that are refused as Kernel does: ``spending-cap`` (403 for submissions),
-        ``insufficient-scope`` (403 for all requests but GET), ``other-project`` or ``unknown-project`` (403 or 404 for
-        requests that name a project); None: no request is refused.
+    :param refuse: requests that are refused as Kernel does: ``spending-cap`` (403 for POST),
+        ``insufficient-scope`` (403 for POST, PATCH and DELETE), ``other-project`` or ``unknown-project`` (403 or 404
+        for requests that name a project); None: no request is refused.
     :param sync_timeout: time limit of a synchronous invocation, in seconds; None: 100, as on Kernel.
     :param heartbeat: seconds without an event after which an event stream sends a heartbeat; None: 15.
     :param reserialize_payloads: whether payloads are stored as compact JSON that is written anew, as Kernel might do;

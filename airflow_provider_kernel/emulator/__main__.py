@@ -157,9 +157,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--refuse",
         choices=REFUSALS,
-        help="refuse requests as Kernel does: spending-cap answers submissions with 403; insufficient-scope answers all "
-        "requests but GET with 403; other-project answers requests that name a project with 403, and unknown-project "
-        "with 404",
+        help="refuse requests as Kernel does: spending-cap answers POST with 403; insufficient-scope answers POST, PATCH "
+        "and DELETE with 403; other-project answers requests that name a project with 403, and unknown-project with 404",
     )
     parser.add_argument(
         "--reserialize-payloads",

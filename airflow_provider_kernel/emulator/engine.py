@@ -98,7 +98,8 @@ class Engine:
         """
         Accept an invocation.
 
-        :raises ApiError: 404: the app, version or action is unknown; 429: the limit of active invocations is reached.
+        :raises ApiError: 404: the app, version or action is unknown; 429: the limit of active invocations is reached;
+            400: the payload cannot be reserialized.
         """
         app = self.apps.get(request.app_name)
         if app is None:
@@ -116,7 +117,7 @@ class Engine:
             )
         payload = request.payload
         if payload is not None and self._reserialize_payloads:
-            payload = json.dumps(json.loads(payload), separators=(",", ":"))
+            payload = _reserialize(payload)
         invocation = StoredInvocation(
             id=new_id(),
             app_name=app.name,
@@ -211,6 +212,18 @@ class Engine:
                 "[A process that outlived the invocation still holds its output.]", time.time_ns()
             )
         return result
+
+
+def _reserialize(payload: str) -> str:
+    """
+    Return the same JSON value as compact JSON.
+
+    :raises ApiError: 400: the value cannot be written as JSON: a number is out of range, or the nesting is too deep.
+    """
+    try:
+        return json.dumps(json.loads(payload), separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError):  # json.loads reads 1e400 as infinity.
+        raise bad_request("payload cannot be reserialized") from None
 
 
 async def _store_log(process: Process, invocation: StoredInvocation) -> None:

@@ -75,6 +75,17 @@ def test_update_returns_the_payload_as_stored(reserialized, status):
     assert updated.payload == ('{"seconds":600}' if is_reserialized else ' {"seconds": 600} \t')
 
 
+def test_payload_is_refused_when_it_cannot_be_reserialized(reserialized):
+    is_reserialized, client = reserialized
+    submission = {**LATEST, "action_name": "no_payload", "payload": "1e400"}
+
+    if is_reserialized:
+        with pytest.raises(kernel.BadRequestError, match="cannot be reserialized"):
+            client.invocations.create(**submission)
+    else:
+        assert client.invocations.create(**submission)
+
+
 def test_payload_is_missing_in_both_forms_when_none_is_given(reserialized):
     _, client = reserialized
     reply = client.invocations.create(**LATEST, action_name="no_payload")
