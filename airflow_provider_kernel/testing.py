@@ -1,7 +1,7 @@
 """
-A Kernel on localhost for tests, without Airflow: :class:`KernelEmulator`, and fixtures for pytest.
+Kernel on localhost for tests: :class:`KernelEmulator`, and fixtures for pytest. Needs no Airflow.
 
-In the ``conftest.py`` at the root of your tests::
+Put this into the ``conftest.py`` at the root of your tests::
 
     pytest_plugins = ["airflow_provider_kernel.testing"]
 
@@ -10,9 +10,9 @@ In the ``conftest.py`` at the root of your tests::
     def kernel_emulator_apps():
         return ["apps/shop.py"]
 
-A test that takes the fixture ``kernel_emulator`` then finds the emulator in its environment: the SDK through
-``KERNEL_BASE_URL`` and ``KERNEL_API_KEY``, Airflow as the connection ``kernel_default``. Needs
-``pip install 'airflow-provider-kernel[emulator]'`` and pytest.
+The fixture ``kernel_emulator`` sets the environment of a test: the SDK finds the emulator through ``KERNEL_BASE_URL`` and
+``KERNEL_API_KEY``, and Airflow through the connection ``kernel_default``. Install
+``airflow-provider-kernel[emulator]`` and pytest.
 """
 
 from __future__ import annotations
@@ -29,34 +29,37 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_kernel.emulator import API_KEY_VARIABLE
+from airflow_provider_kernel.emulator import API_KEY_VARIABLE, DEFAULT_API_KEY
 
 
 class KernelEmulatorError(RuntimeError):
-    """The emulator did not start; the message has what it said."""
+    """The emulator is not started, was started before, or failed to start: the message has the emulator's output."""
 
 
 class KernelEmulator:
     """
-    An emulator in a process of its own, as a context manager::
+    The emulator in a process of its own, as a context manager::
 
         with KernelEmulator(["apps/shop.py"]) as emulator:
             client = kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key)
 
-    It ends with the context, with :meth:`stop`, or with this process, however that ends.
+    The emulator ends with the context, with :meth:`stop`, or with this process, also if this process is killed.
 
     :param app_files: files that define ``kernel.App``.
-    :param port: port on 127.0.0.1; 0 picks a free one.
-    :param api_key: the only key that is taken; None: any.
-    :param env: environment variables for the apps, as ``kernel deploy --env`` has them. The emulator's process has
-        them too; its command line, which other users may read, has the names alone. None: none.
-    :param env_file: a ``.env`` file with variables for the apps; ``env`` wins. None: no file.
-    :param max_concurrency: invocations that may be active before 429 is answered; None: any number.
-    :param refuse: what is refused as Kernel does: ``spending-cap``, ``insufficient-scope``, or where a request names a
-        project ``other-project`` or ``unknown-project``; None: nothing.
-    :param sync_timeout: seconds after which a synchronous invocation is cut; None: 100, as Kernel does.
-    :param heartbeat: seconds of silence after which an event stream sends a heartbeat; None: 15.
-    :param start_timeout: seconds that importing the apps may take.
+    :param port: port on 127.0.0.1; 0 picks a free port.
+    :param api_key: the only accepted API key; None: any key is accepted.
+    :param env: environment variables for the apps, as in ``kernel deploy --env``; None: no variables. The emulator's
+        process gets them too. Its command line, which other users may read, has only their names.
+    :param env_file: file in dotenv format with variables for the apps; ``env`` takes precedence. None: no file.
+    :param max_concurrency: number of active invocations from which submissions are answered with 429; None: no limit.
+    :param refuse: requests that are refused as Kernel does: ``spending-cap`` (403 for POST),
+        ``insufficient-scope`` (403 for POST, PATCH and DELETE), ``other-project`` or ``unknown-project`` (403 or 404
+        for requests that name a project); None: no request is refused.
+    :param sync_timeout: time limit of a synchronous invocation, in seconds; None: 100, as on Kernel.
+    :param heartbeat: seconds without an event after which an event stream sends a heartbeat; None: 15.
+    :param reserialize_payloads: whether payloads are stored as compact JSON that is written anew, as Kernel might do;
+        False: payloads are stored byte for byte, with white space. Actions receive the same value in both cases.
+    :param start_timeout: maximum seconds until the emulator accepts requests; the import of the apps is part of it.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class KernelEmulator:
         refuse: str | None = None,
         sync_timeout: float | None = None,
         heartbeat: float | None = None,
+        reserialize_payloads: bool = False,
         start_timeout: float = 60.0,
     ) -> None:
         options = {
@@ -81,9 +85,11 @@ class KernelEmulator:
             "--sync-timeout": sync_timeout,
             "--heartbeat": heartbeat,
         }
-        self.api_key = api_key or "sk_emulator"
+        self.api_key = api_key or DEFAULT_API_KEY
         self._arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
         self._arguments += [f"--env={name}" for name in env or {}]
+        if reserialize_payloads:
+            self._arguments.append("--reserialize-payloads")
         self._env = dict(env or {})
         if api_key is not None:
             self._env[API_KEY_VARIABLE] = api_key
@@ -94,33 +100,33 @@ class KernelEmulator:
 
     @property
     def base_url(self) -> str:
-        """The emulator's address, such as ``http://127.0.0.1:40123``."""
+        """The emulator's URL, such as ``http://127.0.0.1:40123``."""
         if self._base_url is None:
             raise KernelEmulatorError("The Kernel emulator is not started.")
         return self._base_url
 
     @property
     def pid(self) -> int:
-        """The id of the server's process."""
+        """The process id of the emulator's server."""
         if self._process is None:
             raise KernelEmulatorError("The Kernel emulator is not started.")
         return self._process.pid
 
     def env(self) -> dict[str, str]:
-        """Return the environment variables by which the SDK finds the emulator."""
+        """Return the environment variables with which the SDK finds the emulator."""
         return {"KERNEL_BASE_URL": self.base_url, "KERNEL_API_KEY": self.api_key}
 
     @property
     def connection_json(self) -> str:
-        """An Airflow connection to the emulator, as the value of ``AIRFLOW_CONN_KERNEL_DEFAULT``."""
+        """An Airflow connection to the emulator, as a value for ``AIRFLOW_CONN_KERNEL_DEFAULT``."""
         return json.dumps({"conn_type": "kernel", "host": self.base_url, "password": self.api_key})
 
     def start(self) -> KernelEmulator:
         """
-        Start the emulator and wait until it answers.
+        Start the emulator and wait until it accepts requests.
 
-        :return: the emulator itself.
-        :raises KernelEmulatorError: it did not start.
+        :return: this object.
+        :raises KernelEmulatorError: the emulator is already started, or failed to start.
         """
         if self._process is not None:
             raise KernelEmulatorError("The Kernel emulator is already started.")
@@ -136,16 +142,16 @@ class KernelEmulator:
             line = self._first_line()
             if not line.startswith("Kernel emulator on "):
                 is_late = time.monotonic() - started >= self._start_timeout
-                why = f"was not ready after {self._start_timeout:g} seconds" if is_late else "did not start"
+                what = f"was not ready after {self._start_timeout:g} seconds" if is_late else "did not start"
                 self.stop()
                 errors.seek(0)
-                said = errors.read().decode(errors="replace").strip()
-                raise KernelEmulatorError(f"The Kernel emulator {why}. It said:\n{line}{said}")
+                output = line + errors.read().decode(errors="replace").strip()
+                raise KernelEmulatorError(f"The Kernel emulator {what}. Its output:\n{output}")
         self._base_url = line.split()[-1]
         return self
 
     def stop(self) -> int | None:
-        """Stop the emulator and all that it runs; return its exit status (None: it was not started)."""
+        """Stop the emulator and all its invocations. Return its exit status; None if the emulator was not started."""
         process, self._process, self._base_url = self._process, None, None
         if process is None:
             return None
@@ -164,7 +170,7 @@ class KernelEmulator:
         self.stop()
 
     def _first_line(self) -> str:
-        """Return what the emulator printed, up to the end of a line, its own end, or the time-out."""
+        """Return the first line that the emulator prints; less if the emulator ends or the timeout expires before."""
         assert self._process is not None  # noqa: S101 - set by the caller
         assert self._process.stdout is not None  # noqa: S101 - a pipe
         output = self._process.stdout.fileno()
@@ -181,15 +187,16 @@ class KernelEmulator:
 
 @pytest.fixture(scope="session")
 def kernel_emulator_apps() -> Sequence[str | Path]:
-    """The app files that the emulator serves. Override it."""
+    """The app files that the emulator serves. Override this fixture."""
     raise pytest.UsageError(
-        "Override the session fixture kernel_emulator_apps: let it return the files that define your kernel.App"
+        "The fixture kernel_emulator_apps is not overridden. Override it in conftest.py, with scope session, and return the "
+        "files that define your kernel.App."
     )
 
 
 @pytest.fixture(scope="session")
 def kernel_emulator_env() -> Mapping[str, str]:
-    """The environment variables that the apps get, see :class:`KernelEmulator`; none, unless it is overridden."""
+    """The environment variables for the apps, see :class:`KernelEmulator`. Override this fixture; default: no variables."""
     return {}
 
 
@@ -197,7 +204,7 @@ def kernel_emulator_env() -> Mapping[str, str]:
 def kernel_emulator_session(
     kernel_emulator_apps: Sequence[str | Path], kernel_emulator_env: Mapping[str, str]
 ) -> Iterator[KernelEmulator]:
-    """An emulator that serves ``kernel_emulator_apps`` through the whole session. Override it for options."""
+    """The emulator of ``kernel_emulator_apps``, for the whole session. Override this fixture to set options."""
     with KernelEmulator(kernel_emulator_apps, env=kernel_emulator_env) as emulator:
         yield emulator
 
@@ -206,7 +213,7 @@ def kernel_emulator_session(
 def kernel_emulator(
     kernel_emulator_session: KernelEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> KernelEmulator:
-    """The session's emulator, set in the environment of this test for the SDK and for Airflow."""
+    """The session's emulator, to which the test's environment leads the SDK and Airflow."""
     for name, value in kernel_emulator_session.env().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", kernel_emulator_session.connection_json)

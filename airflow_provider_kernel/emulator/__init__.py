@@ -1,18 +1,26 @@
 """
-The Kernel API on localhost, running real apps written with the official ``kernel`` SDK.
+Kernel's API on localhost. The emulator runs real apps, which are written with the official ``kernel`` SDK.
 
-Start it with ``python -m airflow_provider_kernel.emulator APP.py [APP2.py ...]``, or from a test with
-:class:`airflow_provider_kernel.testing.KernelEmulator`. State is kept in memory only.
+Start the emulator with ``python -m airflow_provider_kernel.emulator APP.py [APP2.py ...]``, or in a test with
+:class:`airflow_provider_kernel.testing.KernelEmulator`. All state is in memory.
 
-The processes: a *server* (HTTP, all state); for each app file a *zygote*, which has imported the file and does
-nothing but fork; for each invocation a *warden*, which is linked to the server by a socket, and the *worker*
-below it, which runs the action. An invocation lives no longer than its link: when the server ends the link or
-dies, the warden kills the worker and everything it started. Linux makes this airtight (orphans stay below the
-warden); on other systems a process that an action detached by a double fork is out of reach.
+Four kinds of processes:
 
-Where Kernel's behaviour is unknown, the emulator takes the side that is harder on its clients. Those choices
-are described where they are made, in ``account``, ``contract``, ``engine``, ``store``, ``stream`` and ``worker``.
+- The *server* answers HTTP and holds all state.
+- A *forkserver* for each app file imports the file, and forks a supervisor for each invocation.
+- A *supervisor* for each invocation forks the worker. A socket, the *link*, connects it with the server.
+- A *worker* for each invocation runs the action.
+
+An invocation ends with its link. When the server closes the link or dies, the supervisor kills the worker and every
+process that the worker started. On Linux none escapes: orphans become children of the supervisor. On other systems a
+process that an action detaches by a double fork survives.
+
+Where Kernel's behaviour is unknown, the emulator behaves in the way that is harder for clients. The modules
+``account``, ``contract``, ``engine``, ``store``, ``stream`` and ``worker`` list these choices.
 """
 
-#: The variable that stands in for ``--api-key``, which other users of the machine can read.
+#: The environment variable that replaces ``--api-key``: other users of the machine can read a command line.
 API_KEY_VARIABLE = "KERNEL_EMULATOR_API_KEY"
+
+#: The API key that apps get, and that the emulator tells users to set, if the emulator accepts any key.
+DEFAULT_API_KEY = "sk_emulator"

@@ -16,67 +16,74 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
-from airflow_provider_kernel.emulator import API_KEY_VARIABLE
+from airflow_provider_kernel.emulator import API_KEY_VARIABLE, DEFAULT_API_KEY
 from airflow_provider_kernel.emulator.account import REFUSALS
-from airflow_provider_kernel.emulator.authority import is_loopback, served_hosts
 from airflow_provider_kernel.emulator.environment import (
     INHERITED,
     OptionError,
-    inherited,
+    inherited_variables,
     read_env_file,
     read_option,
 )
+from airflow_provider_kernel.emulator.host_and_origin import is_loopback, served_hosts
 from airflow_provider_kernel.emulator.loader import AppFileError
 from airflow_provider_kernel.emulator.process import Forkserver
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.emulator.engine import App
 
-#: What actions find as KERNEL_API_KEY, and users are told to set, where any key is taken.
-ANY_KEY = "sk_emulator"
-
-#: What the extra `emulator` installs.
-NEEDED = ("kernel", "psutil", "starlette", "uvicorn")
+#: Packages that the extra ``emulator`` installs.
+REQUIRED_PACKAGES = ("kernel", "psutil", "starlette", "uvicorn")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """
-    Serve until stopped. Return the exit status.
+    Run the emulator until it is stopped.
 
-    0: stopped by Ctrl-C or SIGTERM. 1: the process that holds an app was lost. 2: it could not start; the
-    reason is one line on standard error.
+    :param arguments: the command line; None: ``sys.argv``.
+    :return: the exit status. 0: Ctrl-C, SIGTERM, or with ``--exit-with-stdin`` the end of standard input stopped the
+        emulator. 1: the process that serves an app file ended. 2: the emulator could not start; one line on standard
+        error has the reason.
     """
     options = _parser().parse_args(arguments)
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
+    if missing := [name for name in REQUIRED_PACKAGES if find_spec(name) is None]:
         install = "pip install 'airflow-provider-kernel[emulator]'"
-        print(f"Kernel emulator: not installed: {', '.join(missing)}. Run: {install}", file=sys.stderr)
+        print(
+            f"Kernel emulator: required packages are missing: {', '.join(missing)}. Run: {install}",
+            file=sys.stderr,
+        )
         return 2
     try:
         return _serve(options)
     except (AppFileError, OptionError, OSError) as error:
-        print(f"Kernel emulator: {error}", file=sys.stderr)
+        print(f"Kernel emulator: {str(error).removesuffix('.')}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 0
 
 
 def _serve(options: argparse.Namespace) -> int:
-    given = _environment(options.env, options.env_file)
+    variables = _app_variables(options.env, options.env_file)
     with ExitStack() as stack:
         has_key = options.api_key is not None
         listener = stack.enter_context(_listen(options.host, options.port, has_key=has_key))
         address, port = listener.getsockname()[:2]
         url = _url(address, port)
-        key = options.api_key or ANY_KEY
-        environment = given | {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
+        key = options.api_key or DEFAULT_API_KEY
+        environment = variables | {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
         forkservers = [stack.enter_context(closing(Forkserver(file, environment))) for file in options.files]
-        # Imported while the zygotes import their apps.
+        # These imports take time, and the forkservers import their apps meanwhile.
         from airflow_provider_kernel.emulator.engine import Engine
         from airflow_provider_kernel.emulator.server import make_app
-        from airflow_provider_kernel.emulator.uvicorn_server import run
+        from airflow_provider_kernel.emulator.uvicorn_server import serve
 
         apps = _apps(forkservers)
-        engine = Engine(apps, max_concurrency=options.max_concurrency, sync_timeout=options.sync_timeout)
+        engine = Engine(
+            apps,
+            max_concurrency=options.max_concurrency,
+            sync_timeout=options.sync_timeout,
+            reserialize_payloads=options.reserialize_payloads,
+        )
         app = make_app(
             engine,
             api_key=options.api_key,
@@ -84,13 +91,13 @@ def _serve(options: argparse.Namespace) -> int:
             refuse=options.refuse,
             served=served_hosts(options.host, address),
         )
-        shown = "<the key of --api-key>" if has_key else key
-        return run(
+        shown_key = "<the key of --api-key>" if has_key else key
+        return serve(
             app,
             engine,
             listener,
             forkservers,
-            announcement=_announcement(url, shown, apps),
+            announcement=_announcement(url, shown_key, apps),
             access_log=options.access_log,
             exit_with_stdin=options.exit_with_stdin,
         )
@@ -99,9 +106,9 @@ def _serve(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m airflow_provider_kernel.emulator",
-        description="The Kernel API on localhost, running the apps of the given files. Ctrl-C stops it.",
-        epilog="Apps get the variables of --env and --env-file, and of this terminal's environment only "
-        f"{INHERITED.replace(' ', ', ')}. KERNEL_BASE_URL and KERNEL_API_KEY are always the emulator's.",
+        description="Serve Kernel's API on localhost and run the apps of the given files. Ctrl-C stops the emulator.",
+        epilog="Apps get the variables of --env and --env-file. Of this terminal's variables they get only "
+        f"{INHERITED.replace(' ', ', ')}. KERNEL_BASE_URL and KERNEL_API_KEY always refer to the emulator.",
     )
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="APP.py", help="a file that defines kernel.App(s)"
@@ -109,24 +116,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s). One that other machines can reach needs --api-key: who "
-        "has the key can run the apps. A request's Host header must name this host or loopback, such as localhost; "
-        "any host is taken if this one is 0.0.0.0 or ::",
+        help="address to listen on (default: %(default)s). An address that other machines can reach requires --api-key: "
+        "whoever has the key can run the apps. The Host header of a request must name this host or a loopback host, "
+        "such as localhost; with 0.0.0.0 or :: it may name any host",
     )
-    parser.add_argument("--port", type=_port, default=8484, help="0 picks a free one (default: %(default)s)")
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=8484,
+        help="port to listen on; 0 picks a free port (default: %(default)s)",
+    )
     parser.add_argument(
         "--api-key",
         type=_key,
         default=os.environ.get(API_KEY_VARIABLE),
-        help=f"the only bearer token that is taken (default: the variable {API_KEY_VARIABLE}, which other users of this "
-        "machine cannot see; else any)",
+        help=f"the only accepted bearer token (default: the value of the variable {API_KEY_VARIABLE}, which other users "
+        "of this machine cannot see; if the variable is not set, any token is accepted)",
     )
     parser.add_argument(
         "--env",
         action="append",
         default=[],
         metavar="NAME[=VALUE]",
-        help="environment variable for the apps; without a value, this terminal's. May be repeated",
+        help="environment variable for the apps; without a value, the value in this terminal. May be repeated",
     )
     parser.add_argument(
         "--env-file",
@@ -134,38 +146,45 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=Path,
         metavar="FILE",
-        help="read variables for the apps from a .env file; --env wins. May be repeated",
+        help="file in dotenv format with variables for the apps; --env takes precedence. May be repeated",
     )
     parser.add_argument(
         "--max-concurrency",
         type=_positive(int),
         metavar="N",
-        help="answer 429 when N invocations are queued or running (default: no limit)",
+        help="answer a submission with 429 while N invocations are queued or running (default: no limit)",
     )
     parser.add_argument(
         "--refuse",
         choices=REFUSALS,
-        help="refuse as Kernel does: with 403 what starts an invocation (spending-cap) or changes anything "
-        "(insufficient-scope), or each request that names a project (other-project), or that with 404 "
-        "(unknown-project)",
+        help="refuse requests as Kernel does: spending-cap answers POST with 403; insufficient-scope answers POST, PATCH "
+        "and DELETE with 403; other-project answers requests that name a project with 403, and unknown-project with 404",
+    )
+    parser.add_argument(
+        "--reserialize-payloads",
+        action="store_true",
+        help="store payloads as compact JSON that is written anew (default: store them byte for byte, with white space). "
+        "For tests of clients that rely on the text of a payload",
     )
     parser.add_argument(
         "--sync-timeout",
         type=_positive(float),
         default=SYNC_LIMIT_SECONDS,
         metavar="SECONDS",
-        help="cut a synchronous invocation after so long (default: %(default)s, as Kernel does)",
+        help="time limit of a synchronous invocation (default: %(default)s, as on Kernel)",
     )
     parser.add_argument(
         "--heartbeat",
         type=_positive(float),
         default=15.0,
         metavar="SECONDS",
-        help="silence after which an event stream sends a heartbeat (default: %(default)s)",
+        help="time without an event after which an event stream sends a heartbeat (default: %(default)s)",
     )
     parser.add_argument("--access-log", action="store_true", help="log each request")
     parser.add_argument(
-        "--exit-with-stdin", action="store_true", help="stop when standard input ends: when the parent does"
+        "--exit-with-stdin",
+        action="store_true",
+        help="stop when standard input ends, as it does when the parent process ends",
     )
     return parser
 
@@ -185,22 +204,22 @@ def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
 
 
 def _port(text: str) -> int:
-    # Larger ones are not refused below: the system takes what is left of them after division by 65,536.
+    # Python passes larger numbers on, and the system uses the remainder of a division by 65,536.
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65_535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
 
 
 def _key(text: str) -> str:
-    # What no client can send as a token would refuse every request; an empty one, from an unset variable.
+    # No client can send such a token, so that each request would be refused. An unset shell variable gives an empty one.
     if not text.isascii() or not text.isprintable() or text != text.strip() or not text:
-        raise argparse.ArgumentTypeError("not a token: it must be ASCII text without spaces around it")
+        raise argparse.ArgumentTypeError("not a token; a token is ASCII text without spaces around it")
     return text
 
 
-def _environment(options: Sequence[str], files: Sequence[Path]) -> dict[str, str]:
-    """Return the variables that the apps get, except the emulator's own."""
-    variables = inherited(os.environ)
+def _app_variables(options: Sequence[str], files: Sequence[Path]) -> dict[str, str]:
+    """Return the variables that the apps get, without KERNEL_BASE_URL and KERNEL_API_KEY."""
+    variables = inherited_variables(os.environ)
     for file in files:
         try:
             variables |= read_env_file(file.read_text(encoding="utf-8-sig", errors="surrogateescape"))
@@ -210,25 +229,25 @@ def _environment(options: Sequence[str], files: Sequence[Path]) -> dict[str, str
 
 
 def _listen(host: str, port: int, *, has_key: bool) -> socket.socket:
-    """Return a listening socket, so that no one else can take the port while the apps are imported."""
+    """Return a listening socket. It exists before the apps are imported, so that no other process takes the port."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         if not (has_key or is_loopback(str(address[0]))):
             raise OptionError(
-                f"with --host {host} other machines can run the apps: set the token that they need with --api-key"
+                f"--host {host} lets other machines run the apps: set --api-key to the token that they must send"
             )
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]
         raise OSError(f"cannot listen on {host} port {port}: {reason}") from None
-    # asyncio would do it for each connection, but not for those of a socket that it did not make.
+    # asyncio sets this option only for connections of sockets that asyncio created.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def _url(address: str, port: int) -> str:
-    """Return the URL by which this machine reaches the server."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - read here, not chosen
+    """Return the server's URL on this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not listened on
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -241,7 +260,7 @@ def _apps(forkservers: Sequence[Forkserver]) -> dict[str, App]:
         for name, actions in forkserver.apps().items():
             if name in apps:
                 raise AppFileError(
-                    f"both {apps[name].forkserver.path} and {forkserver.path} define the app {name!r}"
+                    f"{apps[name].forkserver.path} and {forkserver.path} both define the app {name!r}"
                 )
             apps[name] = App(name, tuple(actions), forkserver, new_id(), deployment_id)
     return apps
@@ -260,5 +279,5 @@ def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server's own comes with its start
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until uvicorn sets its own handler
     sys.exit(main())

@@ -1,8 +1,8 @@
 """
-What the account may do: its limits, and what is refused on request. Pure; no I/O.
+The account: its limits, and the errors of ``--refuse``. Pure; no I/O.
 
-Which code Kernel gives where a spending cap is reached, or where a key is of another project, is unknown: here it is
-one that says nothing, so that the words must.
+Kernel's error codes for a reached spending cap and for a key of another project are unknown. The emulator answers
+with the generic code ``forbidden``, so that clients must read the message.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow_provider_kernel.emulator.contract import ApiError
 
-#: What may be refused on request, as Kernel does: the methods, whether only where a project is named, the reply.
+#: The choices of ``--refuse``: the refused methods, whether only requests that name a project are refused, the error.
 REFUSALS = {
     "spending-cap": ("POST", False, ApiError(403, "forbidden", "Monthly spending cap reached")),
     "insufficient-scope": (
@@ -27,42 +27,43 @@ REFUSALS = {
 
 def refusal(name: str | None, method: str, headers: Mapping[str, str]) -> ApiError | None:
     """
-    Return how a request is refused; None if it is not.
+    Return the error with which ``--refuse`` answers a request; None if the request is not refused.
 
-    :param name: what the emulator was told to refuse, of :data:`REFUSALS`; None for nothing.
+    :param name: the choice of :data:`REFUSALS`; None: no request is refused.
     :param method: the request's method.
-    :param headers: its headers.
+    :param headers: the request's headers.
     """
     if name is None:
         return None
-    methods, of_project, error = REFUSALS[name]
-    applies = "x-kernel-project" in headers if of_project else method in methods.split()
-    return error if applies else None
+    methods, needs_project, error = REFUSALS[name]
+    is_refused = "x-kernel-project" in headers if needs_project else method in methods.split()
+    return error if is_refused else None
 
 
 def limits(max_concurrency: int | None) -> dict[str, Any]:
     """
-    Return the body of ``GET /org/entitlements``: an organization that has apps, and nothing else.
+    Return the body of ``GET /org/entitlements``. The organization may run apps and has no other feature.
 
-    :param max_concurrency: invocations that may be active; None for any number, which Kernel has no word for.
+    :param max_concurrency: maximum number of active invocations; None: no limit, reported as 1,000,000 because Kernel
+        documents no value for "no limit".
     """
     managed_auth = {f"health_check_interval_{name}_seconds": 3600 for name in ("default", "max", "min")}
-    more = {
+    details = {
         "browser_extensions": {"max_stored_per_org": 0},
         "browser_replays": {"retention_days": 0},
         "managed_auth": {**managed_auth, "max_connections": 0},
     }
-    names = (
+    features = (
         "browser_extensions browser_pools browser_replays credential_providers credentials custom_proxies file_io "
         "gpu managed_auth managed_proxies profiles proxy_bypass_hosts search vaults"
     )
-    number = max_concurrency or 1_000_000
+    limit = max_concurrency or 1_000_000
     return {
-        "features": {name: {"enabled": False, **more.get(name, {})} for name in names.split()},
+        "features": {name: {"enabled": False, **details.get(name, {})} for name in features.split()},
         "limits": {
-            "default_max_concurrent_invocations_per_app": number,
+            "default_max_concurrent_invocations_per_app": limit,
             "max_concurrent_browsers": 0,
-            "max_concurrent_invocations": number,
+            "max_concurrent_invocations": limit,
             "max_vaults": 0,
         },
         "plan": {

@@ -1,8 +1,9 @@
 """
-What the API takes, and how it refuses: bodies, query parameters, the error body. Pure; no I/O.
+The API's contract: request bodies, query parameters, and errors. Pure; no I/O.
 
-The stricter side of what is unknown: ``async_timeout_seconds`` must be in range even where it has no effect;
-a payload that is no JSON text, or is ``null``, is refused; so is a PATCH whose output is no JSON text.
+Choices where Kernel's behaviour is unknown: ``async_timeout_seconds`` must be in range even for a synchronous
+invocation, on which it has no effect. ``payload``, and ``output`` in a PATCH, must be strings that contain JSON;
+the JSON value ``null`` in the place of the string is refused.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from airflow_provider_kernel.api.arguments import (
 )
 from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.api.payload import MAX_PAYLOAD_BYTES, parse_json
-from airflow_provider_kernel.emulator.timestamps import parse_since
+from airflow_provider_kernel.emulator.since import parse_since
 
-#: A request body is refused beyond this: the largest payload, every byte of it escaped (``\u0001``), and room.
+#: Maximum bytes of a request body: the largest payload with every byte escaped (``\u0001``), and the other fields.
 MAX_BODY_BYTES = 6 * MAX_PAYLOAD_BYTES + 65_536
-#: The label that ``latest`` stands for, and that listed invocations carry.
+#: The only version of every app. ``latest`` resolves to it.
 VERSION_LABEL = "emulator"
 
 _T = TypeVar("_T")
 
 
 class ApiError(Exception):
-    """A reply with Kernel's error body. ``headers`` are sent with it."""
+    """An error response, with Kernel's error body. ``headers`` are headers of the response."""
 
     def __init__(
         self, status_code: int, code: str, message: str, headers: Mapping[str, str] | None = None
@@ -42,18 +43,18 @@ class ApiError(Exception):
 
 
 def bad_request(message: str) -> ApiError:
-    """Return the refusal of a request that is wrong in itself."""
+    """Return the error for a request that is not valid."""
     return ApiError(400, "bad_request", message)
 
 
 def not_found(message: str) -> ApiError:
-    """Return the refusal of a name or an id that does not exist."""
+    """Return the error for an unknown name or id."""
     return ApiError(404, "not_found", message)
 
 
 @dataclass(frozen=True)
 class InvokeRequest:
-    """The checked body of ``POST /invocations``. ``async_timeout`` is in seconds."""
+    """The valid body of a ``POST /invocations``. ``async_timeout`` is in seconds."""
 
     app_name: str
     action_name: str
@@ -65,15 +66,15 @@ class InvokeRequest:
 
 @dataclass(frozen=True)
 class UpdateRequest:
-    """The checked body of ``PATCH /invocations/{id}``."""
+    """The valid body of a ``PATCH /invocations/{id}``."""
 
     status: InvocationStatus
     output: str | None
 
 
 @dataclass(frozen=True)
-class Page:
-    """A window on a list: ``limit`` 1-100, ``offset`` from 0."""
+class Pagination:
+    """The query parameters of a page: ``limit`` from 1 to 100, ``offset`` from 0."""
 
     limit: int
     offset: int
@@ -81,9 +82,9 @@ class Page:
 
 def read_invoke(body: bytes) -> InvokeRequest:
     """
-    Read the body of ``POST /invocations``.
+    Return the body of ``POST /invocations``.
 
-    :raises ApiError: 400.
+    :raises ApiError: 400: the body is not valid.
     """
     data = _read_object(body)
     names = {}
@@ -114,9 +115,9 @@ def read_invoke(body: bytes) -> InvokeRequest:
 
 def read_update(body: bytes) -> UpdateRequest:
     """
-    Read the body of ``PATCH /invocations/{id}``.
+    Return the body of ``PATCH /invocations/{id}``.
 
-    :raises ApiError: 400.
+    :raises ApiError: 400: the body is not valid.
     """
     data = _read_object(body)
     if data.get("status") not in ("succeeded", "failed"):
@@ -126,9 +127,10 @@ def read_update(body: bytes) -> UpdateRequest:
 
 def read_since(query: Mapping[str, str], now: int) -> int | None:
     """
-    Return the moment that the parameter ``since`` means; None if it is not given.
+    Return the query parameter ``since`` in nanoseconds since 1970; None if it is missing.
 
-    :raises ApiError: 400.
+    :param now: the current time, in nanoseconds since 1970.
+    :raises ApiError: 400: ``since`` is neither a time nor a duration.
     """
     if "since" not in query:
         return None
@@ -140,9 +142,9 @@ def read_since(query: Mapping[str, str], now: int) -> int | None:
 
 def read_status(query: Mapping[str, str]) -> InvocationStatus | None:
     """
-    Return the parameter ``status``; None if it is not given.
+    Return the query parameter ``status``; None if it is missing.
 
-    :raises ApiError: 400.
+    :raises ApiError: 400: Kernel has no such status.
     """
     try:
         return InvocationStatus(query["status"]) if "status" in query else None
@@ -150,17 +152,19 @@ def read_status(query: Mapping[str, str]) -> InvocationStatus | None:
         raise bad_request("status must be one of queued, running, succeeded, failed") from None
 
 
-def read_page(query: Mapping[str, str]) -> Page:
+def read_pagination(query: Mapping[str, str]) -> Pagination:
     """
-    Read ``limit`` (default 20) and ``offset`` (default 0).
+    Return the query parameters ``limit`` (default 20) and ``offset`` (default 0).
 
-    :raises ApiError: 400, also for a limit that is too large: it is not cut.
+    :raises ApiError: 400: a value is out of range. A limit above the maximum is an error, and is not lowered.
     """
-    return Page(_read_integer(query, "limit", 20, 1, 100), _read_integer(query, "offset", 0, 0, 2**31 - 1))
+    return Pagination(
+        _read_integer(query, "limit", 20, 1, 100), _read_integer(query, "offset", 0, 0, 2**31 - 1)
+    )
 
 
-def cut_page(items: Sequence[_T], page: Page) -> tuple[Sequence[_T], dict[str, str]]:
-    """Return the items of a page, and the headers that tell of the next one (0: there is none)."""
+def paginate(items: Sequence[_T], page: Pagination) -> tuple[Sequence[_T], dict[str, str]]:
+    """Return the items of a page, and its paging headers. ``X-Next-Offset`` is 0 on the last page."""
     end = page.offset + page.limit
     has_more = end < len(items)
     return items[page.offset : end], {
@@ -186,7 +190,7 @@ def _read_json_text(data: dict[str, Any], name: str) -> str | None:
         return None
     text = data[name]
     if not isinstance(text, str):
-        raise bad_request(f"{name} must be a string that holds JSON")
+        raise bad_request(f"{name} must be a string that contains JSON")
     try:
         parse_json(text)
     except ValueError:

@@ -1,14 +1,15 @@
 """
-The life of the invocations: start, log, time limit, update, end.
+The life of invocations: submission, log, time limit, update, end.
 
-The stricter side of what is unknown: the time limit of an asynchronous invocation counts from its acceptance;
-a synchronous call that is cut ends as a ``failed`` invocation, and the reply says so; one whose client went
-away runs on; an invocation that has ended cannot be updated.
+Choices where Kernel's behaviour is unknown: the time limit of an asynchronous invocation counts from its acceptance. A
+synchronous invocation that reaches its time limit fails, and the response says so. A synchronous invocation whose
+client disconnects continues. An ended invocation cannot be updated.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import string
 import time
@@ -25,20 +26,20 @@ from airflow_provider_kernel.emulator.contract import (
     not_found,
 )
 from airflow_provider_kernel.emulator.process import Forkserver, Process
-from airflow_provider_kernel.emulator.store import Outcome, Record, Store, failed
+from airflow_provider_kernel.emulator.store import InvocationResult, Store, StoredInvocation, failed
 
-#: Seconds that output may still come from a process which outlived the others.
-LINGER = 1.0
+#: Maximum seconds to read output after the invocation's processes have ended: an escaped process may hold the pipe.
+OUTPUT_DRAIN_SECONDS = 1.0
 
 
 def new_id() -> str:
-    """Return an id such as Kernel gives: 24 lower-case letters and digits."""
+    """Return an id in Kernel's form: 24 lower-case letters and digits."""
     return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(24))
 
 
 @dataclass(frozen=True)
 class App:
-    """A served app, and the zygote that runs it."""
+    """An app, and the forkserver that has imported it."""
 
     name: str
     actions: tuple[str, ...]
@@ -48,15 +49,21 @@ class App:
 
 
 @dataclass(eq=False)
-class _Run:
-    """An active invocation: its processes, once they are started, and the end it is to come to, once decided."""
+class _ActiveInvocation:
+    """
+    What an invocation has besides its stored data until it ends.
+
+    :param task: the task that executes it.
+    :param process: its processes, once they have started.
+    :param result: its result, once it is killed.
+    """
 
     task: asyncio.Task[None] | None = None
     process: Process | None = None
-    result: Outcome | None = None
+    result: InvocationResult | None = None
 
-    def end(self, result: Outcome) -> None:
-        """Kill it. The first verdict stands."""
+    def kill(self, result: InvocationResult) -> None:
+        """Kill the invocation's processes. The result of the first call counts."""
         self.result = self.result or result
         if self.process is not None:
             self.process.kill()
@@ -64,24 +71,35 @@ class _Run:
 
 class Engine:
     """
-    Runs invocations of ``apps`` (by name).
+    Executes invocations.
 
-    :param max_concurrency: invocations that may be queued or running; None: any number.
-    :param sync_timeout: seconds after which a synchronous invocation is cut.
+    :param apps: the apps, by name.
+    :param max_concurrency: maximum number of active (queued or running) invocations; None: no limit.
+    :param sync_timeout: time limit of a synchronous invocation, in seconds.
+    :param reserialize_payloads: whether payloads are stored as JSON that is written anew, instead of byte for byte.
     """
 
-    def __init__(self, apps: Mapping[str, App], *, max_concurrency: int | None, sync_timeout: float) -> None:
+    def __init__(
+        self,
+        apps: Mapping[str, App],
+        *,
+        max_concurrency: int | None,
+        sync_timeout: float,
+        reserialize_payloads: bool = False,
+    ) -> None:
         self.apps = apps
         self.store = Store()
         self.max_concurrency = max_concurrency
         self._sync_timeout = sync_timeout
-        self._runs: dict[str, _Run] = {}
+        self._reserialize_payloads = reserialize_payloads
+        self._active: dict[str, _ActiveInvocation] = {}
 
-    def submit(self, request: InvokeRequest) -> Record:
+    def submit(self, request: InvokeRequest) -> StoredInvocation:
         """
         Accept an invocation.
 
-        :raises ApiError: 404, there is no such app, version or action; 429, the limit is reached.
+        :raises ApiError: 404: the app, version or action is unknown; 429: the limit of active invocations is reached;
+            400: the payload cannot be reserialized.
         """
         app = self.apps.get(request.app_name)
         if app is None:
@@ -90,95 +108,125 @@ class Engine:
             raise not_found(f"Version not found: {request.version} of the app {app.name}")
         if request.action_name not in app.actions:
             raise not_found(f"Action not found: {request.action_name} of the app {app.name}")
-        if self.max_concurrency is not None and len(self._runs) >= self.max_concurrency:
+        if self.max_concurrency is not None and len(self._active) >= self.max_concurrency:
             raise ApiError(
                 429,
                 "rate_limit_exceeded",
                 f"Limit of {self.max_concurrency} concurrent invocations reached",
                 headers={"Retry-After": "1"},
             )
-        record = Record(
+        payload = request.payload
+        if payload is not None and self._reserialize_payloads:
+            payload = _reserialize(payload)
+        invocation = StoredInvocation(
             id=new_id(),
             app_name=app.name,
             action_name=request.action_name,
             version=VERSION_LABEL,
             deployment_id=app.deployment_id,
-            payload=request.payload,
+            payload=payload,
             started=time.time_ns(),
         )
-        self.store.add(record)
-        run = self._runs[record.id] = _Run()
-        seconds = request.async_timeout if request.is_async else self._sync_timeout
-        run.task = asyncio.create_task(self._run(record, run, app.forkserver, seconds))
-        return record
+        self.store.add(invocation)
+        active = self._active[invocation.id] = _ActiveInvocation()
+        time_limit = request.async_timeout if request.is_async else self._sync_timeout
+        active.task = asyncio.create_task(self._execute(invocation, active, app.forkserver, time_limit))
+        return invocation
 
-    async def ended(self, record: Record) -> None:
-        """Wait for the end of an invocation."""
-        run = self._runs.get(record.id)
-        if run is not None and run.task is not None:
-            await asyncio.shield(run.task)
+    async def wait_for_end(self, invocation: StoredInvocation) -> None:
+        """Wait until an invocation has ended."""
+        active = self._active.get(invocation.id)
+        if active is not None and active.task is not None:
+            await asyncio.shield(active.task)
 
-    async def update(self, record: Record, request: UpdateRequest) -> None:
+    async def update(self, invocation: StoredInvocation, request: UpdateRequest) -> None:
         """
-        End an active invocation as ``request`` says; kill its processes; return when nothing is left of them.
+        End an active invocation with the status and output of ``request``. Return when its processes are gone.
 
-        :raises ApiError: 400, it has ended already.
+        :raises ApiError: 400: the invocation has already ended.
         """
-        run = self._runs.get(record.id)
-        if run is None or run.result is not None:
-            await self.ended(record)  # whoever is told that it has ended must not find it running
-            raise bad_request(f"The invocation {record.id} has already ended")
+        active = self._active.get(invocation.id)
+        if active is None or active.result is not None:
+            # A client that is told of the end must not find the invocation running.
+            await self.wait_for_end(invocation)
+            raise bad_request(f"The invocation {invocation.id} has already ended")
         has_failed = request.status is InvocationStatus.FAILED
         reason = "The invocation was ended by a request." if has_failed else None
-        run.end(Outcome(request.status, request.output, reason))
-        await self.ended(record)
+        active.kill(InvocationResult(request.status, request.output, reason))
+        await self.wait_for_end(invocation)
 
     async def stop(self) -> None:
-        """End every active invocation; what takes more than a second is left to the end of the server."""
-        runs = list(self._runs.values())
-        for run in runs:
-            run.end(failed("The emulator was stopped."))
-        if tasks := [run.task for run in runs if run.task]:
+        """End every active invocation, and wait for at most a second. The end of the server kills the rest."""
+        active_invocations = list(self._active.values())
+        for active in active_invocations:
+            active.kill(failed("The emulator was stopped."))
+        if tasks := [active.task for active in active_invocations if active.task]:
             await asyncio.wait(tasks, timeout=1)
 
-    async def _run(self, record: Record, run: _Run, forkserver: Forkserver, seconds: float) -> None:
+    async def _execute(
+        self,
+        invocation: StoredInvocation,
+        active: _ActiveInvocation,
+        forkserver: Forkserver,
+        time_limit: float,
+    ) -> None:
+        """Execute an invocation and store its result, whatever happens."""
         timer = asyncio.get_running_loop().call_later(
-            seconds, run.end, failed(f"The invocation exceeded its time limit of {seconds:g} seconds.")
+            time_limit,
+            active.kill,
+            failed(f"The invocation exceeded its time limit of {time_limit:g} seconds."),
         )
-        outcome = failed("The emulator itself failed; its standard error has the traceback.")
+        result = failed("The emulator failed with an internal error; its standard error has the traceback.")
         try:
-            outcome = await self._execute(record, run, forkserver)
+            result = await self._run_action(invocation, active, forkserver)
         except OSError as error:
-            outcome = failed(f"The emulator could not start a process: {error}.")
+            result = failed(f"The emulator could not start a process: {error}.")
         finally:
             timer.cancel()
-            del self._runs[record.id]
-            record.end(run.result or outcome, time.time_ns())
+            del self._active[invocation.id]
+            invocation.finish(active.result or result, time.time_ns())
             self.store.forget()
 
-    async def _execute(self, record: Record, run: _Run, forkserver: Forkserver) -> Outcome:
-        run.process = await Process.start(
+    async def _run_action(
+        self, invocation: StoredInvocation, active: _ActiveInvocation, forkserver: Forkserver
+    ) -> InvocationResult:
+        """Run the action in processes of its own; return the result of the action."""
+        active.process = await Process.start(
             forkserver,
             {
-                "id": record.id,
-                "app_name": record.app_name,
-                "action_name": record.action_name,
-                "payload": record.payload,
+                "id": invocation.id,
+                "app_name": invocation.app_name,
+                "action_name": invocation.action_name,
+                "payload": invocation.payload,
             },
         )
-        record.run()
-        if run.result is not None:
-            run.process.kill()
-        logging = asyncio.create_task(_log(run.process, record))
-        outcome = await run.process.wait()
+        invocation.mark_running()
+        if active.result is not None:
+            active.process.kill()
+        logging = asyncio.create_task(_store_log(active.process, invocation))
+        result = await active.process.wait()
         try:
-            await asyncio.wait_for(logging, LINGER)
+            await asyncio.wait_for(logging, OUTPUT_DRAIN_SECONDS)
         except TimeoutError:
-            record.log("[A process that outlived the invocation still holds its output.]", time.time_ns())
-        return outcome
+            invocation.add_line(
+                "[A process that outlived the invocation still holds its output.]", time.time_ns()
+            )
+        return result
 
 
-async def _log(process: Process, record: Record) -> None:
+def _reserialize(payload: str) -> str:
+    """
+    Return the same JSON value as compact JSON.
+
+    :raises ApiError: 400: the value cannot be written as JSON: a number is out of range, or the nesting is too deep.
+    """
+    try:
+        return json.dumps(json.loads(payload), separators=(",", ":"), allow_nan=False)
+    except (ValueError, RecursionError):  # json.loads reads 1e400 as infinity.
+        raise bad_request("payload cannot be reserialized") from None
+
+
+async def _store_log(process: Process, invocation: StoredInvocation) -> None:
     async for lines in process.lines():
         for line in lines:
-            record.log(line, time.time_ns())
+            invocation.add_line(line, time.time_ns())

@@ -1,8 +1,9 @@
 """
 The environment variables of an app. Pure; no I/O.
 
-On Kernel an app gets the variables that it was deployed with. Here it gets those of ``--env`` and ``--env-file``, and
-of the terminal's only :data:`INHERITED`: no credentials. This is no sandbox: an app can read the user's files.
+On Kernel an app gets the variables that it was deployed with. In the emulator an app gets the variables of ``--env`` and
+``--env-file``, and only :data:`INHERITED` of the terminal's variables: no credentials. The emulator is no sandbox: an
+app can read the user's files.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-#: What Python and other programs need, by name; ``*`` stands for any end. No proxies: their URLs may hold passwords.
+#: Names of the terminal's variables that Python and other programs need. ``*`` matches any text. No proxies: their URLs
+#: may hold passwords.
 INHERITED = (
     "PATH HOME USER LOGNAME TMPDIR TZ LANG LANGUAGE LC_* "
     "PYTHONPATH PYTHONHOME PYTHONUSERBASE PYTHONNOUSERSITE PYTHONUTF8 PYTHONUNBUFFERED PYTHONDONTWRITEBYTECODE "
@@ -34,11 +36,11 @@ _ESCAPED = {"n": "\n", "r": "\r"}
 
 
 class OptionError(Exception):
-    """An option cannot be used; the message is a sentence for the user, and quotes no variable's value."""
+    """An option is wrong. The message is one sentence, without a full stop, and quotes no variable's value."""
 
 
-def inherited(terminal: Mapping[str, str]) -> dict[str, str]:
-    """Return what an app gets of the terminal's environment."""
+def inherited_variables(terminal: Mapping[str, str]) -> dict[str, str]:
+    """Return the terminal's variables that an app gets."""
     return {name: value for name, value in terminal.items() if _INHERITED.fullmatch(name)}
 
 
@@ -46,26 +48,27 @@ def read_option(text: str, terminal: Mapping[str, str]) -> tuple[str, str]:
     """
     Return name and value of ``--env NAME=VALUE``, or of ``--env NAME`` for the terminal's value.
 
-    :raises OptionError: the name is none, or the terminal has no such variable.
+    :raises OptionError: the name is not valid, or the terminal has no such variable.
     """
     name, has_value, value = text.partition("=")
     if not re.fullmatch(_NAME, name):
-        raise OptionError("--env must be NAME=VALUE or NAME; a name is made of letters, digits and _")
+        raise OptionError("--env must be NAME=VALUE or NAME; a name has letters, digits and _ only")
     if has_value:
         return name, value
     if name not in terminal:
-        raise OptionError(f"--env {name}: there is no such variable; set it, or write --env {name}=VALUE")
+        raise OptionError(f"--env {name}: the variable is not set; set it, or write --env {name}=VALUE")
     return name, terminal[name]
 
 
 def read_env_file(text: str) -> dict[str, str]:
     r"""
-    Read a file of the dotenv format: lines of ``NAME=VALUE``, with or without ``export``, and comments.
+    Return the variables of a dotenv file: lines of ``NAME=VALUE``, with or without ``export``, and comments.
 
-    Within double quotes ``\n``, ``\r``, ``\"``, ``\\`` and ``\$`` are read; within single quotes nothing is. Kernel's
-    command line puts variables in the place of ``$NAME``; that is not done here, but refused.
+    Double quotes interpret the escapes ``\n``, ``\r``, ``\"``, ``\\`` and ``\$``; single quotes interpret none. Kernel's
+    command line replaces ``$NAME`` by the value of a variable; the emulator refuses it.
 
-    :raises OptionError: a line is something else; the message has its number.
+    :param text: the content of the file.
+    :raises OptionError: a line has another form; the message has the line's number.
     """
     variables = {}
     position = 0
@@ -74,7 +77,7 @@ def read_env_file(text: str) -> dict[str, str]:
         if line is None:
             number = text.count("\n", 0, position) + 1
             raise OptionError(
-                f"line {number} is not NAME=VALUE; put a value that has quotes or $ in single quotes"
+                f"line {number} is not NAME=VALUE; put a value with quotes or $ in single quotes"
             )
         position = line.end()
         if line["name"]:

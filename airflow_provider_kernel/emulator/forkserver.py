@@ -1,9 +1,10 @@
 """
-The process that has imported one app file and forks off a warden for each invocation.
+The forkserver: a process that has imported one app file, and forks a supervisor for each invocation.
 
-It is single-threaded and knows nothing of invocations: an order is one byte with two descriptors, the link to
-the server and the end of a pipe for what the process prints. It ends, with all its descendants, when the
-server does. Each app file has a zygote of its own, so that their modules cannot collide.
+The forkserver has one thread and keeps no state of invocations. The server asks it to fork by one byte with two
+descriptors: the link to the server, and the writing end of a pipe for what the invocation prints. The forkserver ends
+with the server, and ends all its descendants. Each app file has a forkserver of its own, so that modules of one name in
+two files do not collide.
 """
 
 from __future__ import annotations
@@ -33,38 +34,47 @@ if TYPE_CHECKING:
 
 
 def main(control_fd: int, path: Path) -> None:
-    """Import ``path``, say what it holds (or what is wrong with it) in a line of JSON, and serve orders."""
+    """
+    Import an app file, send the server one line of JSON, and fork a supervisor for each request.
+
+    The line has ``apps`` (the actions' names by app), or ``error`` if the file cannot be served.
+
+    :param control_fd: descriptor of the control socket, which the server holds the other end of.
+    :param path: the app file.
+    """
     control = socket.socket(fileno=control_fd)
-    # While importing, nobody listens for the end of the control socket.
+    # During the import, this process does not read the control socket and so does not see its end.
     signal_on_parent_death(signal.SIGKILL)
     adopt_orphans()
-    _make_streams()
+    _replace_streams()
     try:
         apps = load_apps(path)
     except AppFileError as error:
-        _tell(control, {"error": str(error)})
+        _send(control, {"error": str(error)})
     else:
         if threading.active_count() > 1:
             print(
-                f"Kernel emulator: {path} starts threads while it is imported. They do not run in invocations, and "
-                "locks that they hold stay locked there: start them in the actions",
+                f"Kernel emulator: {path} starts threads when it is imported. These threads do not run in invocations, "
+                "and the locks that they hold stay locked there. Start threads in actions instead.",
                 file=sys.stderr,
             )
-        sys.stdout.flush()  # or each child would print it again
+        # Each fork would print unflushed text again.
+        sys.stdout.flush()
         sys.stderr.flush()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # wardens need no reaping
-        _tell(control, {"apps": {name: list(app.actions) for name, app in apps.items()}})
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # The system then reaps the supervisors.
+        _send(control, {"apps": {name: list(app.actions) for name, app in apps.items()}})
         signal_on_parent_death(0)
-        _serve(control, apps)
+        _fork_supervisors(control, apps)
     kill_descendants()
 
 
-def _make_streams() -> None:
+def _replace_streams() -> None:
     """
-    Have what is printed in an invocation become a log event at the end of each line, whatever it holds.
+    Replace the standard streams by streams that write at each line feed and accept any text.
 
-    A stream remembers whether it can be sought. The emulator's may be files, and can; the pipes that take their
-    place in an invocation cannot, and wrapping the streams would fail there. So the streams are made on a pipe.
+    Python's streams remember whether they are seekable. The emulator's own may be files, which are seekable. In an
+    invocation pipes replace them, which are not, and an action that wraps a stream would fail. So the new streams are
+    created on a pipe.
     """
     pipe = os.pipe()
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
@@ -79,33 +89,34 @@ def _make_streams() -> None:
         os.close(descriptor)
 
 
-def _tell(control: socket.socket, message: object) -> None:
-    with contextlib.suppress(BrokenPipeError):  # the server was stopped meanwhile
+def _send(control: socket.socket, message: object) -> None:
+    with contextlib.suppress(BrokenPipeError):  # The server was stopped during the import.
         control.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _serve(control: socket.socket, apps: dict[str, KernelApp]) -> None:
+def _fork_supervisors(control: socket.socket, apps: dict[str, KernelApp]) -> None:
+    """Fork a supervisor for each request on the control socket, until the server closes it."""
     while True:
-        order, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-        if not order:
+        byte, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        if not byte:
             return
         for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)  # or programs that the action starts would hold the link
+            # Programs that the action starts must not inherit the link.
+            os.set_inheritable(descriptor, False)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", DeprecationWarning
-                )  # of the threads that were warned of above
+                # Python 3.12 warns of a fork beside threads; main() has warned of them already.
+                warnings.simplefilter("ignore", DeprecationWarning)
                 is_child = len(descriptors) == 2 and os.fork() == 0
             if is_child:
-                _become_warden(control, descriptors, apps)
-        except OSError as error:  # no more processes: the server sees a link that ends at once
-            print(f"The emulator could not fork: {error}", file=sys.stderr, flush=True)
+                _become_supervisor(control, descriptors, apps)
+        except OSError as error:  # The server sees that the link closes at once.
+            print(f"Kernel emulator: cannot fork: {error}.", file=sys.stderr, flush=True)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _become_warden(control: socket.socket, descriptors: list[int], apps: dict[str, KernelApp]) -> None:
+def _become_supervisor(control: socket.socket, descriptors: list[int], apps: dict[str, KernelApp]) -> None:
     try:
         control.close()
         link, output = descriptors

@@ -1,20 +1,20 @@
-"""Bytes that a process wrote, cut into the lines of a log. Pure; no I/O."""
+"""The output of a process, split into log lines. Pure; no I/O."""
 
 from __future__ import annotations
 
-#: A line is cut after so many bytes, as Kernel does; the rest of it is lost.
-MAX_LINE = 64 * 1024
+#: Maximum bytes of a line, as on Kernel. The rest of a longer line is lost.
+MAX_LINE_BYTES = 64 * 1024
 
 
 class LineSplitter:
-    """Feed it the bytes as they come, in pieces of any size; memory is bounded by one line and one piece."""
+    """Splits bytes, fed in pieces of any size, into lines. Memory is bounded by one line and one piece."""
 
     def __init__(self) -> None:
-        self._begun = b""
-        self._is_open = False
+        self._unfinished = b""
+        self._has_unfinished = False
 
     def feed(self, data: bytes) -> list[str]:
-        """Return the lines that ``data`` completed. Bytes that are no UTF-8 become U+FFFD."""
+        """Return the lines that ``data`` completes. Bytes that are not UTF-8 become U+FFFD."""
         *ended, rest = data.split(b"\n")
         lines = []
         for piece in ended:
@@ -25,13 +25,13 @@ class LineSplitter:
         return lines
 
     def close(self) -> list[str]:
-        """Return the last line, if it had no end."""
-        return [self._take()] if self._is_open else []
+        """Return the last line if the output did not end with a line feed."""
+        return [self._take()] if self._has_unfinished else []
 
     def _extend(self, piece: bytes) -> None:
-        self._begun += piece[: MAX_LINE + 1 - len(self._begun)]
-        self._is_open = True
+        self._unfinished += piece[: MAX_LINE_BYTES + 1 - len(self._unfinished)]
+        self._has_unfinished = True
 
     def _take(self) -> str:
-        line, self._begun, self._is_open = self._begun, b"", False
-        return line.removesuffix(b"\r")[:MAX_LINE].decode("utf-8", "replace")
+        line, self._unfinished, self._has_unfinished = self._unfinished, b"", False
+        return line.removesuffix(b"\r")[:MAX_LINE_BYTES].decode("utf-8", "replace")

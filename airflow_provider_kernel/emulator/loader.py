@@ -1,4 +1,4 @@
-"""Importing an app file, and saying in one sentence what is wrong with it."""
+"""The import of an app file, with one sentence for each error."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ if TYPE_CHECKING:
 
 
 class AppFileError(Exception):
-    """An app file cannot be served; the message is a sentence for its author."""
+    """An app file cannot be served. The message is one sentence, without a full stop, for the app's author."""
 
 
 def load_apps(path: Path) -> dict[str, KernelApp]:
     """
-    Import an app file, with its folder first on ``sys.path``, and return the apps that it defines, by name.
+    Import an app file, with its folder first on ``sys.path``; return the apps that it defines, by name.
 
-    Two apps of one name in a file are refused; the SDK would silently keep the second.
+    Two apps of one name in a file are an error; the SDK would silently keep the second.
 
-    :raises AppFileError: it cannot be imported, or serves nothing.
+    :param path: the app file.
+    :raises AppFileError: the file cannot be imported, defines no app, or an app has no action.
     """
     if not path.is_file():
-        raise AppFileError(f"{path}: {'a folder, not an app file' if path.is_dir() else 'no such file'}")
+        raise AppFileError(
+            f"{path}: {'this is a folder, not an app file' if path.is_dir() else 'no such file'}"
+        )
     from kernel.app_framework import app_registry
 
     register = app_registry.register_app
@@ -40,7 +43,7 @@ def load_apps(path: Path) -> dict[str, KernelApp]:
     file = path.resolve()
     sys.path.insert(0, str(file.parent))
     sys.argv = [str(file)]
-    # The name of the file, as an import of it would have it; but never in the place of another module.
+    # The module gets the file's name, as in an import, unless a module of that name is loaded.
     name = file.stem if file.stem not in sys.modules else f"kernel_app_{file.stem}"
     loader = SourceFileLoader(name, str(file))
     spec = ModuleSpec(name, loader, origin=str(file))
@@ -49,24 +52,26 @@ def load_apps(path: Path) -> dict[str, KernelApp]:
     sys.modules[name] = module
     try:
         loader.exec_module(module)
-    except BaseException as error:  # noqa: BLE001 - whatever the file raises, sys.exit() too, is its author's to know
+    except BaseException as error:  # noqa: BLE001 - whatever the file raises, also by sys.exit(), is reported to its author
         raise AppFileError(_describe(error, path, str(file))) from None
     apps = dict(app_registry.apps)
     if not apps:
-        raise AppFileError(f"{path}: defines no app. It needs app = kernel.App('name')")
+        raise AppFileError(f"{path}: the file defines no app. Add app = kernel.App('name')")
     for app in apps.values():
         if not app.actions:
-            raise AppFileError(f"{path}: the app {app.name!r} has no action. It needs @app.action('name')")
+            raise AppFileError(f"{path}: the app {app.name!r} has no action. Add @app.action('name')")
         for name in (app.name, *app.actions):
             if not isinstance(name, str) or not name.strip():
-                raise AppFileError(f"{path}: {name!r} is no name of an app or an action. It needs some text")
+                raise AppFileError(
+                    f"{path}: {name!r} cannot be the name of an app or an action. Use a non-empty string"
+                )
     return apps
 
 
 def _describe(error: BaseException, path: Path, file: str) -> str:
-    """Return file, line and reason; where the app file only called what failed, that place too."""
-    said = error.msg if isinstance(error, SyntaxError) else error
-    reason = " ".join(f"{type(error).__name__}: {said}".split()).removesuffix(":")
+    """Return file, line and reason; if the app file only called the code that failed, the place of that code too."""
+    message = error.msg if isinstance(error, SyntaxError) else error
+    reason = " ".join(f"{type(error).__name__}: {message}".split()).removesuffix(":")
     if isinstance(error, SyntaxError) and error.filename:
         shown = str(path) if error.filename == file else error.filename
         return f"{shown}, line {error.lineno}: {reason}"

@@ -1,4 +1,4 @@
-"""The server's side of a zygote, and of one invocation's processes."""
+"""The server's side of a forkserver, and of the processes of one invocation."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from typing import Any
 from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator.line_splitter import LineSplitter
 from airflow_provider_kernel.emulator.loader import AppFileError
-from airflow_provider_kernel.emulator.store import Outcome, failed
+from airflow_provider_kernel.emulator.store import InvocationResult, failed
 
 
 class Forkserver:
     """
-    A process that has imported one app file.
+    A process that imports one app file and forks supervisors.
 
-    Made before the event loop runs, since importing is waited for; everything else does not block.
+    Create it and call :meth:`apps` before the event loop runs: :meth:`apps` blocks until the import ends.
 
     :param path: the app file.
-    :param environment: all variables that the process gets.
+    :param environment: the complete environment of the process.
     """
 
     def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
@@ -45,29 +45,29 @@ class Forkserver:
                 env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                stdout=2,  # what a file prints while it is imported belongs to nobody's log
-                start_new_session=True,  # Ctrl-C is for the server alone
+                stdout=2,  # What the file prints during its import is in no invocation's log.
+                start_new_session=True,  # Ctrl-C must stop the server alone.
             )
 
     def apps(self) -> dict[str, list[str]]:
         """
-        Wait for the import; return the actions' names by app.
+        Wait for the end of the import; return the actions' names by app.
 
-        :raises AppFileError: there is nothing to serve.
+        :raises AppFileError: the file cannot be served.
         """
         with self._control.makefile("rb") as control:
-            hello = json.loads(control.readline() or b"{}")
+            message = json.loads(control.readline() or b"{}")
         self._control.setblocking(False)
-        if not hello:
+        if not message:
             code = self._process.wait()
-            raise AppFileError(f"{self.path}: importing it ended the process, {_how_ended(code)}")
-        if "error" in hello:
-            raise AppFileError(hello["error"])
-        apps: dict[str, list[str]] = hello["apps"]
+            raise AppFileError(f"{self.path}: importing it ended the process, {_describe_exit(code)}")
+        if "error" in message:
+            raise AppFileError(message["error"])
+        apps: dict[str, list[str]] = message["apps"]
         return apps
 
     def watch(self, on_end: Callable[[], None]) -> None:
-        """Have ``on_end`` called when the process ends."""
+        """Call ``on_end`` when the process ends."""
         loop = asyncio.get_running_loop()
 
         def ended() -> None:
@@ -76,17 +76,22 @@ class Forkserver:
 
         loop.add_reader(self._control, ended)
 
-    async def order(self, link: int, output: int) -> None:
-        """Have a process forked that holds the two descriptors."""
+    async def spawn(self, link: int, output: int) -> None:
+        """
+        Fork a supervisor.
+
+        :param link: descriptor of the supervisor's link to the server.
+        :param output: descriptor for what the invocation prints.
+        """
         while True:
             try:
                 socket.send_fds(self._control, [b"."], [link, output])
                 return
-            except BlockingIOError:  # it is hundreds of orders behind
+            except BlockingIOError:  # Hundreds of requests are waiting.
                 await asyncio.sleep(0.01)
 
     def close(self) -> None:
-        """End the process, and with it everything it forked."""
+        """End the process and all its descendants."""
         self._control.close()
         try:
             self._process.wait(0.5)
@@ -96,7 +101,7 @@ class Forkserver:
 
 
 class Process:
-    """One invocation's processes: what they print, how they end, and their end at will."""
+    """The processes of one invocation: their output, their result, and their end."""
 
     def __init__(
         self,
@@ -110,9 +115,11 @@ class Process:
     @classmethod
     async def start(cls, forkserver: Forkserver, request: Mapping[str, Any]) -> Process:
         """
-        Have the zygote start a process for ``request``, see ``warden``.
+        Start the processes of an invocation.
 
-        :raises OSError: it could not be started.
+        :param forkserver: the forkserver of the invocation's app.
+        :param request: the request for the supervisor: ``id``, ``app_name``, ``action_name``, ``payload``.
+        :raises OSError: the processes cannot be started.
         """
         ours, theirs = socket.socketpair()
         with theirs:
@@ -122,7 +129,7 @@ class Process:
                 ours.close()
                 raise
             try:
-                await forkserver.order(theirs.fileno(), sending)
+                await forkserver.spawn(theirs.fileno(), sending)
             except OSError:
                 ours.close()
                 os.close(receiving)
@@ -142,48 +149,49 @@ class Process:
         return cls(reader, writer, output, pipe)
 
     def kill(self) -> None:
-        """End the processes; :meth:`wait` returns when nothing is left of them."""
+        """Kill the processes. :meth:`wait` returns when none is left."""
         with contextlib.suppress(OSError):
             self._writer.write_eof()
 
     async def lines(self) -> AsyncIterator[list[str]]:
-        """Yield the lines that the processes print, as they come, until nobody can print any more."""
-        cutter = LineSplitter()
+        """Yield the lines that the processes print, until every process has closed the output."""
+        splitter = LineSplitter()
         try:
             while data := await self._output.read(65_536):
-                if lines := cutter.feed(data):
+                if lines := splitter.feed(data):
                     yield lines
-        finally:  # who holds the other end may never let go of it
+        finally:  # A process that escaped may hold the other end for ever.
             self._pipe.close()
-        if lines := cutter.close():
+        if lines := splitter.close():
             yield lines
 
-    async def wait(self) -> Outcome:
-        """Wait until nothing is left of the processes; return how the action ended."""
+    async def wait(self) -> InvocationResult:
+        """Wait until no process is left; return the result of the action."""
         try:
-            said = await self._reader.read()
+            received = await self._reader.read()
         except OSError:
-            said = b""
+            received = b""
         self._writer.close()
-        answer, _, code = said.strip(b"\n").rpartition(b"\n")
-        return _outcome(answer.strip(b"\n"), code)
+        answer, _, code = received.strip(b"\n").rpartition(b"\n")
+        return _read_result(answer.strip(b"\n"), code)
 
 
-def _outcome(answer: bytes, code: bytes) -> Outcome:
+def _read_result(answer: bytes, code: bytes) -> InvocationResult:
+    """Return the result that the worker's answer and the supervisor's exit code mean."""
     try:
         exit_code = int(code)
     except ValueError:
-        return failed("The process was lost: what supervised it was killed.")
+        return failed("The process was lost: its supervisor was killed.")
     try:
         data = json.loads(answer)
-    except ValueError:  # none, or a part of one
-        return failed(f"The process ended before the action returned, {_how_ended(exit_code)}.")
+    except ValueError:  # The answer is missing or incomplete.
+        return failed(f"The process ended before the action returned, {_describe_exit(exit_code)}.")
     if "reason" in data:
         return failed(data["reason"], data.get("output"))
-    return Outcome(InvocationStatus.SUCCEEDED, data["output"], None)
+    return InvocationResult(InvocationStatus.SUCCEEDED, data["output"], None)
 
 
-def _how_ended(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"with exit status {code}"
     try:

@@ -1,4 +1,4 @@
-"""What the emulator asks of the operating system about processes that must not outlive their parents."""
+"""System calls that keep processes from outliving their parents."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 def signal_on_parent_death(signal_number: int) -> None:
-    """Have this process get a signal when its parent dies; 0: no more. Only on Linux; nothing elsewhere."""
+    """Send this process a signal when its parent dies. 0 cancels an earlier call. Linux only; no effect elsewhere."""
     _prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of its descendants' orphans. Only on Linux; nothing elsewhere."""
+    """Make this process the parent of its descendants' orphans (child subreaper). Linux only; no effect elsewhere."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_first_when_memory_is_short() -> None:
-    """Offer this process, before any other, to the killer that Linux sends when memory runs out."""
+    """Make this process the first that Linux kills when memory runs out. Linux only; no effect elsewhere."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def reap() -> dict[int, int] | None:
-    """Collect the children that have ended: exit code (negative: signal) by pid. None: no children are left."""
+    """
+    Collect the children that have ended, without waiting.
+
+    :return: exit codes by pid; a negative code is a signal. None: this process has no children.
+    """
     ended: dict[int, int] = {}
     while True:
         try:
@@ -45,7 +49,7 @@ def reap() -> dict[int, int] | None:
 
 
 def kill_descendants() -> dict[int, int]:
-    """Kill and collect everything below this process, until nothing is left. Returns exit codes by pid."""
+    """Kill and collect all descendants of this process, until none is left. Return exit codes by pid."""
     ended: dict[int, int] = {}
     while (reaped := reap()) is not None:
         ended |= reaped

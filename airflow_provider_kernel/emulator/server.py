@@ -1,4 +1,4 @@
-"""The HTTP side: routes, authentication, error bodies. Everything else is in the modules below it."""
+"""The ASGI application: routes, authentication, error responses."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_provider_kernel.emulator.account import limits, refusal
-from airflow_provider_kernel.emulator.authority import refusal_of_foreign
 from airflow_provider_kernel.emulator.contract import (
     MAX_BODY_BYTES,
     VERSION_LABEL,
     ApiError,
     bad_request,
-    cut_page,
     not_found,
+    paginate,
     read_invoke,
-    read_page,
+    read_pagination,
     read_since,
     read_status,
     read_update,
 )
 from airflow_provider_kernel.emulator.engine import Engine
-from airflow_provider_kernel.emulator.store import Filter, Record
-from airflow_provider_kernel.emulator.stream import encode_json, follow
+from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
+from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
+from airflow_provider_kernel.emulator.stream import encode_json, event_stream
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -48,10 +48,11 @@ def make_app(
     """
     Return the ASGI application.
 
-    :param api_key: the only bearer token that is taken; None: any.
-    :param heartbeat: seconds of silence after which an event stream sends a heartbeat.
-    :param refuse: what is refused, of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: nothing.
-    :param served: hosts that are answered for, of :func:`~airflow_provider_kernel.emulator.authority.served_hosts`.
+    :param engine: executes the invocations.
+    :param api_key: the only accepted bearer token; None: any token is accepted.
+    :param heartbeat: seconds without an event after which an event stream sends a heartbeat.
+    :param refuse: a choice of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: no request is refused.
+    :param served: hosts from :func:`~airflow_provider_kernel.emulator.host_and_origin.served_hosts`.
     """
     api = _Api(engine, heartbeat)
     app = Starlette(
@@ -71,18 +72,18 @@ def make_app(
             ApiError: _on_api_error,
             HTTPException: _on_http_error,
             ClientDisconnect: _on_disconnect,
-            Exception: _on_bug,
+            Exception: _on_internal_error,
         },
     )
     app.router.redirect_slashes = False
     for route in app.routes:
-        # Starlette adds HEAD to GET, and on a stream of events it would last until the end; Kernel has none.
+        # Starlette adds HEAD to GET. Kernel has no HEAD, and on an event stream it would last until the stream's end.
         route.methods.discard("HEAD")  # type: ignore[attr-defined]
-    return _Gate(app, api_key, refuse, served)
+    return _AccessMiddleware(app, api_key, refuse, served)
 
 
-class _Gate:
-    """Refuses requests of foreign web pages, without the right bearer token, and what it was told to refuse."""
+class _AccessMiddleware:
+    """Refuses requests by ``Host`` and ``Origin``, by bearer token, and by ``--refuse``, in this order."""
 
     def __init__(
         self, app: ASGIApp, api_key: str | None, refuse: str | None, served: frozenset[str] | None
@@ -98,14 +99,14 @@ class _Gate:
             return
         request = Request(scope)
         error = (
-            refusal_of_foreign(scope["headers"], self._served)
-            or self._unauthorized(_token(request))
+            check_host_and_origin(scope["headers"], self._served)
+            or self._check_token(_token(request))
             or refusal(self._refuse, request.method, request.headers)
         )
-        reply = _error(error.status_code, error.code, error.message) if error else self._app
-        await reply(scope, receive, send)
+        respond = _error(error.status_code, error.code, error.message) if error else self._app
+        await respond(scope, receive, send)
 
-    def _unauthorized(self, token: str) -> ApiError | None:
+    def _check_token(self, token: str) -> ApiError | None:
         if not token:
             return ApiError(401, "unauthorized", "Missing bearer token")
         if self._api_key is None or secrets.compare_digest(token.encode(), self._api_key.encode()):
@@ -114,7 +115,7 @@ class _Gate:
 
 
 class _Api:
-    """The endpoints, one method each."""
+    """The endpoints, one method for each."""
 
     def __init__(self, engine: Engine, heartbeat: float) -> None:
         self._engine = engine
@@ -122,17 +123,17 @@ class _Api:
         self._organization = _public_id("organization")
 
     async def invoke(self, request: Request) -> Response:
-        asked = read_invoke(await _body(request))
-        record = self._engine.submit(asked)
-        if asked.is_async:
-            return _reply(_invoked(record), 202)
-        await self._engine.ended(record)
-        return _reply(_invoked(record))
+        submitted = read_invoke(await _body(request))
+        invocation = self._engine.submit(submitted)
+        if submitted.is_async:
+            return _json_response(_submission_as_json(invocation), 202)
+        await self._engine.wait_for_end(invocation)
+        return _json_response(_submission_as_json(invocation))
 
     async def list_invocations(self, request: Request) -> Response:
         query = request.query_params
-        page = read_page(query)
-        wanted = Filter(
+        page = read_pagination(query)
+        wanted = ListFilter(
             **{
                 name: query.get(name)
                 for name in ("app_name", "action_name", "version", "deployment_id", "query")
@@ -140,37 +141,37 @@ class _Api:
             status=read_status(query),
             since=read_since(query, time.time_ns()),
         )
-        records, headers = cut_page(self._engine.store.list(wanted), page)
-        return _reply([record.as_json() for record in records], headers=headers)
+        invocations, headers = paginate(self._engine.store.list(wanted), page)
+        return _json_response([invocation.as_json() for invocation in invocations], headers=headers)
 
     async def retrieve(self, request: Request) -> Response:
-        return _reply(self._record(request).as_json())
+        return _json_response(self._find(request).as_json())
 
     async def update(self, request: Request) -> Response:
-        record = self._record(request)
-        await self._engine.update(record, read_update(await _body(request)))
-        return _reply(record.as_json())
+        invocation = self._find(request)
+        await self._engine.update(invocation, read_update(await _body(request)))
+        return _json_response(invocation.as_json())
 
     async def events(self, request: Request) -> Response:
-        record = self._record(request)
+        invocation = self._find(request)
         since = read_since(request.query_params, time.time_ns())
         return StreamingResponse(
-            follow(record, since, self._heartbeat),
+            event_stream(invocation, since, self._heartbeat),
             media_type="text/event-stream",
             headers={"X-SSE-Content-Type": "application/json", "Cache-Control": "no-cache"},
         )
 
     async def list_browsers(self, request: Request) -> Response:
-        self._record(request)
-        return _reply({"browsers": []})
+        self._find(request)
+        return _json_response({"browsers": []})
 
     async def delete_browsers(self, request: Request) -> Response:
-        self._record(request)
+        self._find(request)
         return Response(status_code=204)
 
     async def list_apps(self, request: Request) -> Response:
         query = request.query_params
-        name, part = query.get("app_name"), query.get("query", "").lower()
+        name, text = query.get("app_name"), query.get("query", "").lower()
         apps = [
             {
                 "id": app.id,
@@ -184,15 +185,15 @@ class _Api:
             for app in self._engine.apps.values()
             if name in (None, app.name)
             and query.get("version") in (None, VERSION_LABEL)
-            and part in app.name.lower()
+            and text in app.name.lower()
         ]
-        page, headers = cut_page(apps, read_page(query))
-        return _reply(page, headers=headers)
+        page, headers = paginate(apps, read_pagination(query))
+        return _json_response(page, headers=headers)
 
     async def auth_context(self, request: Request) -> Response:
         key_id = _public_id(_token(request))
         project = request.headers.get("x-kernel-project")
-        return _reply(
+        return _json_response(
             {
                 "authentication": {"method": "api_key", "source": "api_key", "credential_id": key_id},
                 "principal": {"type": "api_key", "id": key_id},
@@ -206,14 +207,14 @@ class _Api:
         )
 
     async def entitlements(self, request: Request) -> Response:
-        return _reply(limits(self._engine.max_concurrency))
+        return _json_response(limits(self._engine.max_concurrency))
 
-    def _record(self, request: Request) -> Record:
+    def _find(self, request: Request) -> StoredInvocation:
         invocation_id = request.path_params["id"]
-        record = self._engine.store.get(invocation_id)
-        if record is None:
+        invocation = self._engine.store.get(invocation_id)
+        if invocation is None:
             raise not_found(f"Invocation not found: {invocation_id}")
-        return record
+        return invocation
 
 
 async def _body(request: Request) -> bytes:
@@ -225,8 +226,9 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _invoked(record: Record) -> dict[str, Any]:
-    data = record.as_json()
+def _submission_as_json(invocation: StoredInvocation) -> dict[str, Any]:
+    """Return the body of the response to ``POST /invocations``, which has fewer fields than ``GET``."""
+    data = invocation.as_json()
     names = ("id", "action_name", "status", "status_reason", "output")
     return {name: data[name] for name in names if name in data}
 
@@ -237,16 +239,16 @@ def _token(request: Request) -> str:
 
 
 def _public_id(text: str) -> str:
-    """Return an id for ``text`` that does not tell it."""
+    """Return an id that depends on ``text`` and does not disclose it."""
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _reply(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def _json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(encode_json(data), status, headers, "application/json")
 
 
 def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return _reply({"code": code, "message": message}, status, headers)
+    return _json_response({"code": code, "message": message}, status, headers)
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
@@ -264,7 +266,7 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
     return _error(400, "bad_request", "The body ended early")
 
 
-async def _on_bug(request: Request, error: Exception) -> Response:
+async def _on_internal_error(request: Request, error: Exception) -> Response:
     return _error(
         500, "internal_error", "Internal error of the emulator; its standard error has the traceback"
     )

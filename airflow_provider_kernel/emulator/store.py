@@ -1,8 +1,9 @@
 """
-The invocations: their data, their states, their logs, and which of them are kept. Pure; time is handed in.
+The invocations in memory: their data, states and logs, and which of them are kept. Pure; the time is an argument.
 
-The stricter side of what is unknown: ``started_at`` is the time of acceptance and never changes; the version
-of a record is the resolved label, so that a filter ``version=latest`` finds nothing.
+Choices where Kernel's behaviour is unknown: ``started_at`` is the time of acceptance and never changes. The version of
+an invocation is the resolved label, so the filter ``version=latest`` finds nothing. Payloads are stored byte for byte,
+unless ``--reserialize-payloads`` is set.
 """
 
 from __future__ import annotations
@@ -13,38 +14,41 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_kernel.api.models import InvocationStatus
-from airflow_provider_kernel.emulator.timestamps import format_timestamp
+from airflow_provider_kernel.api.timestamps import format_timestamp
 
-#: Log text kept for an invocation, in characters; the oldest lines are dropped beyond it.
-MAX_LOG = 8 * 2**20
-#: What a line counts besides its text, so that endless empty lines are bounded too.
-LINE_COST = 128
-#: Ended invocations kept; the oldest are forgotten beyond it ...
+#: Maximum log text of an invocation, in characters. Beyond it, the oldest lines are dropped.
+MAX_LOG_SIZE = 8 * 2**20
+#: Characters that each line counts besides its text, so that endless empty lines are bounded too.
+LINE_OVERHEAD = 128
+#: Maximum number of ended invocations. Beyond it, the oldest are forgotten.
 MAX_ENDED = 1_000
-#: ... or beyond this many characters of payloads, outputs and logs.
-MAX_ENDED_WEIGHT = 256 * 2**20
+#: Maximum payloads, outputs and logs of all ended invocations, in characters. Beyond it, the oldest are forgotten.
+MAX_ENDED_SIZE = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How an invocation ended. ``reason`` is there if, and only if, it failed."""
+class InvocationResult:
+    """How an invocation ended. ``reason`` is None exactly if the invocation succeeded."""
 
     status: InvocationStatus
     output: str | None
     reason: str | None
 
 
-def failed(reason: str, output: str | None = None) -> Outcome:
-    """Return a failure for ``reason``."""
-    return Outcome(InvocationStatus.FAILED, output, reason)
+def failed(reason: str, output: str | None = None) -> InvocationResult:
+    """Return the result of a failed invocation."""
+    return InvocationResult(InvocationStatus.FAILED, output, reason)
 
 
 @dataclass(eq=False)
-class Record:
+class StoredInvocation:
     """
-    One invocation. ``logs`` holds (moment, message); ``dropped`` counts the lines that are no longer in it.
+    One invocation. Times are in nanoseconds since 1970.
 
-    ``followers`` are called after every change.
+    :param logs: the kept lines: time and message.
+    :param log_size: characters of the kept lines, with :data:`LINE_OVERHEAD`.
+    :param dropped: number of lines that were dropped from ``logs``.
+    :param listeners: functions that are called after every change.
     """
 
     id: str
@@ -59,52 +63,52 @@ class Record:
     reason: str | None = None
     finished: int | None = None
     logs: list[tuple[int, str]] = field(default_factory=list)
-    log_weight: int = 0
+    log_size: int = 0
     dropped: int = 0
-    followers: set[Callable[[], None]] = field(default_factory=set)
+    listeners: set[Callable[[], None]] = field(default_factory=set)
 
     @property
     def is_ended(self) -> bool:
-        """True once the invocation has succeeded or failed."""
+        """Whether the invocation has succeeded or failed."""
         return self.finished is not None
 
     @property
-    def weight(self) -> int:
-        """What keeping the record costs, in characters."""
-        return len(self.payload or "") + len(self.output or "") + self.log_weight
+    def size(self) -> int:
+        """The size of payload, output and log in memory, in characters."""
+        return len(self.payload or "") + len(self.output or "") + self.log_size
 
-    def run(self) -> None:
-        """Note that the process has started."""
+    def mark_running(self) -> None:
+        """Set the status to running."""
         self.status = InvocationStatus.RUNNING
-        self._changed()
+        self._notify()
 
-    def log(self, message: str, now: int) -> None:
-        """Add a line. Its time is later than that of the line before, so that a time names one line."""
+    def add_line(self, message: str, now: int) -> None:
+        """Add a line to the log. Each line gets a later time than the line before, so that a time names one line."""
         if self.logs:
             now = max(now, self.logs[-1][0] + 1)
         self.logs.append((now, message))
-        self.log_weight += len(message) + LINE_COST
-        if self.log_weight > MAX_LOG:
-            self._drop()
-        self._changed()
+        self.log_size += len(message) + LINE_OVERHEAD
+        if self.log_size > MAX_LOG_SIZE:
+            self._drop_lines()
+        self._notify()
 
-    def end(self, outcome: Outcome, now: int) -> None:
-        """Note the end. It comes after the last line of the log."""
-        self.status, self.output, self.reason = outcome.status, outcome.output, outcome.reason
+    def finish(self, result: InvocationResult, now: int) -> None:
+        """Set the result. No line may be added afterwards."""
+        self.status, self.output, self.reason = result.status, result.output, result.reason
         self.finished = now
-        self._changed()
+        self._notify()
 
-    def position(self, since: int | None) -> int:
-        """Return the number of the first line at or after ``since``; None means all."""
+    def line_number(self, since: int | None) -> int:
+        """Return the number of the first line at or after ``since``; 0 if ``since`` is None."""
         return 0 if since is None else self.dropped + bisect_left(self.logs, (since, ""))
 
-    def lines(self, position: int, count: int) -> list[tuple[int, str]]:
-        """Return up to ``count`` lines from ``position``, which must not be below ``dropped``."""
-        start = position - self.dropped
-        return self.logs[start : start + count]
+    def lines(self, start: int, count: int) -> list[tuple[int, str]]:
+        """Return up to ``count`` lines from line number ``start``, which must not be below ``dropped``."""
+        index = start - self.dropped
+        return self.logs[index : index + count]
 
     def as_json(self, *, with_reason: bool = True) -> dict[str, Any]:
-        """Return the API's description; what is not known is left out."""
+        """Return the invocation as the API describes it. Fields without a value are left out."""
         data = {
             "id": self.id,
             "app_name": self.app_name,
@@ -119,23 +123,28 @@ class Record:
         }
         return {name: value for name, value in data.items() if value is not None}
 
-    def _drop(self) -> None:
-        """Drop a quarter of what is kept, so that dropping is rare."""
+    def _drop_lines(self) -> None:
+        """Drop a quarter of the log, so that dropping is rare."""
         count = 0
-        while self.log_weight > MAX_LOG * 3 // 4:
-            self.log_weight -= len(self.logs[count][1]) + LINE_COST
+        while self.log_size > MAX_LOG_SIZE * 3 // 4:
+            self.log_size -= len(self.logs[count][1]) + LINE_OVERHEAD
             count += 1
         del self.logs[:count]
         self.dropped += count
 
-    def _changed(self) -> None:
-        for follower in self.followers:
-            follower()
+    def _notify(self) -> None:
+        for listener in self.listeners:
+            listener()
 
 
 @dataclass(frozen=True)
-class Filter:
-    """Which invocations to list; None takes any. ``query`` is looked for in id, app name and action name."""
+class ListFilter:
+    """
+    The filters of ``GET /invocations``. None matches any invocation.
+
+    :param since: least time of acceptance, in nanoseconds since 1970.
+    :param query: text that the id, the app's name or the action's name contains, in any case.
+    """
 
     app_name: str | None = None
     action_name: str | None = None
@@ -145,14 +154,14 @@ class Filter:
     since: int | None = None
     query: str | None = None
 
-    def takes(self, record: Record) -> bool:
-        """Tell whether the record is to be listed."""
+    def matches(self, invocation: StoredInvocation) -> bool:
+        """Return whether the list contains the invocation."""
         exact = ("app_name", "action_name", "version", "deployment_id", "status")
-        if any(getattr(self, name) not in (None, getattr(record, name)) for name in exact):
+        if any(getattr(self, name) not in (None, getattr(invocation, name)) for name in exact):
             return False
-        if self.since is not None and record.started < self.since:
+        if self.since is not None and invocation.started < self.since:
             return False
-        texts = (record.id, record.app_name, record.action_name)
+        texts = (invocation.id, invocation.app_name, invocation.action_name)
         return self.query is None or any(self.query.lower() in text.lower() for text in texts)
 
 
@@ -160,25 +169,27 @@ class Store:
     """All invocations, oldest first."""
 
     def __init__(self) -> None:
-        self._records: dict[str, Record] = {}
+        self._invocations: dict[str, StoredInvocation] = {}
 
-    def add(self, record: Record) -> None:
-        """Keep a new record."""
-        self._records[record.id] = record
+    def add(self, invocation: StoredInvocation) -> None:
+        """Add a new invocation."""
+        self._invocations[invocation.id] = invocation
 
-    def get(self, invocation_id: str) -> Record | None:
-        """Return the record; None if there is none, or none any more."""
-        return self._records.get(invocation_id)
+    def get(self, invocation_id: str) -> StoredInvocation | None:
+        """Return an invocation; None if the id is unknown or the invocation was forgotten."""
+        return self._invocations.get(invocation_id)
 
-    def list(self, wanted: Filter) -> list[Record]:
-        """Return what the filter takes, newest first."""
-        return [record for record in reversed(self._records.values()) if wanted.takes(record)]
+    def list(self, wanted: ListFilter) -> list[StoredInvocation]:
+        """Return the invocations that the filter matches, newest first."""
+        return [
+            invocation for invocation in reversed(self._invocations.values()) if wanted.matches(invocation)
+        ]
 
     def forget(self) -> None:
-        """Forget the oldest ended invocations beyond the limits; the newest one is always kept."""
-        weight = 0
-        ended = [record for record in reversed(self._records.values()) if record.is_ended]
-        for index, record in enumerate(ended):
-            weight += record.weight
-            if index > 0 and (index >= MAX_ENDED or weight > MAX_ENDED_WEIGHT):
-                del self._records[record.id]
+        """Forget the oldest ended invocations beyond the limits. The newest ended invocation is always kept."""
+        size = 0
+        ended = [invocation for invocation in reversed(self._invocations.values()) if invocation.is_ended]
+        for index, invocation in enumerate(ended):
+            size += invocation.size
+            if index > 0 and (index >= MAX_ENDED or size > MAX_ENDED_SIZE):
+                del self._invocations[invocation.id]

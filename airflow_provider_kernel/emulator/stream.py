@@ -1,10 +1,12 @@
 """
 The event stream of one invocation.
 
-It begins with the state and the log so far (from ``since`` on), goes on live, and ends with the terminal state. A consumer
-holds no queue: it reads the invocation's own log at its own pace, so a slow one costs nothing; if lines are
-dropped before it comes to them, a line of the log says how many. The stricter side of what is unknown: a state
-that did not last may go unreported, and the terminal state has no ``status_reason`` here; ``GET`` has it.
+The stream begins with the state and the log so far (from ``since`` on), continues live, and ends with the terminal state.
+A client has no queue of its own: its stream reads the invocation's log, so a slow client needs no memory. If lines are
+dropped before a client reads them, a line in the stream says how many.
+
+Choices where Kernel's behaviour is unknown: the stream may skip a state that did not last. The terminal state has no
+``status_reason`` in the stream; ``GET`` has it.
 """
 
 from __future__ import annotations
@@ -15,59 +17,69 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from airflow_provider_kernel.emulator.store import Record
-from airflow_provider_kernel.emulator.timestamps import format_timestamp
+from airflow_provider_kernel.api.timestamps import format_timestamp
+from airflow_provider_kernel.emulator.store import StoredInvocation
 
-#: Lines that are sent in one piece.
+#: Maximum lines in one piece of the response.
 _BATCH = 256
 
 
 def encode_json(value: Any) -> bytes:
-    """Return JSON as UTF-8. Half a surrogate pair, which UTF-8 cannot hold, becomes ``?``."""
+    """Return JSON as UTF-8. Half of a surrogate pair, which UTF-8 cannot hold, becomes ``?``."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
-async def follow(record: Record, since: int | None, heartbeat: float) -> AsyncIterator[bytes]:
-    """Yield server-sent events; every ``heartbeat`` seconds of silence, a heartbeat."""
+async def event_stream(
+    invocation: StoredInvocation, since: int | None, heartbeat: float
+) -> AsyncIterator[bytes]:
+    """
+    Yield the invocation's server-sent events, until its terminal state.
+
+    :param since: time of the first log line, in nanoseconds since 1970; None: all lines.
+    :param heartbeat: seconds without an event after which a heartbeat is sent.
+    """
     changed = asyncio.Event()
-    record.followers.add(changed.set)
+    invocation.listeners.add(changed.set)
     try:
-        position, reported = record.position(since), None
+        next_line, sent_status = invocation.line_number(since), None
         while True:
             changed.clear()
-            is_ended, status = record.is_ended, record.status
+            is_ended, status = invocation.is_ended, invocation.status
             events = []
-            if not is_ended and status != reported:
-                reported = status
-                events.append(_state(record))
-            if position < record.dropped:
-                missing = record.dropped - position
-                position = record.dropped
-                events.append(_log(time.time_ns(), f"[{missing} older lines of this log were dropped]"))
-            lines = record.lines(position, _BATCH)
-            position += len(lines)
-            events += [_log(timestamp, message) for timestamp, message in lines]
+            if not is_ended and status != sent_status:
+                sent_status = status
+                events.append(_state_event(invocation))
+            if next_line < invocation.dropped:
+                missing = invocation.dropped - next_line
+                next_line = invocation.dropped
+                events.append(
+                    _log_event(time.time_ns(), f"[{missing} older lines of this log were dropped.]")
+                )
+            lines = invocation.lines(next_line, _BATCH)
+            next_line += len(lines)
+            events += [_log_event(timestamp, message) for timestamp, message in lines]
             if is_ended and len(lines) < _BATCH:
-                yield b"".join([*events, _state(record)])
+                yield b"".join([*events, _state_event(invocation)])
                 return
             if events:
                 yield b"".join(events)
-                await asyncio.sleep(0)  # sending waits for nothing while the socket's buffer has room
+                # Sending does not wait while the socket's buffer has room, and other requests would starve.
+                await asyncio.sleep(0)
                 continue
             try:
                 await asyncio.wait_for(changed.wait(), heartbeat)
             except TimeoutError:
                 yield _event("sse_heartbeat")
     finally:
-        record.followers.discard(changed.set)
+        invocation.listeners.discard(changed.set)
 
 
-def _log(timestamp: int, message: str) -> bytes:
+def _log_event(timestamp: int, message: str) -> bytes:
     return _event("log", timestamp, message=message)
 
 
-def _state(record: Record) -> bytes:
-    return _event("invocation_state", invocation=record.as_json(with_reason=False))
+def _state_event(invocation: StoredInvocation) -> bytes:
+    return _event("invocation_state", invocation=invocation.as_json(with_reason=False))
 
 
 def _event(kind: str, at: int | None = None, **fields: Any) -> bytes:

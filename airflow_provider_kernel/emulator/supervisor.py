@@ -1,9 +1,14 @@
 """
-The process between the zygote and one invocation's worker: it starts the worker, and leaves nothing behind.
+The supervisor of one invocation: the process between the forkserver and the worker.
 
-The link, a socket to the server, carries the request (a line of JSON) one way; the other way an empty line
-when the worker starts, the worker's answer if it came to one, and a line with the worker's exit code when
-nothing is left of the invocation. If the server ends its side of the link, or dies, the invocation is killed.
+It forks the worker and ends every process of the invocation. Through the link, a socket, the server sends the request
+as a line of JSON. The supervisor's side of the link carries, in this order:
+
+1. an empty line before the worker starts,
+2. the worker's answer, if the worker gave one,
+3. a line with the worker's exit code, once no process of the invocation is left.
+
+If the server shuts down its side of the link, or dies, the supervisor kills the invocation.
 """
 
 from __future__ import annotations
@@ -24,15 +29,24 @@ if TYPE_CHECKING:
 
 
 def supervise(link: socket.socket, output: int, apps: dict[str, KernelApp]) -> None:
-    """Run one invocation from request to exit code. ``output`` is a descriptor for what it prints."""
+    """
+    Supervise one invocation, from its request to its exit code.
+
+    :param link: the socket to the server.
+    :param output: descriptor for what the worker prints.
+    :param apps: the apps of the imported file, by name.
+    """
     adopt_orphans()
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # ignored, it would not wake
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])  # nor blocked, as an app's file may leave it
-    link.settimeout(None)  # an app's file may have set a default one
-    request = _receive(link)
+    wakeup, sender = os.pipe()
+    os.set_blocking(sender, False)
+    signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    signal.signal(
+        signal.SIGCHLD, lambda *_: None
+    )  # An ignored signal writes nothing to the wakeup descriptor.
+    # The app file may have blocked the signal, and set a default timeout for sockets.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    link.settimeout(None)
+    request = _receive_request(link)
     if request is None:
         return
     with contextlib.suppress(OSError):
@@ -43,19 +57,19 @@ def supervise(link: socket.socket, output: int, apps: dict[str, KernelApp]) -> N
     os.close(output)
     ended: dict[int, int] = {}
     while worker not in ended:
-        readable, _, _ = select.select([link.fileno(), woken], [], [])
+        readable, _, _ = select.select([link.fileno(), wakeup], [], [])
         if link.fileno() in readable and not link.recv(1):
             break
-        if woken in readable:
-            os.read(woken, 4096)
+        if wakeup in readable:
+            os.read(wakeup, 4096)
             ended |= reap() or {}
     ended |= kill_descendants()
     with contextlib.suppress(OSError):
         link.sendall(b"\n%d\n" % ended[worker])
 
 
-def _receive(link: socket.socket) -> bytes | None:
-    """Return the line with the request; None if the server gave it up."""
+def _receive_request(link: socket.socket) -> bytes | None:
+    """Return the line with the request; None if the server closed the link before the end of the line."""
     request = bytearray()
     while not request.endswith(b"\n"):
         piece = link.recv(2**20)

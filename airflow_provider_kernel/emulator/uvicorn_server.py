@@ -1,4 +1,4 @@
-"""Running the server: uvicorn, its start and its end."""
+"""The HTTP server: start and end of uvicorn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.process import Forkserver
 
 
-def run(
+def serve(
     app: ASGIApp,
     engine: Engine,
     listener: socket.socket,
@@ -26,7 +26,13 @@ def run(
     access_log: bool,
     exit_with_stdin: bool,
 ) -> int:
-    """Serve until stopped by a signal (0), the end of standard input if so told (0), or a lost zygote (1)."""
+    """
+    Serve until a signal, the end of standard input (with ``exit_with_stdin``), or the end of a forkserver.
+
+    :param announcement: text to print when the server accepts requests.
+    :param access_log: whether each request is logged.
+    :return: the exit status: 1 if a forkserver ended, otherwise 0.
+    """
     config = uvicorn.Config(
         app,
         loop="asyncio",
@@ -36,7 +42,7 @@ def run(
         log_level="info" if access_log else "warning",
         access_log=access_log,
         timeout_graceful_shutdown=1,
-        # Longer than clients pause between two requests: they would send on a connection that is closing.
+        # Longer than clients pause between two requests: otherwise they send on a connection that is closing.
         timeout_keep_alive=75,
     )
     server = _Server(config, engine, forkservers, announcement, exit_with_stdin)
@@ -57,33 +63,35 @@ class _Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._engine = engine
-        self._zygotes = forkservers
+        self._forkservers = forkservers
         self._announcement = announcement
         self._exit_with_stdin = exit_with_stdin
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for forkserver in self._zygotes:
-            forkserver.watch(lambda forkserver=forkserver: self._lost(forkserver))  # type: ignore[misc]
+        for forkserver in self._forkservers:
+            forkserver.watch(lambda forkserver=forkserver: self._on_forkserver_end(forkserver))  # type: ignore[misc]
         if self._exit_with_stdin:
             try:
                 asyncio.get_running_loop().add_reader(0, self._on_stdin)
-            except PermissionError:  # a file, such as /dev/null: there is no parent to wait for
+            except PermissionError:  # Standard input is a file, such as /dev/null: no parent can close it.
                 self.should_exit = True
         print(self._announcement, flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._engine.stop()  # streams and waiting calls come to their end, so that nothing is cut off
+        await self._engine.stop()  # Streams and synchronous calls then end with the invocation's result.
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop; unlike uvicorn's, do not raise the signal again in the end: being stopped is no failure."""
+        """Stop the server. uvicorn would raise the signal again at the end; a stopped emulator must exit with 0."""
         self.force_exit = self.should_exit
         self.should_exit = True
 
-    def _lost(self, forkserver: Forkserver) -> None:
+    def _on_forkserver_end(self, forkserver: Forkserver) -> None:
         print(
-            f"Kernel emulator: the process that holds {forkserver.path} was lost", file=sys.stderr, flush=True
+            f"Kernel emulator: the process that serves {forkserver.path} ended unexpectedly. The emulator stops.",
+            file=sys.stderr,
+            flush=True,
         )
         self.exit_status = 1
         self.should_exit = True

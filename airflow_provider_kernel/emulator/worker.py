@@ -1,10 +1,14 @@
 """
-The process in which one action runs.
+The worker: the process that runs one action.
 
-Choices where Kernel's behaviour is unknown: an action that takes a payload and is invoked without one fails, as
-the SDK has it; what ``json.dumps`` refuses, NaN included, is a failure, and so is an output of more than 16 MiB;
-a failed action's output is plain text, not JSON, and cut after 64 KiB; ``sys.exit()`` is a failure whatever its
-status; threads and processes that outlive the action's return are killed.
+Choices where Kernel's behaviour is unknown:
+
+- An action that takes a payload fails if it is invoked without one, as in the SDK.
+- A returned value that ``json.dumps`` refuses, such as NaN, fails the invocation, and so does an output of more than
+  16 MiB.
+- The output of an action that raises is plain text, not JSON, and is cut after 64 KiB.
+- ``sys.exit()`` fails the invocation, whatever the exit status.
+- Threads and processes that are left when the action returns are killed.
 """
 
 from __future__ import annotations
@@ -30,19 +34,26 @@ from airflow_provider_kernel.emulator.process_control import (
 if TYPE_CHECKING:
     from kernel.app_framework import KernelApp
 
-#: Largest output, in characters of JSON text.
+#: Maximum characters of an output, as JSON text.
 MAX_OUTPUT = 16 * 2**20
-#: An exception's text is cut after so many characters.
+#: Maximum characters of an exception's text; the rest is cut.
 MAX_ERROR = 64 * 2**10
 
 
 def work(link: socket.socket, output: int, request: dict[str, Any], apps: dict[str, KernelApp]) -> NoReturn:
-    """Run the action that ``request`` names, send the answer, and end this process."""
+    """
+    Run an action, send its answer to the server, and end this process.
+
+    :param link: the socket to the server.
+    :param output: descriptor for what the action prints.
+    :param request: ``id``, ``app_name``, ``action_name`` and ``payload`` of the invocation.
+    :param apps: the apps of the imported file, by name.
+    """
     try:
         _prepare(link, output)
         answer = _answer(request, apps)
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # the action may have closed or replaced them
+            with contextlib.suppress(Exception):  # The action may have closed or replaced the stream.
                 stream.flush()
         link.sendall(json.dumps(answer).encode())
     except BaseException:  # noqa: BLE001 - a forked process must never return into its parent's code
@@ -60,7 +71,7 @@ def _prepare(link: socket.socket, output: int) -> None:
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
     os.close(output)
-    # A process that the action forks must neither answer in its place nor keep the server waiting for the end.
+    # A process that the action forks must neither answer for the worker nor keep the link open.
     os.register_at_fork(after_in_child=link.close)
     faulthandler.enable(2)
     if not logging.root.handlers:
@@ -68,7 +79,12 @@ def _prepare(link: socket.socket, output: int) -> None:
 
 
 def _answer(request: dict[str, Any], apps: dict[str, KernelApp]) -> dict[str, Any]:
-    """Return ``output`` (JSON text), or ``reason`` and, where the action raised, ``output`` (plain text)."""
+    """
+    Run the action; return its answer.
+
+    :return: ``output`` (JSON text) if the action returned; otherwise ``reason``, with ``output`` (plain text) if the
+        action raised.
+    """
     from kernel.app_framework import KernelContext
 
     action = apps[request["app_name"]].actions[request["action_name"]]
@@ -78,31 +94,31 @@ def _answer(request: dict[str, Any], apps: dict[str, KernelApp]) -> dict[str, An
     try:
         result = action.handler(*arguments)
         if isinstance(result, Awaitable):
-            result = asyncio.run(_wait_for(result))
+            result = asyncio.run(_await(result))
     except BaseException as error:  # noqa: BLE001 - sys.exit() and cancellation are the action's failures too
-        with contextlib.suppress(Exception):  # there may be no stream to write it to
+        with contextlib.suppress(Exception):  # The action may have closed the stream.
             _print_traceback(error)
         text = "".join(traceback.format_exception_only(error)).strip()
         return {"reason": "The action raised an exception.", "output": text[:MAX_ERROR]}
     try:
         text = json.dumps(result, ensure_ascii=False, allow_nan=False)
     except Exception as error:  # noqa: BLE001 - what the action returned may have methods of its own
-        return {"reason": f"The action returned what is not JSON: {error}."}
+        return {"reason": f"The action returned a value that is not JSON: {error}."}
     if len(text) > MAX_OUTPUT:
         return {"reason": f"The action returned more than {MAX_OUTPUT // 2**20} MiB."}
     return {"output": text}
 
 
-async def _wait_for(result: Awaitable[Any]) -> Any:
+async def _await(result: Awaitable[Any]) -> Any:
     return await result
 
 
 def _print_traceback(error: BaseException) -> None:
-    """Print the traceback from the action's own first frame on, as if nothing had called it."""
-    ours = (__file__, sys.modules["kernel.app_framework"].__file__)
+    """Print the traceback from the action's first frame on, without the frames of the emulator and the SDK."""
+    hidden = (__file__, sys.modules["kernel.app_framework"].__file__)
     start, current = error.__traceback__, error.__traceback__
     while current is not None:
-        if current.tb_frame.f_code.co_filename in ours and current.tb_next is not None:
+        if current.tb_frame.f_code.co_filename in hidden and current.tb_next is not None:
             start = current.tb_next
         current = current.tb_next
     traceback.print_exception(type(error), error, start)

@@ -1,7 +1,7 @@
 """
-Processes that have Airflow imported from the start: forks of one that imports it once.
+Runs code in forks of one process that has imported Airflow.
 
-Each does what a new interpreter would do, without two seconds of CPU time for the import.
+A fork does what a new interpreter does, without the two seconds of CPU time that the import takes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Self
 
 from dev.processes import REPOSITORY
 
-#: A process that takes longer is killed.
+#: Seconds after which a fork is killed.
 TIMEOUT = 300
 
 
 class ForkServer:
     """
-    Runs code in forks, one at a time.
+    Runs code in forks, one at a time. The process that forks has imported Airflow.
 
-    :param home: the AIRFLOW_HOME of all of them, and where they run.
-    :param env: besides this process's environment; some of it Airflow reads only when it is imported.
+    :param home: AIRFLOW_HOME and working directory of the forks.
+    :param env: environment variables besides those of this process. Airflow reads some of them only when it is imported.
     """
 
     def __init__(self, home: Path, **env: str) -> None:
@@ -46,7 +46,7 @@ class ForkServer:
         self._process.communicate()
 
     def run(self, code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run code with these arguments on its command line, and ``env`` besides this process's environment."""
+        """Run code with these command-line arguments, and with ``env`` besides this process's environment."""
         request = {"code": code, "argv": ["-c", *arguments], "env": {**os.environ, **env}}
         print(json.dumps(request), file=self._process.stdin, flush=True)
         status = int(self._process.stdout.readline())
@@ -54,8 +54,8 @@ class ForkServer:
         return subprocess.CompletedProcess(arguments, status, output, errors)
 
 
-def become(request: dict, home: Path) -> None:
-    """Make this process, a fork, the one that was asked for, up to its code."""
+def prepare_fork(request: dict, home: Path) -> None:
+    """Set working directory, standard streams, environment and arguments of this process, a fork."""
     signal.alarm(TIMEOUT)
     os.chdir(home)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -66,8 +66,8 @@ def become(request: dict, home: Path) -> None:
 
 
 def serve(home: Path) -> None:
-    """Fork for each request, and answer with the exit status."""
-    # What Airflow prints as it is imported, as 3.2 does, is no answer.
+    """Fork for each request on standard input, and write the exit status to standard output."""
+    # Airflow 3.2 prints when it is imported. That text must not be read as an answer.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     import airflow.__main__
@@ -79,7 +79,7 @@ def serve(home: Path) -> None:
     for line in sys.stdin:
         if not (pid := os.fork()):
             request = json.loads(line)
-            become(request, home)
+            prepare_fork(request, home)
             exec(request["code"], {"__name__": "__main__"})
             return
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), file=answers, flush=True)

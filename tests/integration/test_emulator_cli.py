@@ -1,4 +1,4 @@
-"""The emulator's command line: a start that works, starts that do not, and the apps it can serve."""
+"""The emulator's command line: start, errors at the start, app files, environment variables, pytest fixtures."""
 
 import json
 import multiprocessing
@@ -27,14 +27,14 @@ app = kernel.App({name!r})
 def act(ctx):
     return {result}
 """
-#: What a file may leave behind that a forked process inherits.
+#: State that an app file may leave behind and that forked processes inherit.
 UNTIDY = """
 import signal, socket, threading
 socket.setdefaulttimeout(0.000001)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
 threading.Thread(target=threading.Event().wait, daemon=True).start()
 """
-#: What a file may do while it is imported.
+#: What an app file may do when it is imported.
 PREPARED = """
 import itertools, kernel, sys
 from random import random
@@ -51,8 +51,8 @@ def write(folder, name="app.py", text=None, *, app="shop", result="1"):
     return file
 
 
-def acted(*arguments, api_key):
-    """Start an emulator with these arguments and run the action of its app; return its address and the reply."""
+def invoke_once(*arguments, api_key):
+    """Start an emulator with these arguments and invoke the action of its app. Return its URL and the response."""
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().split()[-1]
@@ -63,8 +63,8 @@ def acted(*arguments, api_key):
             process.terminate()
 
 
-def run(*arguments):
-    """Run the command line to its end; return exit status and standard error."""
+def run_to_exit(*arguments):
+    """Run the command line until it exits. Return exit status and standard error."""
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.stdout == ""
@@ -77,8 +77,8 @@ def invoke(emulator, app, action="act"):
     return json.loads(reply.output)
 
 
-def refusal(file):
-    """Load an app file as a zygote does, in a process of its own; return the sentence that refuses it."""
+def loading_error(file):
+    """Load an app file in a process of its own, as a forkserver does. Return the error."""
     receiving, sending = FORK.Pipe(duplex=False)
     FORK.Process(target=_load, args=(file, sending)).start()
     sending.close()
@@ -87,62 +87,65 @@ def refusal(file):
 
 def _load(file, sending):
     try:
-        sending.send(f"no refusal: {load_apps(file)}")
+        sending.send(f"no error: {load_apps(file)}")
     except AppFileError as error:
         sending.send(str(error))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("import kernel\n\nimport missing\n", ", line 3: ModuleNotFoundError: No module named 'missing'"),
         ("import kernel\ndef broken(:\n", ", line 2: SyntaxError: invalid syntax"),
         ("def f():\n    raise ValueError('two\\nlines')\nf()\n", ", line 2: ValueError: two lines"),
         ("import sys\nsys.exit('enough')\n", ", line 2: SystemExit: enough"),
-        ("x = 1\n", ": defines no app."),
+        ("x = 1\n", ": the file defines no app."),
         ("import kernel\nkernel.App('shop')\n", ": the app 'shop' has no action."),
-        (APP.format(name=" ", result=1), ": ' ' is no name of an app or an action."),
-        (APP.format(name=1, result=1), ": 1 is no name of an app or an action."),
-        (APP.format(name="shop", result=1).replace('"act"', '""'), ": '' is no name of an app or an action."),
+        (APP.format(name=" ", result=1), ": ' ' cannot be the name of an app or an action."),
+        (APP.format(name=1, result=1), ": 1 cannot be the name of an app or an action."),
+        (
+            APP.format(name="shop", result=1).replace('"act"', '""'),
+            ": '' cannot be the name of an app or an action.",
+        ),
         ("import kernel\nkernel.App('a')\nkernel.App('a')\n", ", line 3: ValueError: two apps are named 'a'"),
         (None, ": no such file"),
     ],
 )
-def test_an_app_file_that_cannot_be_served_is_refused_with_a_sentence(tmp_path, text, said):
+def test_app_file_is_refused_with_one_sentence_when_it_cannot_be_served(tmp_path, text, message):
     file = tmp_path / "app.py"
     if text is not None:
         file.write_text(text)
 
-    assert refusal(file).startswith(f"{file}{said}")
+    assert loading_error(file).startswith(f"{file}{message}")
 
 
-def test_a_folder_is_no_app_file(tmp_path):
-    assert refusal(tmp_path) == f"{tmp_path}: a folder, not an app file"
+def test_app_file_is_refused_when_it_is_a_folder(tmp_path):
+    assert loading_error(tmp_path) == f"{tmp_path}: this is a folder, not an app file"
 
 
-def test_an_error_in_a_module_that_the_file_imports_is_said_with_both_places(tmp_path):
+def test_app_file_error_has_both_places_when_an_imported_module_raises(tmp_path):
     helper = write(tmp_path, "helper.py", "\n\n1 / 0\n")
     file = write(tmp_path, text="import kernel\nimport helper\n")
 
-    assert refusal(file) == f"{file}, line 2: ZeroDivisionError: division by zero ({helper}, line 3)"
+    assert loading_error(file) == f"{file}, line 2: ZeroDivisionError: division by zero ({helper}, line 3)"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("import kernel\n1 / 0\n", ", line 2: ZeroDivisionError: division by zero"),
         ("import os\nos._exit(7)\n", ": importing it ended the process, with exit status 7"),
     ],
 )
-def test_a_start_that_fails_says_one_line_and_exits_with_status_2(tmp_path, text, said):
+def test_start_prints_one_line_and_exits_with_2_when_an_import_fails(tmp_path, text, message):
     file = write(tmp_path, text=text)
 
-    assert run(file, "--port=0") == (2, f"Kernel emulator: {file}{said}\n")
+    assert run_to_exit(file, "--port=0") == (2, f"Kernel emulator: {file}{message}.\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("seconds", [0.2, 600])
-def test_it_can_be_stopped_while_it_imports_an_app(tmp_path, number, seconds):
+def test_start_can_be_stopped_during_the_import(tmp_path, number, seconds):
     file = write(
         tmp_path, text=f"import os, sys, time\nprint(os.getpid(), file=sys.stderr)\ntime.sleep({seconds})"
     )
@@ -152,45 +155,45 @@ def test_it_can_be_stopped_while_it_imports_an_app(tmp_path, number, seconds):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell starts these tests with SIGINT ignored where they run in its background.
+        # A shell that starts these tests in the background makes them ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         importing = int(process.stderr.readline())
         process.send_signal(number)
-        said = process.stderr.read()
+        errors = process.stderr.read()
 
-    assert (process.returncode, said) == (0, "")
+    assert (process.returncode, errors) == (0, "")
     assert not psutil.pid_exists(importing)
 
 
-def test_what_is_not_installed_is_said_with_the_command_that_installs_it(monkeypatch, capsys):
-    monkeypatch.setattr(command_line, "NEEDED", ("json", "no_such_module"))
+def test_start_prints_the_install_command_when_packages_are_missing(monkeypatch, capsys):
+    monkeypatch.setattr(command_line, "REQUIRED_PACKAGES", ("json", "no_such_module"))
 
     assert command_line.main(["app.py"]) == 2
     assert capsys.readouterr().err == (
-        "Kernel emulator: not installed: no_such_module. Run: pip install 'airflow-provider-kernel[emulator]'\n"
+        "Kernel emulator: required packages are missing: no_such_module. Run: pip install 'airflow-provider-kernel[emulator]'\n"
     )
 
 
-def test_two_apps_of_one_name_are_refused(tmp_path):
+def test_start_fails_when_two_files_define_the_same_app(tmp_path):
     one, two = write(tmp_path, "one.py"), write(tmp_path, "two.py")
 
-    status, error = run(one, two, "--port=0")
+    status, error = run_to_exit(one, two, "--port=0")
 
-    assert (status, error) == (2, f"Kernel emulator: both {one} and {two} define the app 'shop'\n")
+    assert (status, error) == (2, f"Kernel emulator: {one} and {two} both define the app 'shop'.\n")
 
 
-def test_a_port_that_is_taken_is_refused_with_one_line(tmp_path):
+def test_start_fails_when_the_port_is_in_use(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, error = run(write(tmp_path), f"--port={port}")
+        status, error = run_to_exit(write(tmp_path), f"--port={port}")
 
     assert status == 2
-    assert error == f"Kernel emulator: cannot listen on 127.0.0.1 port {port}: Address already in use\n"
+    assert error == f"Kernel emulator: cannot listen on 127.0.0.1 port {port}: Address already in use.\n"
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ("--max-concurrency=0", "'0' is not a positive whole number"),
         ("--max-concurrency=1.5", "'1.5' is not a positive whole number"),
@@ -204,32 +207,32 @@ def test_a_port_that_is_taken_is_refused_with_one_line(tmp_path):
         ("--api-key=sk_é", "not a token"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused(option, said, capsys):
+def test_option_is_refused_when_its_value_is_invalid(option, message, capsys):
     with pytest.raises(SystemExit) as caught:
         command_line.main(["app.py", option])
 
     assert caught.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_host_that_is_not_found_is_refused_with_one_line(capsys):
+def test_start_fails_when_the_host_does_not_resolve(capsys):
     assert command_line.main(["app.py", "--host=no.such.host.", "--port=0"]) == 2
     assert capsys.readouterr().err.startswith("Kernel emulator: cannot listen on no.such.host. port 0: ")
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "0"])
-def test_beyond_this_machine_it_listens_only_with_an_api_key(host, capsys):
+def test_host_beyond_loopback_requires_an_api_key(host, capsys):
     assert command_line.main(["app.py", f"--host={host}", "--port=0"]) == 2
     assert capsys.readouterr().err == (
-        f"Kernel emulator: with --host {host} other machines can run the apps: set the token that they need "
-        "with --api-key\n"
+        f"Kernel emulator: --host {host} lets other machines run the apps: set --api-key to the token that they "
+        "must send.\n"
     )
 
 
 @pytest.mark.parametrize(
     ("host", "resolved", "listens"), [("localhost", "10.9.8.7", False), ("build.example", "127.0.0.1", True)]
 )
-def test_what_counts_is_the_address_that_a_host_resolves_to(host, resolved, listens, monkeypatch):
+def test_host_is_judged_by_the_address_that_it_resolves_to(host, resolved, listens, monkeypatch):
     found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (resolved, 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
 
@@ -250,48 +253,48 @@ def test_what_counts_is_the_address_that_a_host_resolves_to(host, resolved, list
         ("::", "[::1]"),
     ],
 )
-def test_the_address_that_it_prints_is_the_one_that_is_listened_on(tmp_path, host, address):
+def test_printed_url_reaches_the_emulator(tmp_path, host, address):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         if ":" in host:
             pytest.skip("this machine has no IPv6")
-    url, reply = acted(f"--host={host}", "--api-key=sk_right", write(tmp_path), api_key="sk_right")
+    url, reply = invoke_once(f"--host={host}", "--api-key=sk_right", write(tmp_path), api_key="sk_right")
 
-    # Where localhost is ::1 first, that is listened on.
+    # The emulator listens on ::1 if localhost resolves to it first.
     printed = url.rpartition(":")[0].removeprefix("http://")
     assert printed == address or (host, printed) == ("localhost", "[::1]")
     assert reply.output == "1"
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
-        ("--env==secret", "--env must be NAME=VALUE or NAME; a name is made of letters, digits and _"),
+        ("--env==secret", "--env must be NAME=VALUE or NAME; a name has letters, digits and _ only"),
         (
             "--env=NO_SUCH_ONE",
-            "--env NO_SUCH_ONE: there is no such variable; set it, or write --env NO_SUCH_ONE=VALUE",
+            "--env NO_SUCH_ONE: the variable is not set; set it, or write --env NO_SUCH_ONE=VALUE",
         ),
         ("--env-file=no.such.env", "--env-file no.such.env: No such file or directory"),
     ],
 )
-def test_a_variable_that_cannot_be_given_is_refused_with_one_line(option, said, capsys):
+def test_start_fails_when_a_variable_is_invalid(option, message, capsys):
     assert command_line.main(["app.py", "--port=0", option]) == 2
-    assert capsys.readouterr().err == f"Kernel emulator: {said}\n"
+    assert capsys.readouterr().err == f"Kernel emulator: {message}.\n"
 
 
-def test_a_line_of_a_file_that_gives_no_variable_is_refused_with_one_line(tmp_path, capsys):
+def test_start_fails_when_an_env_file_has_an_invalid_line(tmp_path, capsys):
     file = write(tmp_path, ".env", "A=1\nsecret")
 
     assert command_line.main(["app.py", "--port=0", f"--env-file={file}"]) == 2
     assert capsys.readouterr().err == (
-        f"Kernel emulator: --env-file {file}: line 2 is not NAME=VALUE; put a value that has quotes or $ in single quotes\n"
+        f"Kernel emulator: --env-file {file}: line 2 is not NAME=VALUE; put a value with quotes or $ in single quotes.\n"
     )
 
 
 @pytest.fixture
 def environment_app(tmp_path, monkeypatch):
-    """An app whose action returns its environment, while the terminal's has secrets."""
+    """An app file whose action returns its environment. The terminal's environment has secrets."""
     for name in (
         "AIRFLOW_CONN_DB",
         "AIRFLOW__CORE__FERNET_KEY",
@@ -304,7 +307,7 @@ def environment_app(tmp_path, monkeypatch):
     return write(tmp_path, text="import os\n" + APP.format(name="shop", result="dict(os.environ)"))
 
 
-def test_an_app_gets_what_it_is_given_and_nothing_else_of_the_terminal(environment_app, tmp_path):
+def test_app_gets_the_given_variables_and_none_of_the_terminals_secrets(environment_app, tmp_path):
     files = [
         write(tmp_path, "one.env", "A=file\nB=file\nC='$file'\nKERNEL_BASE_URL=http://real.example\n"),
         write(tmp_path, "two.env", b"\xef\xbb\xbfB=second\r\nD=second\r\n".decode()),
@@ -315,7 +318,7 @@ def test_an_app_gets_what_it_is_given_and_nothing_else_of_the_terminal(environme
         "--env=PASSED",
         "--env=KERNEL_API_KEY",
     ]
-    url, reply = acted(*options, environment_app, api_key="x")
+    url, reply = invoke_once(*options, environment_app, api_key="x")
     found = json.loads(reply.output)
 
     assert {name: found.pop(name) for name in ("A", "B", "C", "D", "PASSED")} == {
@@ -329,7 +332,7 @@ def test_an_app_gets_what_it_is_given_and_nothing_else_of_the_terminal(environme
     assert "terminal" not in found.values()
 
 
-def test_a_test_gives_variables_that_are_on_no_command_line(environment_app, tmp_path):
+def test_env_of_kernel_emulator_is_on_no_command_line(environment_app, tmp_path):
     file = write(tmp_path, ".env", "A=file\nB=file\n")
     with KernelEmulator([environment_app], env={"A": "secret", "C": ""}, env_file=file) as emulator:
         found = invoke(emulator, "shop")
@@ -342,14 +345,14 @@ def test_a_test_gives_variables_that_are_on_no_command_line(environment_app, tmp
     assert "secret" not in "".join(command_lines)
 
 
-def test_told_to_end_with_its_standard_input_it_ends_where_that_is_no_pipe(tmp_path):
+def test_exit_with_stdin_ends_the_emulator_when_stdin_is_no_pipe(tmp_path):
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", "--exit-with-stdin"]
     done = subprocess.run([*command, write(tmp_path)], stdin=subprocess.DEVNULL, timeout=30)
 
     assert done.returncode == 0
 
 
-def test_the_start_says_where_it_is_what_it_serves_and_how_to_reach_it(tmp_path):
+def test_start_prints_url_apps_and_settings_of_clients(tmp_path):
     files = [write(tmp_path, "one.py", app="one"), write(tmp_path, "two.py", app="two")]
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", *map(str, files)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -367,7 +370,7 @@ def test_the_start_says_where_it_is_what_it_serves_and_how_to_reach_it(tmp_path)
     assert process.returncode == 0
 
 
-def test_it_is_ready_in_a_second_and_a_half_beside_the_import_of_the_app(tmp_path):
+def test_start_takes_less_than_1500_ms_besides_the_import_of_the_app(tmp_path):
     file = write(tmp_path)
 
     def seconds_beside_the_import():
@@ -377,13 +380,13 @@ def test_it_is_ready_in_a_second_and_a_half_beside_the_import_of_the_app(tmp_pat
         with KernelEmulator([file]):
             return time.monotonic() - imported - (imported - started)
 
-    # Other work on the machine may spoil a measurement, not make a slow start fast.
+    # A busy machine can only make a measurement slower, so one fast start is enough.
     assert any(seconds_beside_the_import() < 1.5 for _ in range(3))
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
-    """An emulator that serves several files."""
+    """An emulator of several app files."""
     folder = tmp_path_factory.mktemp("apps")
     files = []
     for name in ("one", "two"):
@@ -399,16 +402,16 @@ def emulator(tmp_path_factory):
         yield emulator
 
 
-def test_files_and_modules_of_one_name_do_not_collide(emulator):
+def test_files_and_modules_do_not_collide_when_they_have_the_same_name(emulator):
     assert invoke(emulator, "one") == ["one", "main"]
     assert invoke(emulator, "two") == ["two", "main"]
 
 
-def test_a_client_made_while_the_file_is_imported_reaches_the_emulator(emulator):
+def test_sdk_client_reaches_the_emulator_when_created_during_the_import(emulator):
     assert invoke(emulator, "client") == 4
 
 
-def test_what_a_file_prints_while_it_is_imported_is_in_no_log(emulator):
+def test_log_has_no_text_that_was_printed_during_the_import(emulator):
     invocations = client_of(emulator).invocations
 
     reply = invocations.create(app_name="state", action_name="act", version="latest", async_=True)
@@ -416,7 +419,7 @@ def test_what_a_file_prints_while_it_is_imported_is_in_no_log(emulator):
     assert {event.event for event in invocations.follow(reply.id)} == {"invocation_state"}
 
 
-def test_what_a_file_leaves_behind_does_not_reach_the_emulators_own_work(tmp_path):
+def test_invocation_succeeds_when_the_app_file_leaves_threads_and_settings_behind(tmp_path):
     file = write(tmp_path, text=UNTIDY + APP.format(name="shop", result="1"))
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", file]
     pipe = subprocess.PIPE
@@ -427,11 +430,13 @@ def test_what_a_file_leaves_behind_does_not_reach_the_emulators_own_work(tmp_pat
             reply = client.invocations.create(app_name="shop", action_name="act", version="latest")
         finally:
             process.terminate()
-        said = process.stderr.read()
+        errors = process.stderr.read()
 
     assert reply.status == "succeeded", reply
-    assert said.startswith(f"Kernel emulator: {file} starts threads while it is imported.")
-    assert len(said.splitlines()) == 1  # Python 3.12 would warn of the fork too, at a line of the emulator
+    assert errors.startswith(f"Kernel emulator: {file} starts threads when it is imported.")
+    assert (
+        len(errors.splitlines()) == 1
+    )  # Python 3.12 itself warns of a fork beside threads; the emulator hides that.
 
 
 def test_invocations_share_no_state(emulator):
@@ -441,19 +446,19 @@ def test_invocations_share_no_state(emulator):
     assert one[1] != two[1]
 
 
-def test_a_failed_start_raises_what_the_emulator_said(tmp_path):
+def test_kernel_emulator_raises_the_output_when_the_start_fails(tmp_path):
     with pytest.raises(KernelEmulatorError, match="line 1: NameError: name 'nonsense' is not defined"):
         KernelEmulator([write(tmp_path, text="nonsense")]).start()
 
 
-def test_a_start_that_takes_too_long_is_said_to(tmp_path):
+def test_kernel_emulator_raises_when_the_start_takes_too_long(tmp_path):
     file = write(tmp_path, text="import time\ntime.sleep(600)")
 
     with pytest.raises(KernelEmulatorError, match=r"not ready after 0\.1 seconds"):
         KernelEmulator([file], start_timeout=0.1).start()
 
 
-def test_a_second_start_does_not_lose_the_first(emulator):
+def test_kernel_emulator_keeps_the_first_process_when_started_twice(emulator):
     pid = emulator.pid
 
     with pytest.raises(KernelEmulatorError, match="already started"):
@@ -462,7 +467,7 @@ def test_a_second_start_does_not_lose_the_first(emulator):
     assert emulator.pid == pid
 
 
-def test_the_fixtures_give_a_users_test_the_emulator_in_its_environment(tmp_path):
+def test_fixtures_set_the_environment_of_a_users_test(tmp_path):
     write(tmp_path, "shop.py", "import os\n" + APP.format(name="shop", result="os.environ['CURRENCY']"))
     write(
         tmp_path,
@@ -501,7 +506,7 @@ def test_without():
     assert "2 passed" in done.stdout, done.stdout
 
 
-def test_neither_the_key_nor_a_variable_is_on_the_command_line_that_others_can_read(tmp_path):
+def test_command_line_has_neither_the_api_key_nor_the_value_of_a_variable(tmp_path):
     with KernelEmulator([write(tmp_path)], api_key="sk_right", env={"PASSWORD": "hunter2"}) as emulator:
         command = " ".join(psutil.Process(emulator.pid).cmdline())
         assert "--env=PASSWORD" in command

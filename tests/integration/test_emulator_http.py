@@ -1,4 +1,4 @@
-"""The emulator's HTTP: what it refuses and how, its stream on the wire, and clients that misbehave."""
+"""The emulator over HTTP: errors, the event stream on the wire, and clients that misbehave."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def messages(found):
 
 
 def raw(emulator):
-    """Return a connected socket."""
+    """Return a socket that is connected to the emulator."""
     return closing(socket.create_connection(emulator.base_url.removeprefix("http://").split(":"), timeout=10))
 
 
@@ -51,7 +51,7 @@ def request_bytes(path):
     ],
 )
 @pytest.mark.parametrize("path", ["/invocations", "/nowhere"])
-def test_a_foreign_web_page_runs_nothing(http, headers, status, code, path):
+def test_request_is_refused_when_it_comes_from_a_foreign_web_page(http, headers, status, code, path):
     before = http.get("/invocations").json()
 
     for token in (http.headers["Authorization"], ""):
@@ -76,7 +76,7 @@ def test_a_foreign_web_page_runs_nothing(http, headers, status, code, path):
         "POST http://localhost/invocations HTTP/1.1\r\nHost: evil.example",
     ],
 )
-def test_a_request_that_does_not_name_one_host_of_ours_runs_nothing(emulator, http, head):
+def test_request_is_refused_unless_it_names_exactly_one_served_host(emulator, http, head):
     before = http.get("/invocations").json()
     body = json.dumps(ECHO)
     with raw(emulator) as client:
@@ -88,7 +88,7 @@ def test_a_request_that_does_not_name_one_host_of_ours_runs_nothing(emulator, ht
 
 
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "https://evil.example"])
-def test_a_preflight_permits_nothing(http, origin):
+def test_preflight_gets_no_permission(http, origin):
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     for token in (http.headers["Authorization"], ""):
         reply = http.options("/invocations", headers={**asked, "Origin": origin, "Authorization": token})
@@ -99,7 +99,7 @@ def test_a_preflight_permits_nothing(http, origin):
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Basic eDp5"}, {"Authorization": "Bearer"}])
 @pytest.mark.parametrize("path", ["/invocations", "/auth/context", "/nowhere"])
-def test_a_request_without_a_bearer_token_is_unauthorized(emulator, headers, path):
+def test_request_is_unauthorized_without_a_bearer_token(emulator, headers, path):
     reply = httpx.get(emulator.base_url + path, headers=headers)
 
     assert (reply.status_code, reply.json()["code"]) == (401, "unauthorized")
@@ -127,7 +127,7 @@ def test_a_request_without_a_bearer_token_is_unauthorized(emulator, headers, pat
         ("GET", "/apps?limit=101", 400),
     ],
 )
-def test_a_refusal_has_kernels_error_body(http, method, path, status):
+def test_error_has_kernels_error_body(http, method, path, status):
     reply = http.request(method, path)
 
     assert reply.status_code == status
@@ -135,7 +135,7 @@ def test_a_refusal_has_kernels_error_body(http, method, path, status):
     assert set(reply.json()) == {"code", "message"}
 
 
-def test_there_is_no_head_of_a_stream_to_wait_for(http):
+def test_head_of_an_event_stream_is_not_allowed(http):
     assert http.head("/invocations/any/events").status_code == 405
 
 
@@ -159,31 +159,31 @@ def test_there_is_no_head_of_a_stream_to_wait_for(http):
     ],
     ids=lambda change: json.dumps(change)[:50],
 )
-def test_a_wrong_invocation_is_refused(http, change):
+def test_submission_is_refused_when_a_field_is_invalid(http, change):
     reply = http.post("/invocations", json=ECHO | change)
 
     assert (reply.status_code, reply.json()["code"]) == (400, "bad_request")
 
 
 @pytest.mark.parametrize("missing", ["app_name", "action_name", "version"])
-def test_a_missing_name_is_refused_and_said(http, missing):
+def test_submission_is_refused_by_name_when_a_field_is_missing(http, missing):
     reply = http.post("/invocations", json={key: value for key, value in ECHO.items() if key != missing})
 
     assert (reply.status_code, reply.json()["message"]) == (400, f"Missing required field: {missing}")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"[" * 100_000])
-def test_a_body_that_is_no_json_object_is_refused(http, body):
+def test_submission_is_refused_when_the_body_is_no_json_object(http, body):
     assert http.post("/invocations", content=body).status_code == 400
 
 
-def test_the_largest_payload_is_taken(http):
+def test_largest_payload_is_accepted(http):
     payload = json.dumps("x" * (4_500_000 - 2))
 
     assert http.post("/invocations", json=ECHO | {"payload": payload}).json()["output"] == payload
 
 
-def test_an_endless_body_is_refused_before_it_is_read(emulator):
+def test_endless_body_is_refused_before_it_is_read(emulator):
     def endless():
         for _ in range(40):
             yield b" " * 2**20
@@ -191,12 +191,12 @@ def test_an_endless_body_is_refused_before_it_is_read(emulator):
     try:
         headers = {"Authorization": "Bearer x"}
         reply = httpx.post(emulator.base_url + "/invocations", content=endless(), headers=headers, timeout=20)
-    except httpx.WriteError:  # it was still being sent when the refusal came
+    except httpx.WriteError:  # The response came before the end of the request.
         return
     assert reply.status_code == 400
 
 
-def test_an_accepted_invocation_is_answered_with_three_fields(http):
+def test_response_to_an_asynchronous_submission_has_three_fields(http):
     reply = http.post("/invocations", json=ECHO | {"async": True})
 
     assert reply.status_code == 202
@@ -204,7 +204,7 @@ def test_an_accepted_invocation_is_answered_with_three_fields(http):
     assert re.fullmatch("[a-z0-9]{24}", reply.json()["id"])
 
 
-def test_times_have_nanoseconds_and_what_is_not_known_is_left_out(http, submit):
+def test_invocation_has_times_in_nanoseconds_and_no_empty_fields(http, submit):
     active = http.get(f"/invocations/{submit('sleep', {'seconds': 600})}").json()
     http.patch(f"/invocations/{active['id']}", json={"status": "failed"})
 
@@ -212,7 +212,7 @@ def test_times_have_nanoseconds_and_what_is_not_known_is_left_out(http, submit):
     assert not {"finished_at", "output", "status_reason"} & set(active)
 
 
-def test_the_list_has_paging_headers_with_an_absolute_next_offset(http, submit):
+def test_list_has_paging_headers_with_an_absolute_next_offset(http, submit):
     ids = [submit("async_echo", 1) for _ in range(3)]
 
     first = http.get("/invocations", params={"action_name": "async_echo", "limit": 2})
@@ -225,7 +225,7 @@ def test_the_list_has_paging_headers_with_an_absolute_next_offset(http, submit):
     assert (everything.headers["x-has-more"], everything.headers["x-next-offset"]) == ("false", "0")
 
 
-def test_the_list_is_filtered(http, submit):
+def test_list_is_filtered(http, submit):
     invocation_id = submit("fail", {"message": "x"})
     events(http, invocation_id)
     invocation = {"app_name": "tests", "action_name": "fail", "version": "emulator", "status": "failed"}
@@ -241,7 +241,7 @@ def test_the_list_is_filtered(http, submit):
 
 
 @pytest.mark.parametrize("body", [{}, {"status": "running"}, {"status": "failed", "output": "plain text"}])
-def test_a_wrong_update_is_refused_and_changes_nothing(http, submit, body):
+def test_update_is_refused_without_effect_when_the_body_is_invalid(http, submit, body):
     path = f"/invocations/{submit('sleep', {'seconds': 600})}"
 
     assert http.patch(path, json=body).status_code == 400
@@ -249,14 +249,14 @@ def test_a_wrong_update_is_refused_and_changes_nothing(http, submit, body):
     assert http.patch(path, json={"status": "failed"}).status_code == 200
 
 
-def test_an_ended_invocation_cannot_be_updated(http):
+def test_update_is_refused_when_the_invocation_has_ended(http):
     path = f"/invocations/{http.post('/invocations', json=ECHO).json()['id']}"
 
     assert http.patch(path, json={"status": "failed"}).status_code == 400
     assert http.get(path).json()["status"] == "succeeded"
 
 
-def test_whoever_is_told_that_it_has_ended_does_not_find_it_running(http, submit, until):
+def test_refused_update_returns_after_the_invocation_has_ended(http, submit, until):
     path = f"/invocations/{submit('sleep', {'seconds': 600})}"
     until(lambda: http.get(path).json()["status"] == "running")
     found = []
@@ -274,7 +274,7 @@ def test_whoever_is_told_that_it_has_ended_does_not_find_it_running(http, submit
     assert sorted(found) == [(200, "failed"), *[(400, "failed")] * 7]
 
 
-def test_a_line_arrives_while_the_action_is_running(http, submit):
+def test_stream_sends_a_line_while_the_action_is_running(http, submit):
     path = f"/invocations/{submit('sleep', {'seconds': 600})}"
 
     with http.stream("GET", f"{path}/events") as stream:
@@ -283,7 +283,7 @@ def test_a_line_arrives_while_the_action_is_running(http, submit):
         http.patch(path, json={"status": "failed"})
 
 
-def test_a_silent_stream_has_heartbeats(http, submit):
+def test_stream_sends_heartbeats_when_nothing_happens(http, submit):
     path = f"/invocations/{submit('sleep', {'seconds': 600})}"
 
     with http.stream("GET", f"{path}/events") as stream:
@@ -293,7 +293,7 @@ def test_a_silent_stream_has_heartbeats(http, submit):
     assert set(json.loads(beat.removeprefix("data: "))) == {"event", "timestamp"}
 
 
-def test_no_line_is_lost_and_the_end_comes_last(http, submit):
+def test_stream_loses_no_line_and_has_the_terminal_state_last(http, submit):
     found = events(http, submit("logs", {"n": 30_000}))
 
     assert messages(found) == [f"line {number}" for number in range(30_000)]
@@ -303,7 +303,7 @@ def test_no_line_is_lost_and_the_end_comes_last(http, submit):
     )
 
 
-def test_what_is_hard_to_print_is_a_log_event_too(http, submit):
+def test_stream_has_a_log_event_for_output_that_is_hard_to_print(http, submit):
     found = messages(events(http, submit("noise", 0)))
 
     assert found == [
@@ -317,7 +317,7 @@ def test_what_is_hard_to_print_is_a_log_event_too(http, submit):
     ]
 
 
-def test_a_traceback_is_in_the_log_and_begins_with_the_action(http, submit):
+def test_log_has_the_traceback_from_the_action_on(http, submit):
     found = messages(events(http, submit("fail", {"message": "no stock"})))
 
     assert found[0] == "Traceback (most recent call last):"
@@ -326,7 +326,7 @@ def test_a_traceback_is_in_the_log_and_begins_with_the_action(http, submit):
 
 
 @pytest.mark.parametrize("since", ["0", "0.5ns", "2999-01-01T00:00:00Z"])
-def test_since_leaves_out_older_lines_but_never_the_end(http, submit, since):
+def test_since_leaves_out_older_lines_but_not_the_terminal_state(http, submit, since):
     invocation_id = submit("logs", {"n": 3})
     events(http, invocation_id)
 
@@ -335,18 +335,18 @@ def test_since_leaves_out_older_lines_but_never_the_end(http, submit, since):
     assert only["invocation"]["status"] == "succeeded"
 
 
-def test_since_must_be_a_time_or_a_duration(http, submit):
+def test_since_is_refused_when_it_is_neither_time_nor_duration(http, submit):
     assert http.get(f"/invocations/{submit('no_payload')}/events?since=1d").status_code == 400
 
 
-def test_half_a_surrogate_pair_does_not_break_a_reply(http):
+def test_response_replaces_half_a_surrogate_pair(http):
     reply = http.post("/invocations", json=ECHO | {"payload": '"\\ud800"'})
 
     assert reply.status_code == 200
     assert reply.json()["output"] == '"?"'
 
 
-def test_a_consumer_that_does_not_read_holds_up_nobody(emulator, http, submit):
+def test_client_that_does_not_read_its_stream_delays_no_other_client(emulator, http, submit):
     invocation_id = submit("logs", {"n": 50_000})
     with raw(emulator) as slow:
         slow.sendall(request_bytes(f"/invocations/{invocation_id}/events"))
@@ -355,7 +355,7 @@ def test_a_consumer_that_does_not_read_holds_up_nobody(emulator, http, submit):
         assert http.get("/auth/context").elapsed.total_seconds() < 5
 
 
-def test_a_consumer_that_goes_away_does_no_harm(emulator, http, submit):
+def test_client_that_disconnects_from_its_stream_does_no_harm(emulator, http, submit):
     invocation_id = submit("sleep", {"seconds": 600})
     for _ in range(20):
         with raw(emulator) as leaving:
@@ -366,7 +366,7 @@ def test_a_consumer_that_goes_away_does_no_harm(emulator, http, submit):
     assert events(http, invocation_id)[-1]["invocation"]["status"] == "failed"
 
 
-def test_an_invocation_whose_synchronous_client_went_away_runs_on(emulator, http, until):
+def test_invocation_continues_when_its_synchronous_client_disconnects(emulator, http, until):
     body = json.dumps(ECHO | {"action_name": "sleep", "payload": '{"seconds": 0.3}'})
     head = f"POST /invocations HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer x\r\nContent-Length: {len(body)}\r\n\r\n"
     with raw(emulator) as leaving:
@@ -389,9 +389,9 @@ def test_an_invocation_whose_synchronous_client_went_away_runs_on(emulator, http
     ],
     ids=range(6),
 )
-def test_a_client_that_sends_garbage_does_no_harm(emulator, http, garbage):
+def test_client_that_sends_garbage_does_no_harm(emulator, http, garbage):
     reply = b""
-    with raw(emulator) as client, suppress(OSError):  # the server may hang up at any time
+    with raw(emulator) as client, suppress(OSError):  # The server may close the connection at any time.
         client.sendall(garbage)
         client.shutdown(socket.SHUT_WR)
         while piece := client.recv(65_536):
@@ -400,7 +400,7 @@ def test_a_client_that_sends_garbage_does_no_harm(emulator, http, garbage):
     assert http.post("/invocations", json=ECHO).json()["status"] == "succeeded"
 
 
-def test_many_invocations_at_once_do_not_mix_up_their_outputs(emulator, http):
+def test_concurrent_invocations_get_their_own_outputs(emulator, http):
     outputs = {}
 
     def invoke(number):

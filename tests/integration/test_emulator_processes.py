@@ -1,4 +1,4 @@
-"""The processes of an invocation: what ends them, and that nothing of them is left."""
+"""The processes of an invocation: what ends them, and that none is left."""
 
 import asyncio
 import json
@@ -25,18 +25,19 @@ LATEST = {"app_name": "tests", "version": "latest"}
 
 
 def spawn(client: kernel.Kernel) -> tuple[str, list[int]]:
-    """Start the action that starts processes; return the invocation's id and the pids, once they are known."""
+    """Invoke the action that starts processes. Return the invocation's id and the pids, which the action prints."""
     reply = client.invocations.create(**LATEST, action_name="spawn", payload='{"seconds": 600}', async_=True)
     with client.invocations.follow(reply.id) as stream:
         line = next(event.message for event in stream if event.event == "log")
     return reply.id, [int(pid) for pid in line.split()[1:]]
 
 
-def below(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
+    """Return the pids of all descendants of a process."""
     return [process.pid for process in psutil.Process(pid).children(recursive=True)]
 
 
-def test_cancelling_leaves_nothing_behind(client, alive):
+def test_no_process_is_left_when_an_invocation_is_cancelled(client, alive):
     invocation_id, pids = spawn(client)
     assert alive(pids) == pids
 
@@ -45,7 +46,7 @@ def test_cancelling_leaves_nothing_behind(client, alive):
     assert alive(pids) == []
 
 
-def test_a_normal_end_leaves_nothing_behind(client, alive):
+def test_no_process_is_left_when_the_action_returns(client, alive):
     reply = client.invocations.create(**LATEST, action_name="spawn", payload='{"seconds": 0}')
 
     assert reply.status == "succeeded"
@@ -53,7 +54,7 @@ def test_a_normal_end_leaves_nothing_behind(client, alive):
     assert alive(json.loads(reply.output)) == []
 
 
-def test_the_end_of_a_synchronous_call_leaves_nothing_behind(start_emulator, alive):
+def test_no_process_is_left_when_a_synchronous_invocation_reaches_its_time_limit(start_emulator, alive):
     client = client_of(start_emulator(sync_timeout=0.5))
 
     started = time.monotonic()
@@ -66,28 +67,28 @@ def test_the_end_of_a_synchronous_call_leaves_nothing_behind(start_emulator, ali
     assert alive(int(pid) for pid in log.split()[1:]) == []
 
 
-def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(alive):
+def test_no_process_is_left_when_an_asynchronous_invocation_reaches_its_time_limit(alive):
     forkserver = Forkserver(APP, os.environ)
     app = App("tests", tuple(forkserver.apps()["tests"]), forkserver, "id", "deployment")
 
     async def run():
         engine = Engine({"tests": app}, max_concurrency=None, sync_timeout=60)
-        # Below the API's least limit, which is ten seconds.
+        # The API's minimum is ten seconds.
         request = InvokeRequest("tests", "spawn", "latest", '{"seconds": 600}', True, async_timeout=1)
-        record = engine.submit(request)
-        await engine.ended(record)
-        return record
+        invocation = engine.submit(request)
+        await engine.wait_for_end(invocation)
+        return invocation
 
     try:
-        record = asyncio.run(run())
+        invocation = asyncio.run(run())
     finally:
         forkserver.close()
-    assert (record.status, record.reason) == (
+    assert (invocation.status, invocation.reason) == (
         "failed",
         "The invocation exceeded its time limit of 1 seconds.",
     )
-    assert 1.0 <= (record.finished - record.started) / 1e9 < 5
-    assert alive(int(pid) for pid in record.logs[0][1].split()[1:]) == []
+    assert 1.0 <= (invocation.finished - invocation.started) / 1e9 < 5
+    assert alive(int(pid) for pid in invocation.logs[0][1].split()[1:]) == []
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,11 @@ def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(aliv
     [
         ("exit", {"code": 0}, "exit status 0"),
         ("exit", {"code": 3}, "exit status 3"),
-        ("exit", {"signal": signal.SIGKILL}, "signal SIGKILL"),  # as it is when memory runs out
+        (
+            "exit",
+            {"signal": signal.SIGKILL},
+            "signal SIGKILL",
+        ),  # Linux sends this signal when memory runs out.
         ("segfault", None, "signal SIGSEGV"),
         ("orphan", None, "lost"),
         ("unjson", "set", "not JSON"),
@@ -106,7 +111,7 @@ def test_the_time_limit_of_an_asynchronous_invocation_leaves_nothing_behind(aliv
         ("echo", None, "exception"),
     ],
 )
-def test_a_crash_is_a_failed_invocation_and_no_more(client, action, payload, reason):
+def test_crash_fails_the_invocation_and_nothing_else(client, action, payload, reason):
     given = {} if payload is None else {"payload": json.dumps(payload)}
 
     reply = client.invocations.create(**LATEST, action_name=action, **given)
@@ -116,13 +121,13 @@ def test_a_crash_is_a_failed_invocation_and_no_more(client, action, payload, rea
     assert client.invocations.create(**LATEST, action_name="echo", payload="1").status == "succeeded"
 
 
-def test_megabytes_of_output_arrive_whole(client):
+def test_output_of_megabytes_is_complete(client):
     reply = client.invocations.create(**LATEST, action_name="big", payload='{"n": 8000000}')
 
     assert json.loads(reply.output) == "x" * 8_000_000
 
 
-def test_an_endless_error_is_cut(client):
+def test_error_text_is_cut_after_64_kib(client):
     message = json.dumps({"message": "x" * 1_000_000})
 
     reply = client.invocations.create(**LATEST, action_name="fail", payload=message)
@@ -131,9 +136,10 @@ def test_an_endless_error_is_cut(client):
 
 
 @pytest.mark.parametrize(
-    ("fail", "status", "output"), [(False, "succeeded", "1"), (True, "failed", "ValueError: unheard")]
+    ("fail", "status", "output"),
+    [(False, "succeeded", "1"), (True, "failed", "ValueError: after the streams are closed")],
 )
-def test_an_action_that_closes_its_streams_is_still_heard(client, fail, status, output):
+def test_result_is_received_when_the_action_closes_its_streams(client, fail, status, output):
     payload = json.dumps({"fail": fail})
 
     reply = client.invocations.create(**LATEST, action_name="mute", payload=payload)
@@ -141,8 +147,8 @@ def test_an_action_that_closes_its_streams_is_still_heard(client, fail, status, 
     assert (reply.status, reply.output) == (status, output)
 
 
-def test_an_action_may_wrap_its_streams_even_where_the_emulator_writes_to_a_file(client):
-    # KernelEmulator has given it one for its standard error, which is what apps are imported with.
+def test_action_can_wrap_its_streams_when_the_emulator_writes_to_a_file(client):
+    # The standard error of this emulator is a file, and apps are imported with it.
     reply = client.invocations.create(**LATEST, action_name="rewrap")
 
     assert reply.status == "succeeded", reply.output
@@ -151,12 +157,12 @@ def test_an_action_may_wrap_its_streams_even_where_the_emulator_writes_to_a_file
     ]
 
 
-def test_a_process_that_the_action_forked_does_not_answer_in_its_place(client):
+def test_forked_process_does_not_answer_for_the_action(client):
     assert client.invocations.create(**LATEST, action_name="fork").output == '"parent"'
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of what was killed")
-def test_a_process_that_outlives_a_killed_supervisor_keeps_nothing_of_the_server(start_emulator, until):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
+def test_server_keeps_no_descriptor_when_a_process_outlives_its_killed_supervisor(start_emulator, until):
     emulator = start_emulator()
     client = client_of(emulator)
     server = psutil.Process(emulator.pid)
@@ -170,7 +176,7 @@ def test_a_process_that_outlives_a_killed_supervisor_keeps_nothing_of_the_server
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills when memory runs out")
-def test_when_memory_runs_out_the_action_is_the_first_to_go(client, emulator):
+def test_action_is_killed_first_when_memory_runs_out(client, emulator):
     invocation_id, pids = spawn(client)
 
     def score(pid: int) -> int:
@@ -183,11 +189,11 @@ def test_when_memory_runs_out_the_action_is_the_first_to_go(client, emulator):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_stops_everything_soon_and_streams_see_the_end(start_emulator, alive, number):
+def test_signal_ends_all_processes_and_streams_get_the_terminal_state(start_emulator, alive, number):
     emulator = start_emulator()
     client = client_of(emulator)
     invocation_id, pids = spawn(client)
-    pids += below(emulator.pid)
+    pids += descendants(emulator.pid)
     with client.invocations.follow(invocation_id) as stream:
         assert next(stream).event == "invocation_state"
         server = psutil.Process(emulator.pid)
@@ -202,20 +208,20 @@ def test_a_signal_stops_everything_soon_and_streams_see_the_end(start_emulator, 
     assert alive(pids) == []
 
 
-def test_with_the_server_killed_nothing_is_left(start_emulator, alive, until):
+def test_no_process_is_left_when_the_server_is_killed(start_emulator, alive, until):
     emulator = start_emulator()
     _, pids = spawn(client_of(emulator))
-    pids += below(emulator.pid)
+    pids += descendants(emulator.pid)
 
     psutil.Process(emulator.pid).kill()
 
     until(lambda: alive(pids) == [])
 
 
-def test_with_the_zygote_killed_the_server_ends_and_nothing_is_left(start_emulator, alive, until):
+def test_server_ends_and_no_process_is_left_when_the_forkserver_is_killed(start_emulator, alive, until):
     emulator = start_emulator()
     _, pids = spawn(client_of(emulator))
-    pids += below(emulator.pid)
+    pids += descendants(emulator.pid)
 
     psutil.Process(emulator.pid).children()[0].kill()
 
@@ -223,7 +229,7 @@ def test_with_the_zygote_killed_the_server_ends_and_nothing_is_left(start_emulat
     assert emulator.stop() == 1
 
 
-def test_the_orphans_of_a_killed_supervisor_end_with_the_emulator(start_emulator, alive, until):
+def test_orphans_of_a_killed_supervisor_end_with_the_emulator(start_emulator, alive, until):
     emulator = start_emulator()
     client = client_of(emulator)
     invocation_id, pids = spawn(client)
@@ -235,7 +241,7 @@ def test_the_orphans_of_a_killed_supervisor_end_with_the_emulator(start_emulator
     assert alive(pids) == []
 
 
-def test_the_emulator_ends_with_the_process_that_started_it(alive, until):
+def test_emulator_ends_when_the_process_that_started_it_is_killed(alive, until):
     script = """
         import sys
         from airflow_provider_kernel.testing import KernelEmulator
@@ -246,7 +252,7 @@ def test_the_emulator_ends_with_the_process_that_started_it(alive, until):
     command = [sys.executable, "-c", textwrap.dedent(script), str(APP)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         pid = int(process.stdout.readline())
-        pids = [pid, *below(pid)]
+        pids = [pid, *descendants(pid)]
         process.kill()
 
     until(lambda: alive(pids) == [])

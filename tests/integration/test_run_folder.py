@@ -1,4 +1,4 @@
-"""A run that is killed leaves no process behind, and neither does a run within it."""
+"""The watchdog of a run folder ends all processes of a killed run, and of a run that the killed run started."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SLEEP = dedent("""
 """)
 
 
-def test_a_killed_run_leaves_nothing_behind_not_even_of_a_run_within_it(tmp_path):
+def test_no_process_is_left_when_a_run_is_killed_that_has_started_another(tmp_path):
     outer, inner = tmp_path / "outer", tmp_path / "inner"
     python = [sys.executable, "-c", SLEEP]
     run = subprocess.Popen([*python, outer, *python, inner, "sleep", "600"], cwd=REPOSITORY)
 
-    def asleep() -> list[psutil.Process]:
+    def sleeping() -> list[psutil.Process]:
         return [process for process in marked(f"{inner}#") if process.name() == "sleep"]
 
-    wait_until(asleep, 120, "the run within the run has begun")
+    wait_until(sleeping, 120, "the inner run has started")
     run.kill()
     run.wait()
 
-    wait_until(lambda: not marked(f"{outer}#") + marked(f"{inner}#"), 120, "nothing is left")
+    wait_until(lambda: not marked(f"{outer}#") + marked(f"{inner}#"), 120, "no process of either run is left")

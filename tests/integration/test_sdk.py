@@ -1,4 +1,4 @@
-"""The official SDK, unmodified, against the emulator: what it may be used for works, with its own error classes."""
+"""The official SDK, unmodified, against the emulator: its methods and its error classes."""
 
 import json
 from contextlib import suppress
@@ -15,20 +15,92 @@ pytestmark = pytest.mark.no_airflow
 LATEST = {"app_name": "tests", "version": "latest"}
 
 
-def test_a_synchronous_invocation_returns_the_output(client):
+def test_synchronous_invocation_returns_the_output(client):
     reply = client.invocations.create(**LATEST, action_name="echo", payload='{"sku": "ü", "n": [1, null]}')
 
     assert (reply.status, reply.action_name, reply.status_reason) == ("succeeded", "echo", None)
     assert json.loads(reply.output) == {"sku": "ü", "n": [1, None]}
 
 
+#: A payload with white space around and within the JSON, a long and a short escape, and numbers with several spellings.
+SPACED = ' {"sku" : "\\u00fc\\/ü", "n": [1.0, 1e2,\n null], "big": 12345678901234567890 } \t \t\t\n'
+PAYLOADS = [SPACED, "[1,2] \t", '"text"\t', " null", '{"a":1,"a":2}']
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["stored", "reserialized"])
+def reserialized(request):
+    """Whether payloads are stored anew, and a client of an emulator that does so or does not."""
+    with KernelEmulator([APP], reserialize_payloads=request.param) as emulator, client_of(emulator) as client:
+        yield request.param, client
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_payload_is_stored_byte_for_byte_unless_reserialized(reserialized, payload):
+    is_reserialized, client = reserialized
+    expected = json.dumps(json.loads(payload), separators=(",", ":")) if is_reserialized else payload
+
+    reply = client.invocations.create(**LATEST, action_name="echo", payload=payload, async_=True)
+    events = [event for event in client.invocations.follow(reply.id) if event.event == "invocation_state"]
+    listed = {one.id: one.payload for one in client.invocations.list(action_name="echo")}
+
+    assert {event.invocation.payload for event in events} == {expected}
+    assert listed[reply.id] == client.invocations.retrieve(reply.id).payload == expected
+    assert json.loads(expected) == json.loads(payload)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize("is_async", [False, True])
+def test_action_receives_the_same_value_whether_payload_is_reserialized(reserialized, payload, is_async):
+    _, client = reserialized
+
+    reply = client.invocations.create(**LATEST, action_name="echo", payload=payload, async_=is_async)
+    if is_async:
+        *_, last = client.invocations.follow(reply.id)
+        reply = last.invocation
+
+    assert reply.status == "succeeded"
+    # The emulator writes outputs in one form, so the text proves that the values have the same types, too.
+    assert reply.output == json.dumps(json.loads(payload), ensure_ascii=False)
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed"])
+def test_update_returns_the_payload_as_stored(reserialized, status):
+    is_reserialized, client = reserialized
+    reply = client.invocations.create(
+        **LATEST, action_name="sleep", payload=' {"seconds": 600} \t', async_=True
+    )
+
+    updated = client.invocations.update(reply.id, status=status)
+
+    assert updated.payload == ('{"seconds":600}' if is_reserialized else ' {"seconds": 600} \t')
+
+
+def test_payload_is_refused_when_it_cannot_be_reserialized(reserialized):
+    is_reserialized, client = reserialized
+    submission = {**LATEST, "action_name": "no_payload", "payload": "1e400"}
+
+    if is_reserialized:
+        with pytest.raises(kernel.BadRequestError, match="cannot be reserialized"):
+            client.invocations.create(**submission)
+    else:
+        assert client.invocations.create(**submission)
+
+
+def test_payload_is_missing_in_both_forms_when_none_is_given(reserialized):
+    _, client = reserialized
+    reply = client.invocations.create(**LATEST, action_name="no_payload")
+
+    assert reply.status == "succeeded"
+    assert client.invocations.retrieve(reply.id).payload is None
+
+
 @pytest.mark.parametrize("payload", ['"text"', "0", "null", "[]", "false"])
 @pytest.mark.parametrize("action", ["echo", "async_echo"])
-def test_any_json_value_is_a_payload_and_an_output(client, action, payload):
+def test_payload_and_output_can_be_any_json_value(client, action, payload):
     assert client.invocations.create(**LATEST, action_name=action, payload=payload).output == payload
 
 
-def test_an_asynchronous_invocation_is_queued_and_then_ends(client, submit, until):
+def test_asynchronous_invocation_is_queued_and_then_ends(client, submit, until):
     reply = client.invocations.create(**LATEST, action_name="echo", payload="1", async_=True)
 
     assert (reply.status, reply.output, reply.status_reason) == ("queued", None, None)
@@ -37,7 +109,7 @@ def test_an_asynchronous_invocation_is_queued_and_then_ends(client, submit, unti
     assert ended.started_at <= ended.finished_at <= datetime.now(UTC)
 
 
-def test_a_failed_invocation_has_a_reason_and_the_error_as_its_output(client):
+def test_failed_invocation_has_a_reason_and_the_error_as_output(client):
     reply = client.invocations.create(**LATEST, action_name="fail", payload='{"message": "no stock"}')
 
     assert (reply.status, reply.output) == ("failed", "ValueError: no stock")
@@ -45,7 +117,7 @@ def test_a_failed_invocation_has_a_reason_and_the_error_as_its_output(client):
     assert client.invocations.retrieve(reply.id).status_reason == reply.status_reason
 
 
-def test_following_yields_the_log_and_the_end_and_so_it_does_after_the_end(client, submit):
+def test_follow_yields_log_and_terminal_state_also_after_the_end(client, submit):
     invocation_id = submit("logs", {"n": 3})
 
     for _ in range(2):
@@ -54,10 +126,12 @@ def test_following_yields_the_log_and_the_end_and_so_it_does_after_the_end(clien
         assert [event.message for event in events if event.event == "log"] == ["line 0", "line 1", "line 2"]
         assert last.event == "invocation_state"
         assert (last.invocation.status, last.invocation.output) == ("succeeded", "3")
-    assert {event.event for event in events} == {"log"}  # nothing else is to be told after the end
+    assert {event.event for event in events} == {
+        "log"
+    }  # A stream that is opened after the end has no earlier state.
 
 
-def test_following_since_the_time_of_a_line_begins_with_that_line(client, submit):
+def test_follow_begins_with_a_line_when_since_is_its_time(client, submit):
     invocation_id = submit("logs", {"n": 20, "delay": 0.001})
     lines = [event for event in client.invocations.follow(invocation_id) if event.event == "log"]
 
@@ -68,12 +142,12 @@ def test_following_since_the_time_of_a_line_begins_with_that_line(client, submit
         if event.event == "log"
     ]
 
-    # On a busy machine a line before it may well have the same time, to the resolution of the stream.
+    # The SDK's times have microseconds, so a line before may have the same time.
     assert again == [line.message for line in lines if line.timestamp >= lines[15].timestamp]
     assert len(again) < len(lines)
 
 
-def test_a_failure_has_its_reason_in_retrieve_but_not_in_the_stream(client, submit):
+def test_failure_has_its_reason_in_retrieve_but_not_in_the_stream(client, submit):
     invocation_id = submit("fail", {"message": "no"})
 
     *_, last = client.invocations.follow(invocation_id)
@@ -82,7 +156,7 @@ def test_a_failure_has_its_reason_in_retrieve_but_not_in_the_stream(client, subm
     assert client.invocations.retrieve(invocation_id).status_reason
 
 
-def test_the_list_is_walked_over_its_pages_newest_first(client, submit):
+def test_list_iterates_over_pages_newest_first(client, submit):
     ids = [submit("no_payload", version="emulator") for _ in range(5)]
 
     since = client.invocations.retrieve(ids[0]).started_at.isoformat().replace("+00:00", "Z")
@@ -92,7 +166,7 @@ def test_the_list_is_walked_over_its_pages_newest_first(client, submit):
     assert [invocation.id for invocation in listed] == ids[::-1]
 
 
-def test_updating_to_failed_cancels(client, submit):
+def test_update_to_failed_cancels_the_invocation(client, submit):
     invocation_id = submit("sleep", {"seconds": 600})
 
     cancelled = client.invocations.update(invocation_id, status="failed", output='{"by": "a test"}')
@@ -102,20 +176,20 @@ def test_updating_to_failed_cancels(client, submit):
     assert cancelled.finished_at
 
 
-def test_updating_to_succeeded_ends_the_invocation_without_a_reason(client, submit):
+def test_update_to_succeeded_ends_the_invocation_without_a_reason(client, submit):
     updated = client.invocations.update(submit("sleep", {"seconds": 600}), status="succeeded")
 
     assert (updated.status, updated.output, updated.status_reason) == ("succeeded", None, None)
 
 
-def test_browsers_of_an_invocation_are_listed_and_deleted(client, submit):
+def test_browsers_of_an_invocation_can_be_listed_and_deleted(client, submit):
     invocation_id = submit("no_payload")
 
     assert client.invocations.list_browsers(invocation_id).browsers == []
     assert client.invocations.delete_browsers(invocation_id) is None
 
 
-def test_apps_and_actions_are_listed(client):
+def test_apps_are_listed_with_their_actions(client):
     (app,) = client.apps.list(app_name="tests")
 
     assert (app.app_name, app.version, app.region, app.env_vars) == (
@@ -128,7 +202,7 @@ def test_apps_and_actions_are_listed(client):
     assert list(client.apps.list(version="1.0.0")) == []
 
 
-def test_the_context_tells_of_the_key_and_the_project_but_not_the_key(client, emulator):
+def test_auth_context_has_the_project_and_not_the_key(client, emulator):
     context = client.with_options(default_headers={"X-Kernel-Project": "shop"}).auth.context.retrieve()
 
     assert context.authorization.effective_scope.project_id == "shop"
@@ -136,13 +210,13 @@ def test_the_context_tells_of_the_key_and_the_project_but_not_the_key(client, em
     assert emulator.api_key not in context.to_json()
 
 
-def test_an_action_finds_the_emulator_through_the_sdk(client, emulator):
+def test_action_reaches_the_emulator_through_the_sdk(client, emulator):
     output = client.invocations.create(**LATEST, action_name="env").output
 
     assert json.loads(output) == {**emulator.env(), "status": "running"}
 
 
-async def test_the_asynchronous_client_does_all_of_it(emulator):
+async def test_asynchronous_client_works_for_every_method(emulator):
     async with kernel.AsyncKernel(base_url=emulator.base_url, api_key="any", max_retries=0) as client:
         invocations = client.invocations
         reply = await invocations.create(**LATEST, action_name="echo", payload="7")
@@ -163,7 +237,7 @@ async def test_the_asynchronous_client_does_all_of_it(emulator):
             await invocations.retrieve("unknown")
 
 
-def test_a_wrong_request_is_a_bad_request_error(client):
+def test_invalid_payload_raises_bad_request_error(client):
     with pytest.raises(kernel.BadRequestError) as caught:
         client.invocations.create(**LATEST, action_name="echo", payload="{not json")
     assert caught.value.body == {"code": "bad_request", "message": "payload is not JSON"}
@@ -171,12 +245,12 @@ def test_a_wrong_request_is_a_bad_request_error(client):
 
 @pytest.fixture(scope="module")
 def strict():
-    """A client of an emulator that takes one key, and two invocations at a time."""
+    """A client of an emulator that accepts one API key, and two active invocations."""
     with KernelEmulator([APP], api_key="sk_right", max_concurrency=2) as emulator:
         yield client_of(emulator)
 
 
-def test_a_wrong_key_is_an_authentication_error(strict):
+def test_wrong_key_raises_authentication_error(strict):
     with pytest.raises(kernel.AuthenticationError):
         strict.with_options(api_key="sk_wrong").auth.context.retrieve()
     assert strict.auth.context.retrieve()
@@ -190,12 +264,12 @@ def test_a_wrong_key_is_an_authentication_error(strict):
         {"app_name": "tests", "version": "latest", "action_name": "nothing"},
     ],
 )
-def test_an_unknown_app_version_or_action_is_a_not_found_error(client, names):
+def test_unknown_app_version_or_action_raises_not_found_error(client, names):
     with pytest.raises(kernel.NotFoundError):
         client.invocations.create(**names)
 
 
-def test_over_the_limit_is_a_rate_limit_error_until_one_has_ended(strict):
+def test_full_account_raises_rate_limit_error_until_an_invocation_ends(strict):
     sleeping = {**LATEST, "action_name": "sleep", "payload": '{"seconds": 600}', "async_": True}
     first, _ = strict.invocations.create(**sleeping), strict.invocations.create(**sleeping)
 
@@ -210,7 +284,7 @@ def test_over_the_limit_is_a_rate_limit_error_until_one_has_ended(strict):
 
 
 @pytest.mark.parametrize("limit", [None, 7])
-def test_the_accounts_limits(start_emulator, limit):
+def test_entitlements_have_the_limit_of_max_concurrency(start_emulator, limit):
     emulator = start_emulator(max_concurrency=limit)
     with kernel.Kernel(base_url=emulator.base_url, api_key="sk_x") as client:
         found = client.organization.entitlements.retrieve()
@@ -231,7 +305,7 @@ def test_the_accounts_limits(start_emulator, limit):
         ("unknown-project", "p", {"POST", "GET", "PATCH", "DELETE"}, set()),
     ],
 )
-def test_what_is_refused_on_request(start_emulator, refuse, project, refused, passed):
+def test_refuse_option_refuses_methods(start_emulator, refuse, project, refused, passed):
     emulator = start_emulator(refuse=refuse)
     headers = {"X-Kernel-Project": project} if project else {}
     with kernel.Kernel(
@@ -251,5 +325,5 @@ def test_what_is_refused_on_request(start_emulator, refuse, project, refused, pa
                 calls[method]()
             assert error.value.body["code"] in ("forbidden", "insufficient_scope", "project_not_found")
         for method in passed:
-            with suppress(kernel.NotFoundError):  # there is no such invocation
+            with suppress(kernel.NotFoundError):  # The id is unknown.
                 calls[method]()

@@ -1,15 +1,20 @@
-"""What apps get of the terminal's environment, and how --env and --env-file are read."""
+"""The environment variables of apps: the terminal's, --env and --env-file."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_kernel.emulator.environment import OptionError, inherited, read_env_file, read_option
+from airflow_provider_kernel.emulator.environment import (
+    OptionError,
+    inherited_variables,
+    read_env_file,
+    read_option,
+)
 
 pytestmark = pytest.mark.no_airflow
 
 
-def test_an_app_gets_of_the_terminal_what_programs_need_and_nothing_else():
+def test_app_inherits_only_variables_that_programs_need():
     needed = {
         "PATH": "/bin",
         "HOME": "/home/x",
@@ -32,7 +37,7 @@ def test_an_app_gets_of_the_terminal_what_programs_need_and_nothing_else():
         "path",
     ]
 
-    assert inherited(needed | dict.fromkeys(secret, "secret")) == needed
+    assert inherited_variables(needed | dict.fromkeys(secret, "secret")) == needed
 
 
 @pytest.mark.parametrize(
@@ -45,21 +50,21 @@ def test_an_app_gets_of_the_terminal_what_programs_need_and_nothing_else():
         ("EMPTY", ("EMPTY", "")),
     ],
 )
-def test_a_variable_is_given_with_its_value_or_takes_the_terminals(text, expected):
+def test_env_option_has_a_value_or_takes_the_terminals(text, expected):
     assert read_option(text, {"HOME": "/home/x", "EMPTY": ""}) == expected
 
 
 @pytest.mark.parametrize(
     "text", ["", "=secret", "1A=secret", "A-B=secret", "A B=secret", "Ä=secret", "se cret"]
 )
-def test_what_has_no_name_is_refused_without_being_quoted(text):
+def test_env_option_is_refused_without_quoting_it_when_the_name_is_invalid(text):
     with pytest.raises(OptionError, match=r"^--env must be NAME=VALUE or NAME;") as caught:
         read_option(text, {})
     assert "secret" not in str(caught.value)
 
 
-def test_a_variable_that_the_terminal_lacks_is_refused_by_name():
-    with pytest.raises(OptionError, match=r"^--env TOKEN: there is no such variable; "):
+def test_env_option_is_refused_by_name_when_the_terminal_lacks_the_variable():
+    with pytest.raises(OptionError, match=r"^--env TOKEN: the variable is not set; "):
         read_option("TOKEN", {})
 
 
@@ -84,7 +89,7 @@ def test_a_variable_that_the_terminal_lacks_is_refused_by_name():
         ("export=1", {"export": "1"}),
     ],
 )
-def test_a_file_is_read_as_dotenv_has_it(text, expected):
+def test_env_file_follows_the_dotenv_format(text, expected):
     assert read_env_file(text) == expected
 
 
@@ -111,12 +116,12 @@ def test_a_file_is_read_as_dotenv_has_it(text, expected):
         "A='secret\0'",
     ],
 )
-def test_what_is_no_variable_is_refused_with_its_line_and_without_being_quoted(line):
+def test_env_file_line_is_refused_by_number_without_quoting_it_when_it_is_invalid(line):
     with pytest.raises(OptionError, match=r"^line 3 is not NAME=VALUE") as caught:
         read_env_file(f"# a comment\nB=1\n{line}\nC=3\n")
     assert "secret" not in str(caught.value)
 
 
 @given(st.text(st.characters(blacklist_characters="'\0")))
-def test_single_quotes_hold_anything(value):
+def test_single_quotes_accept_any_text(value):
     assert read_env_file(f"A='{value}' # a comment\nB=1") == {"A": value, "B": "1"}

@@ -1,36 +1,36 @@
-"""Output cut into lines, whatever the pieces it comes in."""
+"""The output of a process, split into lines."""
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_kernel.emulator.line_splitter import MAX_LINE, LineSplitter
+from airflow_provider_kernel.emulator.line_splitter import MAX_LINE_BYTES, LineSplitter
 
 pytestmark = pytest.mark.no_airflow
 
 
-def cut(*pieces):
-    cutter = LineSplitter()
-    lines = [line for piece in pieces for line in cutter.feed(piece)]
-    return lines + cutter.close()
+def split(*pieces):
+    splitter = LineSplitter()
+    lines = [line for piece in pieces for line in splitter.feed(piece)]
+    return lines + splitter.close()
 
 
 @given(
     st.lists(st.binary(max_size=20) | st.sampled_from([b"\n", b"\r\n", b"\r", "é".encode(), b"x" * 70_000]))
 )
-@example([b"x" * MAX_LINE, b"\r", b"y\n"])
-def test_the_pieces_do_not_matter(pieces):
-    assert cut(*pieces) == cut(b"".join(pieces))
+@example([b"x" * MAX_LINE_BYTES, b"\r", b"y\n"])
+def test_lines_do_not_depend_on_the_pieces(pieces):
+    assert split(*pieces) == split(b"".join(pieces))
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"), max_size=50)))
-def test_every_line_comes_out_as_it_went_in(lines):
-    assert cut("".join(line + "\n" for line in lines).encode()) == lines
+def test_text_of_each_line_is_unchanged(lines):
+    assert split("".join(line + "\n" for line in lines).encode()) == lines
 
 
-def test_what_is_kept_of_an_endless_line_is_bounded():
-    cutter = LineSplitter()
+def test_memory_is_bounded_when_a_line_is_endless():
+    splitter = LineSplitter()
     for _ in range(100):
-        assert cutter.feed(b"x" * 65_536) == []
+        assert splitter.feed(b"x" * 65_536) == []
 
-    assert len(cutter._begun) <= MAX_LINE + 1
+    assert len(splitter._unfinished) <= MAX_LINE_BYTES + 1

@@ -7,25 +7,25 @@ import pytest
 
 from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator import store
-from airflow_provider_kernel.emulator.store import Outcome, Record, failed
-from airflow_provider_kernel.emulator.stream import follow
+from airflow_provider_kernel.emulator.store import InvocationResult, StoredInvocation, failed
+from airflow_provider_kernel.emulator.stream import event_stream
 
 pytestmark = pytest.mark.no_airflow
 
-SUCCEEDED = Outcome(InvocationStatus.SUCCEEDED, "1", None)
+SUCCEEDED = InvocationResult(InvocationStatus.SUCCEEDED, "1", None)
 
 
-def record():
-    return Record("id", "app", "action", "emulator", "d", None, started=0)
+def queued_invocation():
+    return StoredInvocation("id", "app", "action", "emulator", "d", None, started=0)
 
 
 def decode(data):
-    """Return (event, what it says) for each event."""
+    """Return the name, and the message or the status, of each event."""
     found = []
     for piece in data.decode().removesuffix("\n\n").split("\n\n"):
         event = json.loads(piece.removeprefix("data: "))
-        says = event.get("message") or event.get("invocation", {}).get("status")
-        found.append((event["event"], says))
+        text = event.get("message") or event.get("invocation", {}).get("status")
+        found.append((event["event"], text))
     return found
 
 
@@ -33,18 +33,18 @@ async def read_all(stream):
     return [event async for data in stream for event in decode(data)]
 
 
-async def test_the_state_comes_first_then_what_happens_and_a_heartbeat_in_silence():
-    kept = record()
-    stream = follow(kept, None, heartbeat=0.01)
+async def test_stream_has_the_state_first_then_changes_and_heartbeats():
+    invocation = queued_invocation()
+    stream = event_stream(invocation, None, heartbeat=0.01)
     seen = decode(await anext(stream)) + decode(await anext(stream))
-    kept.run()
-    kept.log("one", 1)
+    invocation.mark_running()
+    invocation.add_line("one", 1)
     seen += decode(await anext(stream))
-    kept.log("two", 2)
-    kept.end(failed("why"), 3)
+    invocation.add_line("two", 2)
+    invocation.finish(failed("why"), 3)
     seen += await read_all(stream)
 
-    assert kept.followers == set()
+    assert invocation.listeners == set()
     assert seen == [
         ("invocation_state", "queued"),
         ("sse_heartbeat", None),
@@ -55,49 +55,49 @@ async def test_the_state_comes_first_then_what_happens_and_a_heartbeat_in_silenc
     ]
 
 
-async def test_a_consumer_that_leaves_is_forgotten():
-    kept = record()
-    stream = follow(kept, None, heartbeat=60)
+async def test_listener_is_removed_when_the_client_disconnects():
+    invocation = queued_invocation()
+    stream = event_stream(invocation, None, heartbeat=60)
     await anext(stream)
-    assert len(kept.followers) == 1
+    assert len(invocation.listeners) == 1
     await stream.aclose()
 
-    assert kept.followers == set()
+    assert invocation.listeners == set()
 
 
-async def test_a_long_log_comes_whole_and_the_end_comes_once():
+async def test_stream_has_every_line_and_one_end_when_the_log_is_long():
     for count in (255, 256, 257, 512, 1000):
-        kept = record()
+        invocation = queued_invocation()
         for number in range(count):
-            kept.log(str(number), number)
-        kept.end(SUCCEEDED, count)
+            invocation.add_line(str(number), number)
+        invocation.finish(SUCCEEDED, count)
 
-        *lines, end = await read_all(follow(kept, None, heartbeat=60))
+        *lines, end = await read_all(event_stream(invocation, None, heartbeat=60))
 
         assert lines == [("log", str(number)) for number in range(count)]
         assert end == ("invocation_state", "succeeded")
 
 
-async def test_a_consumer_that_is_too_slow_is_told_how_much_it_missed(monkeypatch):
-    monkeypatch.setattr(store, "MAX_LOG", 1000)
-    kept = record()
-    stream = follow(kept, None, heartbeat=60)
+async def test_stream_reports_dropped_lines_when_the_client_is_slow(monkeypatch):
+    monkeypatch.setattr(store, "MAX_LOG_SIZE", 1000)
+    invocation = queued_invocation()
+    stream = event_stream(invocation, None, heartbeat=60)
     await anext(stream)
     for number in range(100):
-        kept.log(str(number), number)
-    kept.end(SUCCEEDED, 100)
+        invocation.add_line(str(number), number)
+    invocation.finish(SUCCEEDED, 100)
 
     first, *lines, _ = await read_all(stream)
 
-    assert first == ("log", f"[{kept.dropped} older lines of this log were dropped]")
-    assert lines == [("log", str(number)) for number in range(kept.dropped, 100)]
+    assert first == ("log", f"[{invocation.dropped} older lines of this log were dropped.]")
+    assert lines == [("log", str(number)) for number in range(invocation.dropped, 100)]
 
 
-async def test_a_long_log_lets_other_requests_through():
-    kept = record()
+async def test_stream_lets_other_tasks_run_when_the_log_is_long():
+    invocation = queued_invocation()
     for number in range(10_000):
-        kept.log(str(number), number)
-    kept.end(SUCCEEDED, 10_000)
+        invocation.add_line(str(number), number)
+    invocation.finish(SUCCEEDED, 10_000)
     turns = 0
 
     async def other():
@@ -107,7 +107,7 @@ async def test_a_long_log_lets_other_requests_through():
             await asyncio.sleep(0)
 
     task = asyncio.create_task(other())
-    pieces = [data async for data in follow(kept, None, heartbeat=60)]
+    pieces = [data async for data in event_stream(invocation, None, heartbeat=60)]
     task.cancel()
 
     assert turns >= len(pieces) - 1 > 10

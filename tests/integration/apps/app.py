@@ -181,7 +181,7 @@ def mute(ctx: kernel.KernelContext, payload: dict[str, bool]) -> int:
         stream.close()
         os.close(number)
     if payload["fail"]:
-        raise ValueError("unheard")
+        raise ValueError("after the streams are closed")
     return 1
 
 

@@ -1,8 +1,8 @@
 """
-Which hosts the emulator answers for, and which web pages may ask it. Pure; no I/O.
+The check of the headers ``Host`` and ``Origin``. Pure; no I/O.
 
-A web page that the developer opens can send requests to localhost. If its own name resolves to 127.0.0.1 (DNS
-rebinding), the browser even lets it read the replies; but the browser names that host in ``Host``.
+A web page that the developer opens can send requests to localhost. If the page's host name resolves to 127.0.0.1
+(DNS rebinding), the browser even lets the page read the responses. The browser then names that host in ``Host``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ _ORIGIN = f"https?://{_HOST}"
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host, given without brackets and port, is this machine alone; a name is not resolved."""
+    """
+    Return whether a host is a loopback address, ``localhost``, or a name below ``localhost``. No name is resolved.
+
+    :param host: the host, without brackets and port.
+    """
     host = _normalize(host)
     try:
         return ip_address(host).is_loopback
@@ -29,25 +33,25 @@ def is_loopback(host: str) -> bool:
 
 def served_hosts(host: str, address: str) -> frozenset[str] | None:
     """
-    Return the hosts, besides those of loopback, that requests may name.
+    Return the hosts that requests may name, besides loopback.
 
-    :param host: what ``--host`` says.
-    :param address: the numeric address that is listened on.
-    :return: None for any host: all addresses of the machine are listened on, and its names are not known.
+    :param host: the value of ``--host``.
+    :param address: the numeric address that the server listens on.
+    :return: None for any host: the server listens on all addresses, and the machine's names are unknown.
     """
     if ip_address(address).is_unspecified:
         return None
     return frozenset({_normalize(host), _normalize(address)})
 
 
-def refusal_of_foreign(
+def check_host_and_origin(
     headers: Iterable[tuple[bytes, bytes]], served: frozenset[str] | None
 ) -> ApiError | None:
     """
-    Return how a request for a foreign host, or from a foreign web page, is refused; None if it is neither.
+    Return the error for a request to another host, or from a web page of another host; None if the request is allowed.
 
-    :param headers: names, in lower case, and values.
-    :param served: see :func:`served_hosts`. Where any host is served, an ``Origin`` must still be of loopback.
+    :param headers: the request's headers; names in lower case.
+    :param served: the hosts from :func:`served_hosts`. If it is None, ``Origin`` must still be loopback.
     """
     values = defaultdict(list)
     for name, value in headers:
@@ -72,7 +76,7 @@ def refusal_of_foreign(
 
 
 def _normalize(host: str) -> str:
-    """Return an address in its shortest form, or a name in lower case without the root's dot."""
+    """Return an address in its shortest form, or a name in lower case without a dot at its end."""
     name = host.lower().removesuffix(".")
     try:
         address = ip_address(name)

@@ -1,8 +1,8 @@
-"""Which Host and Origin the emulator takes."""
+"""The emulator's check of the headers Host and Origin."""
 
 import pytest
 
-from airflow_provider_kernel.emulator.authority import is_loopback, refusal_of_foreign, served_hosts
+from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin, is_loopback, served_hosts
 
 pytestmark = pytest.mark.no_airflow
 
@@ -11,11 +11,12 @@ LAN = served_hosts("Build.example.", "192.168.1.5")
 
 
 def status(served, *headers):
-    refused = refusal_of_foreign([(name.encode(), value.encode()) for name, value in headers], served)
-    return refused and refused.status_code
+    """Return the status code of the error; None if the request is allowed."""
+    error = check_host_and_origin([(name.encode(), value.encode()) for name, value in headers], served)
+    return error and error.status_code
 
 
-OURS = [
+LOOPBACK_HOSTS = [
     "127.0.0.1",
     "127.0.0.1:8484",
     "127.8.9.1:1",
@@ -30,7 +31,7 @@ OURS = [
     "[0:0:0:0:0:0:0:1]",
     "[::ffff:127.0.0.1]:8484",
 ]
-FOREIGN = [
+OTHER_HOSTS = [
     "",
     " ",
     ":8484",
@@ -68,36 +69,36 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize("host", OURS)
-def test_a_host_of_loopback_is_taken(host):
+@pytest.mark.parametrize("host", LOOPBACK_HOSTS)
+def test_loopback_hosts_are_allowed(host):
     assert status(LOOPBACK, ("host", host)) is None
     assert status(LOOPBACK, ("host", "localhost"), ("origin", f"http://{host}")) is None
 
 
-@pytest.mark.parametrize("host", FOREIGN)
-def test_another_host_is_misdirected(host):
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+def test_other_hosts_are_refused(host):
     assert status(LOOPBACK, ("host", host)) == 421
     assert status(LOOPBACK, ("host", "localhost"), ("origin", f"http://{host}")) == 403
 
 
-def test_there_must_be_one_host():
+def test_request_is_refused_unless_it_has_exactly_one_host_header():
     assert status(LOOPBACK) == 421
     assert status(LOOPBACK, ("host", "localhost"), ("host", "localhost")) == 421
     assert status(served_hosts("0.0.0.0", "0.0.0.0")) == 421
 
 
 @pytest.mark.parametrize("host", ["build.example", "BUILD.example.:8484", "192.168.1.5:8484", "localhost"])
-def test_the_host_that_is_listened_on_is_taken_by_name_and_by_address(host):
+def test_host_option_is_allowed_by_name_and_by_address(host):
     assert status(LAN, ("host", host), ("origin", f"http://{host}")) is None
 
 
-def test_beside_the_host_that_is_listened_on_no_other_is_taken():
+def test_other_hosts_are_refused_when_host_option_is_set():
     assert status(LAN, ("host", "192.168.1.6")) == 421
     assert status(LAN, ("host", "evil.build.example")) == 421
 
 
 @pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
-def test_where_all_addresses_are_listened_on_any_host_is_taken_but_no_foreign_page(wildcard):
+def test_wildcard_address_allows_any_host_and_only_loopback_origins(wildcard):
     served = served_hosts(wildcard, wildcard)
 
     assert status(served, ("host", "build.example:8484")) is None
@@ -118,11 +119,11 @@ def test_where_all_addresses_are_listened_on_any_host_is_taken_but_no_foreign_pa
         "http://evil@localhost",
     ],
 )
-def test_an_origin_that_is_no_page_of_ours_is_forbidden(origin):
+def test_origin_is_refused_when_it_is_not_a_served_http_origin(origin):
     assert status(LOOPBACK, ("host", "localhost"), ("origin", origin)) == 403
 
 
-def test_each_origin_counts():
+def test_every_origin_header_is_checked():
     origins = [("origin", "http://localhost"), ("origin", "https://evil.example")]
 
     assert status(LOOPBACK, ("host", "localhost"), *origins) == 403
@@ -132,15 +133,15 @@ def test_each_origin_counts():
 @pytest.mark.parametrize(
     ("site", "expected"), [("cross-site", 403), ("same-site", None), ("same-origin", None), ("none", None)]
 )
-def test_what_a_browser_says_to_be_cross_site_is_forbidden(site, expected):
+def test_sec_fetch_site_is_refused_when_it_is_cross_site(site, expected):
     assert status(LOOPBACK, ("host", "localhost"), ("sec-fetch-site", site)) == expected
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"])
-def test_loopback_is_this_machine_alone(address):
+def test_is_loopback_is_true_for_loopback_addresses(address):
     assert is_loopback(address)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "10.0.0.1", "fe80::1%eth0", "::ffff:0.0.0.0"])
-def test_all_else_is_not(address):
+def test_is_loopback_is_false_for_other_addresses(address):
     assert not is_loopback(address)
