@@ -110,10 +110,9 @@ def get_invocation(invocation_id: str, *, skim: bool = True) -> Request[Invocati
 
 def list_invocations(*, skip_unreadable: bool = False, **filters: Any) -> Request[Page]:
     """
-    Return the request for one page of invocations, newest first.
+    Return the request for one page of invocations, newest first; the filters are those of Kernel's API, None for unset.
 
-    :param skip_unreadable: whether an item without id or status is None, not an error.
-    :param filters: those of Kernel's API; None for unset.
+    With ``skip_unreadable``, an item without id or status is None, not an error.
     """
     read = _invocation_or_none if skip_unreadable else Invocation.from_json
     return _list("/invocations", read, filters)

@@ -33,10 +33,10 @@ T = TypeVar("T")
 
 async def ask_in_thread(function: Callable[..., T], *arguments: object) -> T:
     """
-    Call, in a trigger, what may ask Airflow's supervisor synchronously.
+    Call a function, in a trigger, that may ask Airflow's supervisor synchronously.
 
-    Not by :func:`asyncio.to_thread`: from such a thread Airflow before 3.2 reads the supervisor's answers in an event
-    loop of its own, gets those of others, and the triggerer ends with all its triggers.
+    Not with :func:`asyncio.to_thread`: from such a thread, Airflow before 3.2 reads the supervisor's answers in another event
+    loop, gets those of other triggers, and the triggerer ends with all its triggers.
     """
     from asgiref.sync import sync_to_async
 
@@ -50,19 +50,19 @@ def settings_of(connection: Connection) -> KernelSettings:
     :raises KernelConfigurationError: it cannot be used.
     """
     if connection.conn_type not in ("kernel", "generic", "", None):
-        # Its password is somebody else's, and its host would be sent it.
+        # The password belongs to another service, and its host would receive it.
         raise KernelConfigurationError(
-            f"The Airflow connection {shown(connection.conn_id, 200)} is of the type {_shown_type(connection.conn_type)}. "
-            "Name one of type 'kernel', or make one."
+            f"The Airflow connection {shown(connection.conn_id, 200)} has the type {_shown_type(connection.conn_type)}. "
+            "Pass or make one of type 'kernel'."
         )
     try:
-        # Not extra_dejson: that asks the supervisor, synchronously, to mask secrets; see mask_proxy_password.
+        # Not extra_dejson, which asks the supervisor synchronously to mask secrets; see mask_proxy_password.
         extra = json.loads(connection.extra or "{}")
     except ValueError:
         extra = None
     if not isinstance(extra, dict):
         raise KernelConfigurationError(
-            f"The extra of the Airflow connection {shown(connection.conn_id, 200)} is no JSON object."
+            f"The extra of the Airflow connection {shown(connection.conn_id, 200)} is not a JSON object."
         )
     settings = KernelSettings.from_connection(
         connection.conn_id,
@@ -79,25 +79,25 @@ def settings_of(connection: Connection) -> KernelSettings:
 
 
 def _shown_type(conn_type: str) -> str:
-    """Return a connection's type as a message may show it: Airflow takes any text for one, a token, too."""
+    """Return a connection's type as a message may quote it: Airflow accepts any text, also a token."""
     is_type = re.fullmatch(r"[A-Za-z]+[0-9]?(_[A-Za-z]+)*", conn_type) and not looks_like_token(conn_type)
     return repr(conn_type) if is_type else "an unknown type"
 
 
 @lru_cache(maxsize=256)
 def warn_once(text: str) -> None:
-    """Warn, once in this process: a connection is read again and again."""
+    """Log a warning once in this process: a connection is read many times."""
     log.warning("%s", text)
 
 
 def read_settings(conn_id: str, get_connection: Callable[[str], Connection]) -> KernelSettings:
     """
-    Read a connection, or the environment in place of the default one; this may wait for Airflow.
+    Read a connection, or the environment instead of the default one. This may wait for Airflow.
 
     :param get_connection: Airflow's.
     :raises KernelConnectionNotFoundError: it does not exist.
     :raises KernelConfigurationError: it cannot be used, nor can the environment.
-    :raises KernelTransportError: Airflow cannot be asked, or may have said that there is none because it cannot look.
+    :raises KernelTransportError: Airflow cannot be asked, or reports a missing connection because it cannot look it up.
     """
     if not (isinstance(conn_id, str) and conn_id.strip()):
         raise KernelConnectionNotFoundError(
@@ -119,7 +119,7 @@ def read_settings(conn_id: str, get_connection: Callable[[str], Connection]) -> 
     if is_missing or is_dag_test():
         raise KernelConnectionNotFoundError(what)
     raise KernelTransportError(
-        f"{what} If there is one: Airflow does not find it while its API, its database or its secrets backend is away.",
+        f"{what} If it exists: Airflow does not find it while its API, its database or its secrets backend is away.",
         sent=False,
     )
 
@@ -135,16 +135,15 @@ def _ask(conn_id: str, get_connection: Callable[[str], Connection]) -> KernelSet
         return None
     except KernelError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever Airflow raises when it is away
+    except Exception as error:  # noqa: BLE001 - Airflow raises anything when it is away
         raise unreadable(conn_id, error) from None
 
 
 def _is_missing(conn_id: str) -> bool | None:
     """
-    Return whether the connection certainly does not exist; False if Airflow could not look, None if nobody can tell.
+    Return whether the connection certainly does not exist; False if Airflow could not look it up, None if unknown.
 
-    Airflow asks one backend after the other, and takes one that fails for one that
-    knows nothing.
+    Airflow asks one secrets backend after the other, and ignores failures.
     """
     is_missing: bool | None = True
     try:
@@ -155,12 +154,12 @@ def _is_missing(conn_id: str) -> bool | None:
                     return False
                 is_missing = is_missing and is_unknown
             elif backend.get_connection(conn_id=conn_id):
-                return None  # it was made just now
+                return None  # it was created just now
             elif not type(backend).__module__.startswith(("airflow.secrets.", "airflow.sdk.")):
                 is_missing = (
-                    None  # it may hide its own failures; and Airflow's API, which asks it too, hides them all
+                    None  # it may hide its failures; Airflow's API, which asks it, too, hides them all
                 )
-    except Exception:  # noqa: BLE001 - whatever a backend raises when it is away
+    except Exception:  # noqa: BLE001 - a backend raises anything when it is away
         return False
     return is_missing
 
@@ -184,12 +183,12 @@ def _api_does_not_know(conn_id: str) -> bool | None:
     reply = _supervisor().send(GetConnection(conn_id=conn_id))
     if not (isinstance(reply, ErrorResponse) and reply.error == ErrorType.CONNECTION_NOT_FOUND):
         return False
-    # The API says so, too, where its database is away; it cannot count then.
+    # The API answers the same if its database is away; it cannot count then.
     return not isinstance(_supervisor().send(GetDRCount(dag_id="kernel")), ErrorResponse)
 
 
 def _answers_counts() -> bool:
-    """Return whether the supervisor of this process does; the Dag processor leaves such a question without a reply."""
+    """Return whether this process's supervisor answers such questions; that of the Dag processor never replies."""
     decoder = getattr(_supervisor(), "body_decoder", None)  # dag.test() has none
     try:
         return decoder is None or bool(decoder.validate_python({"type": "DRCount", "count": 0}))
@@ -198,12 +197,12 @@ def _answers_counts() -> bool:
 
 
 def is_dag_test() -> bool:
-    """Return whether this is ``dag.test()`` of Airflow 3 (in a trigger: 3.1), in whose process all of Airflow runs."""
+    """Return whether this is ``dag.test()`` of Airflow 3 (in a trigger: 3.1), which runs everything in one process."""
     return type(_supervisor()).__name__ == "InProcessSupervisorComms"
 
 
 def _supervisor() -> Any:
-    """Return by what this process asks Airflow's supervisor; None where it has none."""
+    """Return this process's channel to Airflow's supervisor; None if it has none."""
     try:
         from airflow.sdk.execution_time import task_runner
     except ImportError:  # Airflow 2
@@ -212,13 +211,13 @@ def _supervisor() -> Any:
 
 
 def mask_proxy_password(settings: KernelSettings) -> None:
-    """Have Airflow mask the proxy's password, if there is one; that may wait for Airflow's supervisor."""
+    """Have Airflow mask the proxy's password. This may wait for Airflow's supervisor."""
     for password in settings.proxy_passwords():
         _mask(password)
 
 
 def _mask(secret: str) -> None:
-    try:  # the compat package has it only of late
+    try:  # only recent compat packages have it
         from airflow.sdk.log import mask_secret
     except ImportError:
         from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[no-redef]
@@ -227,8 +226,8 @@ def _mask(secret: str) -> None:
 
 
 def unreadable(conn_id: str, error: Exception) -> KernelTransportError:
-    """Return the exception for a connection that Airflow could not be asked for; it may pass."""
-    # Not the error's text: it may hold the connection's.
+    """Return the exception for a connection that Airflow could not be asked for; a transient error."""
+    # Without the error's text: it may contain the connection.
     return KernelTransportError(
         f"The Airflow connection {shown(conn_id, 200)} could not be read ({type(error).__name__}).",
         sent=False,

@@ -1,7 +1,7 @@
 """
-The connection's form, defined once.
+The form of the connection, defined once.
 
-Airflow 3.2 and later read it as data from the provider's description; earlier ones ask :class:`KernelHook`.
+Airflow 3.2 and later read it as data from the provider info, earlier versions from :class:`KernelHook`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 @dataclass(frozen=True)
 class ExtraField:
     """
-    A field that is stored in the connection's extra.
+    A field of the form that is stored in the connection's extra.
 
-    :param name: under which it is stored.
-    :param label: before it in the form.
-    :param description: below it.
-    :param type: JSON Schema's: ``string``, ``integer`` or ``boolean``.
-    :param range: the least and the greatest number that are taken.
+    :param name: the key in the extra.
+    :param label: the text before the field.
+    :param description: the text below the field.
+    :param type: JSON Schema's type: ``string``, ``integer`` or ``boolean``.
+    :param range: minimum and maximum of a number; None for no limits.
     """
 
     name: str
@@ -33,13 +33,11 @@ EXTRA_FIELDS = (
     ExtraField(
         "project", "Project", "Name or id of a Kernel project; empty for the token's default project."
     ),
-    ExtraField(
-        "timeout", "Timeout", "Seconds that Kernel has for a reply; empty for 30.", "integer", (1, 3600)
-    ),
+    ExtraField("timeout", "Timeout", "Seconds for a reply; empty for 30.", "integer", (1, 3600)),
     ExtraField(
         "max_response_mb",
         "Largest reply",
-        "Megabytes that an output with its payload may have; empty for 64.",
+        "Maximum megabytes of an output with its payload; empty for 64.",
         "integer",
         (1, 1024),
     ),
@@ -51,7 +49,7 @@ EXTRA_FIELDS = (
     ExtraField(
         "verify",
         "Verify TLS",
-        "true (as when empty), false, or the path of a file with the certificates of your own CA.",
+        "true (also if empty), false, or the path of a file with the certificates of your own CA.",
     ),
     ExtraField(
         "allow_http",
@@ -62,11 +60,11 @@ EXTRA_FIELDS = (
     ExtraField(
         "dashboard_url",
         "Dashboard address",
-        "Where the link of a task leads; {invocation_id} and {project} are filled in.",
+        "Where a task's link leads; {invocation_id} and {project} are replaced.",
     ),
 )
 HIDDEN_FIELDS = ("schema", "login", "extra")
-# The port is shown because Airflow 3.3.2 refuses to test a stored connection that has none.
+# The port is shown because Airflow 3.3.2 does not test a stored connection without one.
 LABELS = {"password": "Token", "host": "API address", "port": "Port"}
 PLACEHOLDERS = {
     "password": "sk_…",
@@ -76,7 +74,7 @@ PLACEHOLDERS = {
 
 
 def as_data() -> dict[str, Any]:
-    """Return the form as an entry of ``connection-types`` in the provider's description has it."""
+    """Return the form as in an entry of ``connection-types`` in the provider info."""
     return {
         "ui-field-behaviour": {key.replace("_", "-"): value for key, value in field_behaviour().items()},
         "conn-fields": {
@@ -87,7 +85,7 @@ def as_data() -> dict[str, Any]:
 
 
 def _schema(field: ExtraField) -> dict[str, Any]:
-    # Nullable: Airflow's form does not save an empty field that is not.
+    # Nullable: otherwise Airflow's form does not save an empty field.
     schema: dict[str, Any] = {"type": [field.type, "null"]}
     if field.range:
         schema["minimum"], schema["maximum"] = field.range
@@ -95,7 +93,7 @@ def _schema(field: ExtraField) -> dict[str, Any]:
 
 
 def field_behaviour() -> dict[str, Any]:
-    """Return how the connection's own fields are shown, for ``get_ui_field_behaviour``."""
+    """Return how the connection's standard fields are shown, for ``get_ui_field_behaviour``."""
     return {
         "hidden_fields": list(HIDDEN_FIELDS),
         "relabeling": LABELS,
@@ -104,12 +102,12 @@ def field_behaviour() -> dict[str, Any]:
 
 
 def widgets() -> dict[str, Any]:
-    """Return the fields of the extra, for ``get_connection_form_widgets``; none without Flask-AppBuilder."""
+    """Return the fields of the extra, for ``get_connection_form_widgets``; empty without Flask-AppBuilder."""
     try:
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from wtforms import BooleanField, IntegerField, StringField
         from wtforms.validators import NumberRange, Optional
-    except ImportError:  # Airflow 3.0 without the provider fab; else all labels would be lost
+    except ImportError:  # Airflow 3.0 without the provider fab; an error here would lose all labels
         return {}
 
     found = {}

@@ -1,4 +1,4 @@
-"""What the Test button of a connection does, and what it says."""
+"""The Test button of a connection: what it does, and what it says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_kernel.api.errors import KernelApiError, KernelError, Kern
 from airflow_provider_kernel.api.settings import API_KEYS_URL, KernelSettings
 from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
 
-#: Seconds after which the test is given up: Airflow's api-server, and a person, wait for it.
+#: Maximum duration of the test in seconds: Airflow's API server and the user wait for it.
 TEST_SECONDS = 15.0
 
 
@@ -33,7 +33,7 @@ def check_connection(hook: Hook) -> tuple[bool, str]:
     try:
         settings = hook.settings
         is_good, said = _verdict(*_ask(hook, settings), settings)
-        settings.invocation_url("")  # nothing else than this test says that it is wrong, but a warning
+        settings.invocation_url("")  # only this test reports a wrong one; a task just warns
     except KernelError as error:
         is_good, said = False, _what_to_do(error, settings)
     return is_good, " ".join([said, *(settings.warnings if settings else ())])
@@ -41,9 +41,9 @@ def check_connection(hook: Hook) -> tuple[bool, str]:
 
 def _ask(hook: Hook, settings: KernelSettings) -> tuple[Any, Limits | None]:
     """
-    Ask whose the token is, and for the account's limits, in a thread of its own.
+    Ask for the token's owner and the account's limits, in a thread.
 
-    The requests are over before that; but nothing bounds a name look-up, or the attempts to connect to each of many addresses.
+    The requests have a time limit, but a name look-up, or connecting to each of many addresses, has none.
     """
     outcome: list[Any] = []
 
@@ -53,7 +53,7 @@ def _ask(hook: Hook, settings: KernelSettings) -> tuple[Any, Limits | None]:
                 outcome.append(clone._send(endpoints.auth_context().once(0.8 * TEST_SECONDS)))
                 with suppress(KernelError):  # not every token may read them
                     outcome.append(clone._send(endpoints.entitlements().once(0.8 * TEST_SECONDS)))
-        except Exception as error:  # noqa: BLE001 - it is raised in the thread that waits
+        except Exception as error:  # noqa: BLE001 - the waiting thread raises it
             outcome.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)
@@ -72,18 +72,18 @@ def _verdict(who: Any, limits: Limits | None, settings: KernelSettings) -> tuple
         organization = who["organization"]["id"]
         project = who["authorization"]["effective_scope"]["project_id"]
     except (KeyError, TypeError):
-        return False, "Something answered, but not as Kernel does. Look at the connection's host."
+        return False, "The host answered, but not as Kernel does. Check the connection's host."
     if settings.project and not project:
         return False, (
-            f"The token is good, but Kernel does not apply the project {settings.project!r}. "
-            "Look at the connection's extra 'project'."
+            f"The token is valid, but Kernel does not apply the project {settings.project!r}. "
+            "Check the connection's extra 'project'."
         )
     organization = clean(str(organization), MAX_NAME)
     where = f"project {clean(str(project), MAX_NAME)}" if project else "no particular project"
     limit = f" Its limit is {limits.total} invocations at a time" if limits else ""
     if limits:
         limit += f", {limits.per_app} of one app." if limits.per_app else "."
-    return True, f"The token is good: organization {organization}, {where}.{limit}"
+    return True, f"The token is valid: organization {organization}, {where}.{limit}"
 
 
 def _what_to_do(error: KernelError, settings: KernelSettings | None) -> str:
@@ -91,13 +91,11 @@ def _what_to_do(error: KernelError, settings: KernelSettings | None) -> str:
     if isinstance(error, KernelApiError) and error.status_code == 401:
         advice = f" Make a token at {API_KEYS_URL} and put it into the connection's password field."
     elif isinstance(error, KernelApiError) and error.refusal in ("spending cap", "scope", "plan"):
-        pass  # it says what to do
+        pass  # the error says what to do
     elif isinstance(error, KernelApiError) and error.is_refusal and settings and settings.project:
-        advice = (
-            f" The connection's project is {settings.project!r}: does it exist, and may the token use it?"
-        )
+        advice = f" The connection's project is {settings.project!r}: check that it exists and that the token may use it."
     elif isinstance(error, KernelTransportError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
-        advice = " If it is signed by a CA of your own, put the path of its file into the extra 'verify'."
+        advice = " If the certificate is signed by your own CA, put the path of the CA's file into the extra 'verify'."
     elif isinstance(error, KernelTransportError) and settings and not str(error).endswith("?"):
-        advice = " Look at the connection's host and proxy, and at what is on the way from this machine."
+        advice = " Check the connection's host and proxy, and the network of this machine."
     return f"{sentence(str(error))}{advice}"

@@ -1,4 +1,4 @@
-"""An Airflow connection becomes a client of Kernel's API: synchronous, with requests."""
+"""A client of Kernel's API on an Airflow connection: synchronous, with requests."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class KernelHook(BaseHook):
     """
     Calls Kernel's API with the token of an Airflow connection of type ``kernel``.
 
-    If the connection ``kernel_default`` does not exist, ``KERNEL_API_KEY`` and ``KERNEL_BASE_URL`` of the
-    environment serve. GET, PATCH and DELETE are sent again after errors that may pass; ``POST /invocations``
-    only where Kernel certainly did not accept it (nothing was sent, 429, 529), for it has no idempotency key.
+    If the connection ``kernel_default`` does not exist, the hook uses ``KERNEL_API_KEY`` and ``KERNEL_BASE_URL`` of the
+    environment. GET, PATCH and DELETE are sent again after transient errors. ``POST /invocations`` is sent again only if
+    Kernel certainly did not accept it (nothing was sent, 429, 529): Kernel has no idempotency key.
 
-    The hook keeps connections open; close it with :meth:`close`, or use it as a context manager.
+    The hook keeps HTTP connections open. Close it with :meth:`close`, or use it as a context manager.
 
     :param kernel_conn_id: the Airflow connection; default ``kernel_default``.
     """
@@ -71,7 +71,7 @@ class KernelHook(BaseHook):
     @cached_property
     def settings(self) -> KernelSettings:
         """
-        How Kernel is reached; read once, and once more when Kernel refuses the token (401, 403).
+        How to reach Kernel; read once, and again after Kernel has refused the token (401, 403).
 
         :return: address, token, project and time-out.
         :raises KernelConfigurationError: the connection does not exist, has no token, or cannot be used.
@@ -80,7 +80,7 @@ class KernelHook(BaseHook):
         return read_settings(self.kernel_conn_id, self.get_connection)
 
     def get_conn(self) -> requests.Session:
-        """Return the session, which carries the token and no more; made once."""
+        """Return the HTTP session, which sends the token; it is made once."""
         return self._session
 
     @cached_property
@@ -88,13 +88,13 @@ class KernelHook(BaseHook):
         return new_session(self.settings)
 
     def clone(self) -> KernelHook:
-        """Return a hook with the same settings and a session of its own, without reading the connection again."""
+        """Return a hook with the same settings and its own HTTP session, for another thread."""
         clone = type(self)(self.kernel_conn_id)
         clone.settings = self.settings
         return clone
 
     def close(self) -> None:
-        """Close the session, if there is one; the next call makes another."""
+        """Close the HTTP session; the next call opens another."""
         if "_session" in self.__dict__:
             self._session.close()
             del self._session
@@ -122,12 +122,12 @@ class KernelHook(BaseHook):
         :param action_name: name of one of its actions.
         :param payload: the action's input: any JSON value, or a string of JSON text. Default: none.
         :param version: the app's version; default ``latest``.
-        :param async_: False: wait for the end in this one call, which Kernel cuts after 100 s. Default True.
-        :param async_timeout_seconds: when Kernel ends it, in seconds, 10-3600. Default: Kernel's own, 900.
-        :return: what Kernel's reply says: the id and status; with ``async_=False`` the output too.
-        :raises ValueError: an argument cannot be right.
+        :param async_: False waits for the end in this call, which Kernel cuts after 100 s. Default True.
+        :param async_timeout_seconds: seconds after which Kernel ends the invocation, 10-3600. Default: Kernel's own, 900.
+        :return: the invocation, with id and status; with ``async_=False`` also the output.
+        :raises ValueError: an argument is wrong.
         :raises KernelApiError: Kernel refused.
-        :raises KernelLostReplyError: whether Kernel accepted is unknown; the invocation may be running.
+        :raises KernelLostReplyError: the reply was lost; the invocation may be running.
         """
         request = InvocationRequest(app_name, action_name, payload, version, async_, async_timeout_seconds)
         return self._submit(request, is_certainly_not_accepted)
@@ -151,7 +151,7 @@ class KernelHook(BaseHook):
         :param timeout: seconds after which to stop asking, 0 to ask once; None: as patiently as a wait.
         :return: the invocation; None if Kernel has not known it for half a minute.
         :raises KernelInvocationTimeoutError: there was no good answer in time.
-        :raises KernelInvocationUnknownError: Kernel refuses to tell, or could not be asked for 15 minutes.
+        :raises KernelInvocationUnknownError: Kernel refuses to tell, or could not be reached for 15 minutes.
         """
         now = time.time()
         machine = StatusLookup(
@@ -173,7 +173,7 @@ class KernelHook(BaseHook):
 
         :param invocation_id: its id.
         :return: the invocation.
-        :raises KernelError: there is no such invocation (404), or Kernel cannot be asked.
+        :raises KernelError: Kernel does not know the invocation (404), refuses, or cannot be reached.
         """
         return self._send(endpoints.get_invocation(invocation_id))
 
@@ -190,17 +190,17 @@ class KernelHook(BaseHook):
         limit: int = 100,
     ) -> Iterator[Invocation]:
         """
-        List invocations, newest first, over all pages; a page is asked for when it is needed.
+        List invocations, newest first; each page is requested when it is needed. An invocation must match all filters.
 
-        :param app_name: those of this app; default: of all.
-        :param version: those of this version of the app, as it was asked for when they were started.
-        :param action_name: those of this action.
-        :param deployment_id: those of this deployment.
-        :param status: ``queued``, ``running``, ``succeeded`` or ``failed``.
-        :param since: those started since an RFC 3339 time, or within a duration such as ``5m``.
-        :param query: text searched in id, app and action.
-        :param limit: size of a page, 1-100.
-        :return: the invocations; all parameters together must fit.
+        :param app_name: the app. Default: any.
+        :param version: the version of the app, as it was requested. Default: any.
+        :param action_name: the action. Default: any.
+        :param deployment_id: the deployment. Default: any.
+        :param status: ``queued``, ``running``, ``succeeded`` or ``failed``. Default: any.
+        :param since: start at or after an RFC 3339 time, or within a duration such as ``5m``. Default: any.
+        :param query: text in id, app or action. Default: any.
+        :param limit: invocations per page, 1-100. Default 100.
+        :return: the invocations.
         """
         ask = partial(
             endpoints.list_invocations,
@@ -218,10 +218,10 @@ class KernelHook(BaseHook):
         self, app_name: str | None = None, version: str | None = None
     ) -> list[dict[str, Any]]:
         """
-        Ask which app versions are deployed.
+        Return the deployed versions of apps.
 
-        :param app_name: those of this app; default: of all.
-        :param version: this version only.
+        :param app_name: the app. Default: any.
+        :param version: the version. Default: any.
         :return: the versions, with their actions, as Kernel's API describes them.
         """
         ask = partial(endpoints.list_apps, app_name=app_name, version=version)
@@ -229,12 +229,12 @@ class KernelHook(BaseHook):
 
     def follow_invocation(self, invocation_id: str, since: str | None = None) -> Iterator[Event]:
         """
-        Follow one event stream until it ends. That end says nothing; ask :meth:`get_invocation`.
+        Follow one event stream until it ends. The end says nothing about the invocation; call :meth:`get_invocation`.
 
-        :param invocation_id: whose stream.
-        :param since: an RFC 3339 time or a duration such as ``5m``; None for all of the log.
+        :param invocation_id: its id.
+        :param since: an RFC 3339 time or a duration such as ``5m``; None for the whole log.
         :return: the events, as they come.
-        :raises KernelError: the stream cannot be opened, or broke.
+        :raises KernelError: the stream cannot be opened, or breaks.
         """
         return self._events(invocation_id, since, idle_timeout=None, max_lifetime=None)
 
@@ -248,18 +248,18 @@ class KernelHook(BaseHook):
         replayed_before: float | None = None,
     ) -> Invocation:
         """
-        Wait until the invocation has ended, following its event stream. It is never cancelled by this.
+        Wait for the end of an invocation, following its event stream. This never cancels the invocation.
 
         :param invocation_id: its id.
-        :param timeout: seconds to wait at most; None for no limit.
-        :param poll_interval: longest time in seconds between two looks while there is no stream.
-        :param on_log: called with each line (or lines, if they come fast) that the app logs; a late one begins
-            with its own time.
-        :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait; a
-            line is added before and after them that says so. None: there was no earlier wait.
+        :param timeout: maximum time in seconds; None for no limit.
+        :param poll_interval: longest time in seconds between two polls while there is no stream. Default 30.
+        :param on_log: called with each line that the app logs, or several lines if they come fast; a late line begins with
+            its own time. Default: None.
+        :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait; a line
+            before and after them says so. None: there was no earlier wait.
         :return: the invocation, succeeded or failed.
-        :raises KernelInvocationTimeoutError: it had not ended by then.
-        :raises KernelInvocationUnknownError: Kernel refuses to tell, or could not be asked for 15 minutes.
+        :raises KernelInvocationTimeoutError: it had not ended in time.
+        :raises KernelInvocationUnknownError: Kernel refuses to tell its state, or could not be reached for 15 minutes.
         """
         machine = new_wait(
             invocation_id,
@@ -275,21 +275,21 @@ class KernelHook(BaseHook):
         self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
     ) -> Cancellation:
         """
-        Cancel the invocation unless it has ended, and close its browsers, which bill on otherwise.
+        Cancel an invocation unless it has ended, and close its browsers, which would bill on.
 
         :param invocation_id: its id.
-        :param reason: becomes the invocation's output, for whoever looks at it.
-        :param by: who cancels, added to that: a task instance's ``ti_id``, ``dag_id`` and so on.
-        :return: the invocation, and whether it was this that ended it.
-        :raises KernelError: Kernel refused or could not be asked.
+        :param reason: becomes the invocation's output, for people. Default: no output.
+        :param by: who cancels, added to the output: a task instance's ``ti_id``, ``dag_id`` and so on.
+        :return: the invocation, and whether this call ended it.
+        :raises KernelError: Kernel refused, or could not be reached.
         """
         return self._drive(cancel(invocation_id, reason, by))
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Ask Kernel whose the token is; the Test button of Airflow's connections calls this.
+        Test the connection: ask Kernel who owns the token. Airflow's Test button calls this.
 
-        :return: whether the connection is good, and a sentence for a person; after 15 seconds at most.
+        :return: whether the connection works, and a sentence for the user; after 15 seconds at most.
         """
         return check_connection(self)
 

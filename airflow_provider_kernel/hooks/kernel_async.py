@@ -1,4 +1,4 @@
-"""The part of Kernel's API that a trigger needs, asynchronous, with aiohttp."""
+"""A client for triggers on an Airflow connection: asynchronous, with aiohttp."""
 
 from __future__ import annotations
 
@@ -47,25 +47,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-#: Seconds for which a connection that was read is used without reading it again.
+#: Seconds after which a connection is read again.
 SETTINGS_LIFE = 60.0
-#: Seconds for which a connection that was not found is not looked for again: that takes seconds, one at a time.
+#: Seconds after which a missing connection is looked up again: a look-up takes seconds, one at a time.
 MISSING_LIFE = 10.0
-#: How many invocations a page of active ones has: few, for their payloads come with them.
+#: Active invocations per page: few, because Kernel lists them with their payloads.
 ACTIVE_PAGE = 20
-#: More active invocations than so many are not looked for.
+#: Maximum number of active invocations that are listed, for each status.
 MAX_ACTIVE = 1000
 
 
 @dataclass
 class _Shared:
-    """What all hooks of one connection in one event loop use together."""
+    """What all hooks of one connection share in one event loop."""
 
     session: aiohttp.ClientSession
     loop_lock: asyncio.Lock  # of all connections: see LoopShare
     users: int = 0
     settings: KernelSettings | None = None
-    tls: tuple[KernelSettings, ssl.SSLContext | bool] | None = None  # and of which settings
+    tls: tuple[KernelSettings, ssl.SSLContext | bool] | None = None  # with the settings they belong to
     read_at: float = 0.0
     missing: KernelError | None = None
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -77,14 +77,14 @@ _shared: PerLoop[_Shared] = PerLoop()
 
 class KernelAsyncHook:
     """
-    Asks about, follows and cancels invocations; use it as an asynchronous context manager.
+    Asks about, follows and cancels invocations. Use it as an asynchronous context manager.
 
-    A triggerer runs a thousand triggers in one event loop, and reads connections one at a time, at 35-40 ms
-    each. So all hooks of one connection share an HTTP session, which closes with the last of them, and the
-    connection is read by one of them for all, kept for a minute, and read again after a 401 or 403.
+    A triggerer runs a thousand triggers in one event loop, and reads connections one at a time, 35-40 ms each. So all
+    hooks of one connection share an HTTP session, which closes with the last of them. One of them reads the connection for
+    all; it is read again after a minute, and after a 401 or 403.
 
     :param kernel_conn_id: the Airflow connection; as with
-        :class:`~airflow_provider_kernel.hooks.kernel.KernelHook`, the environment serves in place of the default.
+        :class:`~airflow_provider_kernel.hooks.kernel.KernelHook`, the environment may replace the default one.
     """
 
     def __init__(self, kernel_conn_id: str = DEFAULT_CONN_ID) -> None:
@@ -113,7 +113,7 @@ class KernelAsyncHook:
 
     async def list_page(self, **filters: Any) -> Page:
         """
-        Ask once for one page of invocations, newest first, without payloads, outputs and reasons of more than 512 bytes.
+        Request one page of invocations, newest first, without payloads, outputs and reasons of more than 512 bytes.
 
         The filters are those of Kernel's API.
         """
@@ -121,9 +121,9 @@ class KernelAsyncHook:
 
     async def list_active_ids(self) -> frozenset[str]:
         """
-        Ask which invocations of the account, of any app, are queued or running; :data:`MAX_ACTIVE` at most.
+        Return the ids of all queued and running invocations of the account; at most :data:`MAX_ACTIVE` of each.
 
-        Each page is asked for once: whoever looks at the whole account looks again, and knows when.
+        Each page is requested once: the caller polls again, and decides when.
         """
         found: set[str] = set()
         # In the order of an invocation's life: otherwise one that begins to run in between would be missed.
@@ -155,12 +155,12 @@ class KernelAsyncHook:
 
         :param invocation_id: its id.
         :param deadline: when to give up, in seconds since 1970, so that it outlives a restart; None for never.
-        :param poll_interval: longest time in seconds between two looks while there is no stream.
-        :param on_log: called with each line (or lines, if they come fast) that the app logs; a late one begins
-            with its own time.
+        :param poll_interval: longest time in seconds between two polls while there is no stream. Default 30.
+        :param on_log: called with each line that the app logs, or several lines if they come fast; a late line begins with
+            its own time. Default: None.
         :param replayed_before: lines from before this time, in seconds since 1970, were shown by an earlier wait.
-        :param with_output: False leaves out a payload, an output and a reason of more than 512 bytes, as a trigger
-            does: to decode megabytes holds up all others in its event loop.
+        :param with_output: False leaves out a payload, an output and a reason of more than 512 bytes, for a trigger:
+            decoding megabytes would delay all others in its event loop.
         :return: the invocation, succeeded or failed.
         """
         machine = new_wait(
@@ -176,7 +176,7 @@ class KernelAsyncHook:
 
     async def settings(self) -> KernelSettings:
         """
-        How Kernel is reached; read at most once a minute for all hooks of the connection.
+        How to reach Kernel; read at most once a minute for all hooks of the connection.
 
         :return: address, token, project and time-out.
         :raises KernelConfigurationError: the connection does not exist, has no token, or cannot be used.
@@ -196,13 +196,13 @@ class KernelAsyncHook:
         known = shared.settings
         try:
             settings = settings_of(await get_async_connection(self.kernel_conn_id))
-            if settings.proxy:  # In a thread, for that waits for Airflow's supervisor.
+            if settings.proxy:  # in a thread: it waits for Airflow's supervisor
                 await ask_in_thread(mask_proxy_password, settings)
             return settings
         except AirflowNotFoundException:
-            if known:  # Airflow says so, too, when it cannot reach its own API
+            if known:  # Airflow raises the same if it cannot reach its own API
                 return known
-            # `airflow dags test` runs a trigger where Airflow answers only those who ask synchronously.
+            # In `airflow dags test`, Airflow answers only synchronous questions of a trigger.
             try:
                 return await ask_in_thread(read_settings, self.kernel_conn_id, BaseHook.get_connection)
             except KernelError as error:
@@ -210,10 +210,10 @@ class KernelAsyncHook:
                 raise
         except Exception as error:
             if known:
-                # Airflow may be away for a while, or somebody at work on the connection, which says nothing of
-                # the invocation. Not the error's text: it may hold the connection's.
+                # Airflow may be away, or a user may be editing the connection; the invocation runs on. Without the error's
+                # text: it may contain the connection.
                 log.warning(
-                    "The connection %s could not be read: %s.",
+                    "The Airflow connection %s could not be read: %s. The trigger uses the one that it read before.",
                     shown(self.kernel_conn_id, 200),
                     type(error).__name__,
                 )

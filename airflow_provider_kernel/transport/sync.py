@@ -41,7 +41,7 @@ def new_session(settings: KernelSettings) -> requests.Session:
 
     import requests
 
-    from airflow_provider_kernel.transport.watchdog import WatchedAdapter
+    from airflow_provider_kernel.transport.deadline import DeadlineAdapter
 
     def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
         request.headers["Authorization"] = f"Bearer {settings.api_key}"
@@ -51,8 +51,8 @@ def new_session(settings: KernelSettings) -> requests.Session:
     session.headers.update(
         {**settings.headers(), "User-Agent": USER_AGENT, "Accept-Encoding": ACCEPT_ENCODING}
     )
-    session.mount("https://", WatchedAdapter())
-    session.mount("http://", WatchedAdapter())
+    session.mount("https://", DeadlineAdapter())
+    session.mount("http://", DeadlineAdapter())
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     # As auth, not as a header of the session: headers may be printed, and ~/.netrc would replace one.
     session.auth = authorize
@@ -88,7 +88,7 @@ def exchange(
     import requests
     from urllib3.exceptions import HTTPError
 
-    from airflow_provider_kernel.transport.watchdog import Watchdog
+    from airflow_provider_kernel.transport.deadline import RequestDeadline
 
     response = None
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
@@ -98,33 +98,33 @@ def exchange(
         body = json.dumps(call.body, ensure_ascii=False).encode()
     began = time.monotonic()
     total = limits.total
-    with Watchdog(limits.head if total is None else min(limits.head, total)) as watchdog:
+    with RequestDeadline(limits.head if total is None else min(limits.head, total)) as deadline:
         try:
-            with watchdog.on_this_thread():
+            with deadline.on_this_thread():
                 response = session.request(
                     call.method,
                     settings.base_url + call.path,
                     params=call.params,
                     data=body,
                     headers=headers,
-                    timeout=(max(0.1, min(CONNECT_TIMEOUT, watchdog.seconds)), limits.idle_timeout),
+                    timeout=(max(0.1, min(CONNECT_TIMEOUT, deadline.seconds)), limits.idle_timeout),
                     stream=True,
                     allow_redirects=False,
                 )
-            watchdog.restart(None if total is None else total - (time.monotonic() - began))
+            deadline.set(None if total is None else total - (time.monotonic() - began))
             with response:
                 yield response
-                if watchdog.has_bitten:
+                if deadline.has_expired:
                     raise requests.Timeout
         except (requests.RequestException, HTTPError, OSError, ValueError, KernelError) as error:
             # A part of a reply, cut by the deadline, may look like a whole one that is not Kernel's.
-            if isinstance(error, KernelError) and not watchdog.has_bitten:
+            if isinstance(error, KernelError) and not deadline.has_expired:
                 raise
             if response is None and not isinstance(error, (requests.RequestException, ValueError)):
                 # requests raises it before it sends: the file of certificates is gone.
                 raise KernelConfigurationError(str(error)) from None
             proxy = without_login(settings.proxy)
-            raise _transport_error(settings, error, timed_out=watchdog.has_bitten, proxy=proxy) from None
+            raise _transport_error(settings, error, timed_out=deadline.has_expired, proxy=proxy) from None
 
 
 def result_of(call: Request[T], response: requests.Response, settings: KernelSettings) -> T:

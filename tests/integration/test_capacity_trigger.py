@@ -276,7 +276,7 @@ def test_all_triggers_fire_unknown_when_the_connection_is_unusable(monkeypatch):
         return events
 
     for event in asyncio.run(main()):
-        assert event.pop("message").startswith("The Airflow connection 'other' is of the type 'http'.")
+        assert event.pop("message").startswith("The Airflow connection 'other' has the type 'http'.")
         assert event == {"capacity": "unknown", "deadline": None}
 
 

@@ -47,8 +47,8 @@ def context(project):
 @pytest.mark.parametrize(
     ("reply", "project", "good", "says"),
     [
-        (context("p_1"), "reports", True, "The token is good: organization org_1, project p_1."),
-        (context(None), None, True, "The token is good: organization org_1, no particular project."),
+        (context("p_1"), "reports", True, "The token is valid: organization org_1, project p_1."),
+        (context(None), None, True, "The token is valid: organization org_1, no particular project."),
         (context(None), "reports", False, "Kernel does not apply the project 'reports'."),
         (error(401, "unauthorized"), None, False, f"answered 401 unauthorized: Kernel's sentence. {KEYS}"),
         (error(401), "reports", False, KEYS),
@@ -56,20 +56,20 @@ def context(project):
             error(403),
             "reports",
             False,
-            "The connection's project is 'reports': does it exist, and may the token",
+            "The connection's project is 'reports': check that it exists and that the token",
         ),
         (
             error(404),
             "reports",
             False,
-            "The connection's project is 'reports': does it exist, and may the token",
+            "The connection's project is 'reports': check that it exists and that the token",
         ),
         (error(404), None, False, "answered 404 an_error: Kernel's sentence"),
         (error(500), "reports", False, "answered 500 an_error: Kernel's sentence"),
-        (Reply(drop=True), None, False, "broke. Look at the connection's host and proxy"),
+        (Reply(drop=True), None, False, "broke. Check the connection's host and proxy"),
         (html(200), None, False, "text/html that is not Kernel's"),
-        (Reply(200, {"hello": "world"}), None, False, "not as Kernel does. Look at the connection's host."),
-        (Reply(200, []), None, False, "Look at the connection's host"),
+        (Reply(200, {"hello": "world"}), None, False, "not as Kernel does. Check the connection's host."),
+        (Reply(200, []), None, False, "Check the connection's host"),
     ],
 )
 def test_the_sentence_says_what_is_the_matter_and_what_to_do(server, press, reply, project, good, says):
@@ -134,7 +134,7 @@ def test_an_extra_without_effect_is_told(server, press):
     server.on(WHO, context(None))
     tested, sentence = press(host=server.url, extra={"timeuot": 5})
     assert tested
-    assert sentence.endswith("the extra 'timeuot' is not known and has no effect. Did you mean 'timeout'?")
+    assert sentence.endswith("the extra 'timeuot' is unknown and has no effect. Did you mean 'timeout'?")
 
 
 @pytest.mark.parametrize(
@@ -146,9 +146,9 @@ def test_an_extra_without_effect_is_told(server, press):
             "The API key is of another project than the one that the connection names",
         ),
         ("unknown-project", "reports", "The connection names a project that does not exist or is not active"),
-        ("other-project", None, "The token is good"),
-        ("spending-cap", None, "The token is good"),  # what Kernel refuses then is new invocations
-        ("insufficient-scope", None, "The token is good"),
+        ("other-project", None, "The token is valid"),
+        ("spending-cap", None, "The token is valid"),  # what Kernel refuses then is new invocations
+        ("insufficient-scope", None, "The token is valid"),
     ],
 )
 def test_what_the_emulator_refuses_on_request(start_emulator, press, refuse, project, says):
@@ -195,7 +195,7 @@ def test_a_missing_connection_is_told(monkeypatch, is_missing):
     tested, sentence = KernelHook("no_such_connection").test_connection()
     assert not tested
     assert "no Airflow connection 'no_such_connection'. Make one of type 'kernel'" in sentence
-    assert "Look at the connection's host" not in sentence
+    assert "Check the connection's host" not in sentence
 
 
 def test_nobody_there_is_told(press):
@@ -211,14 +211,14 @@ def test_no_such_host_is_told(press):
     tested, sentence = press(host="https://kernel.invalid")
     assert not tested
     assert "https://kernel.invalid could not be reached" in sentence
-    assert "Look at the connection's host and proxy" in sentence
+    assert "Check the connection's host and proxy" in sentence
 
 
 def test_an_unknown_certificate_is_told_with_the_way_out(tls, press):
     with serving(tls.server()) as server:
         tested, sentence = press(host=server.url)
         assert not tested
-        assert "put the path of its file into the extra 'verify'" in sentence
+        assert "put the path of the CA's file into the extra 'verify'" in sentence
         server.on(WHO, context("p_1"))
         assert press(host=server.url, extra={"verify": tls.ca})[0]
 

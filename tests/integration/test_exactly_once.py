@@ -823,7 +823,7 @@ class TestAWaitThatIsGivenUp:
         ]
         with pytest.raises(
             KernelInvocationUnknownError,
-            match=r"could not be learned.*A retry of the task reattaches to the invocation",
+            match=r"could not be found out.*A retry of the task reattaches to the invocation",
         ):
             task.run()
         assert statuses() == ["running"]

@@ -90,7 +90,9 @@ def test_a_retry_after_beyond_reason_is_left_to_the_caller(server, ask):
 )
 def test_an_invocation_that_may_have_been_accepted_is_never_requested_again(server, hook, trouble):
     server.on(POST, trouble)
-    with pytest.raises(KernelLostReplyError, match="of shop/price is unknown, so it may be running"):
+    with pytest.raises(
+        KernelLostReplyError, match="of shop/price was lost, so the invocation may be running"
+    ):
         hook.invoke("shop", "price", {"sku": 1})
     assert len(server.seen(POST)) == 1
 

@@ -710,6 +710,6 @@ class TestFiles:
         with pytest.raises(KernelConfigurationError) as error:
             ask("get_invocation", "inv1")
         assert str(error.value).replace(str(path), "PATH") == (
-            "The TLS certificates in 'PATH' cannot be read. It must be the path of a file of certificates in PEM format, "
+            "The TLS certificates in 'PATH' cannot be read. Write the path of a file of certificates in PEM format, "
             "or of a folder of them, that Airflow's processes may read."
         )

@@ -54,7 +54,7 @@ def test_a_large_output_arrives_whole_and_stays_out_of_the_event(deferrable):
         ({"password": "sk_x", "extra": {"timeout": "soon"}}, "'timeout' must be seconds"),
         (
             {"password": "pg_secret", "conn_type": "postgres"},
-            "is of the type 'postgres'. Name one of type 'kernel'",
+            "has the type 'postgres'. Pass or make one of type 'kernel'",
         ),
     ],
 )
@@ -169,7 +169,7 @@ class TestAgainstAKernelThatMisbehaves:
         server.on("GET /invocations/inv1/events", error(401))
         server.on("GET /invocations/inv1", error(401))
         with pytest.raises(
-            AirflowFailException, match=r"could not be learned: Kernel answered 401.*may be running"
+            AirflowFailException, match=r"could not be found out: Kernel answered 401.*may be running"
         ):
             Task(deferrable=deferrable).run()
 

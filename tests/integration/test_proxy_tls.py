@@ -131,7 +131,7 @@ ROWS = [
         "no such CA file",
         {"verify": "/no/such/file"},
         error=KernelConfigurationError,
-        says="'/no/such/file' cannot be read. It must be the path of a file of certificates",
+        says="'/no/such/file' cannot be read. Write the path of a file of certificates",
     ),
     Row("a CA file of garbage", {"verify": "GARBAGE"}, error=KernelConfigurationError, says="cannot be read"),
     Row(

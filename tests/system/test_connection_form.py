@@ -18,7 +18,7 @@ from tests.system.connections_page import ConnectionsPage, connections_page
 
 pytestmark = [pytest.mark.system, pytest.mark.browser]
 
-GOOD = "The token is good: organization"
+GOOD = "The token is valid: organization"
 NUMBERS = count(1)
 PROXY_PASSWORD = "proxy_password_to_be_seen_nowhere"
 DASHBOARD = "https://dashboard.example/{invocation_id}"
@@ -125,7 +125,7 @@ def test_an_unreachable_host_is_told_within_seconds(form: str, page: Connections
     page.picture("unreachable host")
     assert time.monotonic() - pressed < 20
     assert "https://kernel.invalid:443 could not be reached" in notice
-    assert "Look at the connection's host and proxy" in notice
+    assert "Check the connection's host and proxy" in notice
 
 
 def test_no_secret_of_the_form_is_in_airflows_record_of_who_did_what(

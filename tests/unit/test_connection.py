@@ -107,7 +107,7 @@ def test_json_leads_to_the_address_that_it_names(set_connection, fields, base_ur
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"login": "somebody"}, "has a login, which Kernel has none of"),
+        ({"login": "somebody"}, "has a login, and Kernel has none"),
         ({"login": TOKEN, "password": None}, "the API key is the password"),
         (
             {"host": "https://kernel.example", "schema": "http"},
@@ -128,14 +128,14 @@ def test_json_leads_to_the_address_that_it_names(set_connection, fields, base_ur
         ({"schema": "http"}, "has the schema 'http' and no host"),
         ({"host": "kernel.example", "schema": f"v1?key={TOKEN}"}, "a user, a password or parameters in it"),
         ({"host": "kernel.example", "schema": "v1#there"}, "a user, a password or parameters in it"),
-        ({"host": "kernel.example", "schema": "v 1"}, "no http(s) address"),
-        ({"host": "kernel.example", "schema": "a/../v1"}, "no http(s) address"),
-        ({"host": "https://kernel.example/a\\b"}, "no http(s) address"),
+        ({"host": "kernel.example", "schema": "v 1"}, "not an http(s) address"),
+        ({"host": "kernel.example", "schema": "a/../v1"}, "not an http(s) address"),
+        ({"host": "https://kernel.example/a\\b"}, "not an http(s) address"),
         ({"host": f"https://me:{QUOTED}@kernel.example/v1"}, "a user, a password or parameters in it"),
         ({"host": f"https://kernel.example/v1?key={TOKEN}"}, "a user, a password or parameters in it"),
         ({"host": "https://kernel.example/v1#there"}, "a user, a password or parameters in it"),
-        ({"conn_type": "http"}, "is of the type 'http'"),
-        ({"conn_type": "Kernel"}, "is of the type 'Kernel'"),
+        ({"conn_type": "http"}, "has the type 'http'"),
+        ({"conn_type": "Kernel"}, "has the type 'Kernel'"),
         ({"extra": "no json"}, "JSON object"),
     ],
 )
@@ -231,7 +231,7 @@ def test_an_unknown_extra_is_warned_of_once(set_connection, warned, name, says, 
     for _ in range(3):
         read()
     assert warned() == [
-        f"The Airflow connection 'a_kernel': the extra {name!r} is not known and has no effect. {says}"
+        f"The Airflow connection 'a_kernel': the extra {name!r} is unknown and has no effect. {says}"
     ]
 
 
@@ -240,7 +240,7 @@ def test_so_it_is_in_the_uri_form_and_for_each_connection(monkeypatch, warned):
         monkeypatch.setenv(f"AIRFLOW_CONN_{name}", f"kernel://:{QUOTED}@/?proxi=x&projekt=y&verify=false")
         for _ in range(2):
             _ = KernelHook(name.lower()).settings
-    assert [text.partition(" is not")[0].partition("connection ")[2] for text in warned()] == [
+    assert [text.partition(" is unknown")[0].partition("connection ")[2] for text in warned()] == [
         "'one': the extra 'proxi'",
         "'one': the extra 'projekt'",
         "'two': the extra 'proxi'",

@@ -158,7 +158,7 @@ def test_what_is_said_of_another_invocation_is_not_believed(call):
 def test_only_an_event_stream_counts_as_one(kind):
     for good in ("text/event-stream", "Text/Event-Stream; charset=utf-8"):
         endpoints.check_stream({"Content-Type": good})
-    with pytest.raises(KernelTransportError, match="The events were asked for, and"):
+    with pytest.raises(KernelTransportError, match="The reply to a request for events is"):
         endpoints.check_stream({} if kind is None else {"Content-Type": kind})
 
 
@@ -166,7 +166,7 @@ def test_html_in_place_of_a_reply_is_named():
     error = error_of(GET, 200, f"<h1>{SECRET}</h1>".encode(), **{"content_type": "text/html; charset=x"})
     assert str(error) == (
         "GET /invocations/i1 was answered 200 with text/html that is not Kernel's reply; "
-        "a proxy on the way may have answered."
+        "a proxy may have answered."
     )
 
 

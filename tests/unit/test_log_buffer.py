@@ -119,7 +119,7 @@ def test_a_flood_is_bounded_in_memory_and_every_line_is_counted():
         for text in record.split("\n"):
             if text.startswith("… "):
                 dropped += int(text.split()[1])
-                assert text.endswith("more lines are not shown: the app logs faster than Airflow can take")
+                assert text.endswith("more lines are not shown: the app logs faster than Airflow can handle")
             else:
                 shown += 1
     assert shown + dropped == count

@@ -335,7 +335,9 @@ def test_output_is_decoded_if_it_is_json_and_text_otherwise(raw, output):
 
 @pytest.mark.parametrize("status", ["queued", "running", "cancelled", "SUCCEEDED", "success", ""])
 def test_only_succeeded_has_a_result(status):
-    with pytest.raises(KernelInvocationUnknownError, match=f"i1 has the status {status!r}") as caught:
+    with pytest.raises(
+        KernelInvocationUnknownError, match=f"i1 has not ended: its status is {status!r}"
+    ) as caught:
         Invocation("i1", status, raw_output="1").result()
     assert caught.value.invocation_id == "i1"
 

@@ -280,7 +280,7 @@ def test_an_unknown_status_is_never_an_end(status):
     world = World(weather=[(0.0, status, "closes")])
     end = world.run(waiting())
     assert isinstance(end, GaveUp)
-    assert f"status is {status!r}, which this provider does not know" in str(end.error)
+    assert f"status {status!r}, which this provider does not know" in str(end.error)
     assert world.now - START >= MAX_OUTAGE
 
 
@@ -493,7 +493,7 @@ class TestTheRestOfALogAfterTheEnd:
                 break
             wait.on_event(line(f"{number}"), now)
             wait.on_stream_end(now)
-        assert records[-1] == "… the rest of the log could not be read: its streams are cut short"
+        assert records[-1] == "… the rest of the log could not be read: its streams end early"
         assert now - START <= LOG_DRAIN_SECONDS
 
 
@@ -595,8 +595,8 @@ OUTCOMES = {
         ("timeout, cancelled", "timeout", False, "It was cancelled"),
         ("timeout, not cancelled", "timeout", True, "may be running"),
         ("timeout, had ended", "succeeded", False, ""),
-        ("unknown, cancelled", "unknown", False, "could not be learned"),
-        ("unknown, not cancelled", "unknown", True, "could not be learned"),
+        ("unknown, cancelled", "unknown", False, "could not be found out"),
+        ("unknown, not cancelled", "unknown", True, "could not be found out"),
     ],
 )
 def test_an_outcome_travels_small_and_unchanged(name, status, possibly_running, words):

@@ -1,4 +1,4 @@
-"""A limit on a request with requests as a whole, from before there is a connection."""
+"""A deadline for a whole request with requests, from before there is a connection."""
 
 from __future__ import annotations
 
@@ -14,102 +14,102 @@ from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
-_here = threading.local()
+_thread = threading.local()
 
 
-class Watchdog:
+class RequestDeadline:
     """
-    Ends the connection of one request once its time is over, as a context manager.
+    Shuts down the connection of one request when its time has passed, as a context manager.
 
-    No time-out of a socket does: those begin anew with each byte.
+    A socket's own time-out does not: it starts again with each byte.
 
-    :param seconds: until then, from the entry.
+    :param seconds: the time, from the entry.
     """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self.has_bitten = False
+        self.has_expired = False
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._timer: threading.Timer | None = None
 
-    def __enter__(self) -> Watchdog:
-        self.restart(self.seconds)
+    def __enter__(self) -> RequestDeadline:
+        self.set(self.seconds)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.restart(None)
+        self.set(None)
         with self._lock:
-            self._let_go()
+            self._release()
 
     @contextmanager
     def on_this_thread(self) -> Iterator[None]:
-        """Watch the connection that is used here, in the ``with`` block; a signal handler may use another within."""
-        outer = getattr(_here, "watchdog", None)
-        _here.watchdog = self
+        """Apply to the connections that this thread uses in the ``with`` block; a signal handler may nest another one."""
+        outer = getattr(_thread, "deadline", None)
+        _thread.deadline = self
         try:
             yield
         finally:
-            _here.watchdog = outer
+            _thread.deadline = outer
 
-    def restart(self, seconds: float | None) -> None:
-        """Count anew; None: no limit."""
+    def set(self, seconds: float | None) -> None:
+        """Set the time that is left; None for no limit."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
         if seconds is not None:
-            self._timer = threading.Timer(max(0.0, seconds), self._bite)
+            self._timer = threading.Timer(max(0.0, seconds), self._expire)
             self._timer.daemon = True
             self._timer.start()
 
     def watch(self, descriptor: int) -> None:
-        """Take the descriptor of the connection's socket."""
+        """Apply to the socket with this descriptor."""
         with self._lock:
-            self._let_go()
-            # Its own: the connection may wrap its socket for TLS, or close it, at any moment.
+            self._release()
+            # A duplicate: the connection may wrap its socket for TLS, or close it, at any moment.
             self._socket = socket.socket(fileno=os.dup(descriptor))
-        if self.has_bitten:
-            self._bite()
+        if self.has_expired:
+            self._expire()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         if self._socket:
             self._socket.close()
             self._socket = None
 
-    def _bite(self) -> None:
+    def _expire(self) -> None:
         with self._lock:
-            self.has_bitten = True
+            self.has_expired = True
             if self._socket:
-                with suppress(OSError):  # it ended by itself just now
+                with suppress(OSError):  # the connection was closed just now
                     self._socket.shutdown(socket.SHUT_RDWR)
 
 
-def _watch(descriptor: int) -> None:
-    watchdog: Watchdog | None = getattr(_here, "watchdog", None)
-    if watchdog:
-        watchdog.watch(descriptor)
+def _apply_deadline(descriptor: int) -> None:
+    deadline: RequestDeadline | None = getattr(_thread, "deadline", None)
+    if deadline:
+        deadline.watch(descriptor)
 
 
-class _Watched:
-    """A connection that tells this thread's watchdog of its socket."""
+class _WithDeadline:
+    """A connection whose socket is subject to this thread's deadline."""
 
-    def _new_conn(self) -> socket.socket:  # as urllib3's own connections through SOCKS override it
+    def _new_conn(self) -> socket.socket:  # private, but urllib3's own SOCKS connections override it, too
         sock: socket.socket = super()._new_conn()  # type: ignore[misc]
-        _watch(sock.fileno())
+        _apply_deadline(sock.fileno())
         return sock
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         sock = self.sock  # type: ignore[attr-defined]
-        if sock is not None:  # one that was kept open
-            _watch(sock.fileno())
+        if sock is not None:  # a connection that was kept open
+            _apply_deadline(sock.fileno())
         super().request(*args, **kwargs)  # type: ignore[misc]
 
 
-class _HTTPConnection(_Watched, HTTPConnection):
+class _HTTPConnection(_WithDeadline, HTTPConnection):
     pass
 
 
-class _HTTPSConnection(_Watched, HTTPSConnection):
+class _HTTPSConnection(_WithDeadline, HTTPSConnection):
     pass
 
 
@@ -122,10 +122,10 @@ class _HTTPSPool(HTTPSConnectionPool):
 
 
 class _HeaderFilter(logging.Filter):
-    """Keeps back the warning with which urllib3 quotes headers that it cannot read: they may quote the token."""
+    """Drops urllib3's warning about malformed headers, which quotes them: they may contain the token."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        is_ours = getattr(_here, "watchdog", None) is not None
+        is_ours = getattr(_thread, "deadline", None) is not None
         return not (is_ours and str(record.msg).startswith("Failed to parse headers"))
 
 
@@ -134,11 +134,11 @@ logging.getLogger("urllib3.connection").addFilter(_HeaderFilter())
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
-class WatchedAdapter(HTTPAdapter):
-    """Makes connections that a :class:`Watchdog` can end."""
+class DeadlineAdapter(HTTPAdapter):
+    """Makes connections that are subject to a :class:`RequestDeadline`."""
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        """Make the pools of connections."""
+        """Create the pools of connections."""
         super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
