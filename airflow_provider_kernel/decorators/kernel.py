@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.operators.arguments import SET_DURING_EXECUTION, check_arguments
+from airflow_provider_kernel.operators.arguments import check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.operators.mapped import check_expanded
 from airflow_provider_kernel.operators.options import OnLostReply
 
 try:
+    from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
+except ImportError:  # Airflow 2, which has no SET_DURING_EXECUTION
+    from airflow.utils.types import (  # type: ignore[attr-defined,no-redef]
+        NOTSET as SET_DURING_EXECUTION,
+    )
+try:
     from airflow.sdk.bases.decorator import determine_kwargs
-except ImportError:  # Airflow 3.0 or earlier; common.compat 1.13 does not have the name
+except ImportError:  # Airflow 3.0 and 2; common.compat 1.13 does not export the name
     from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:

@@ -30,12 +30,10 @@ from airflow_provider_kernel.operators.rendering import is_payload_file
 
 try:
     from airflow.sdk.definitions._internal.mixins import ResolveMixin
-    from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION, ArgNotSet
-except ImportError:  # Airflow 2, which has no SET_DURING_EXECUTION
+    from airflow.sdk.definitions._internal.types import ArgNotSet
+except ImportError:  # Airflow 2
     from airflow.utils.mixins import ResolveMixin  # type: ignore[no-redef]
     from airflow.utils.types import ArgNotSet  # type: ignore[attr-defined,no-redef]
-
-__all__ = ["SET_DURING_EXECUTION"]
 
 #: The options of Jinja by which a Dag changes how a template begins.
 _JINJA_MARKS = (

@@ -72,7 +72,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         wait for the end. Default True.
     :param deferrable: False waits on the worker instead of the triggerer. Default True, whatever
         ``[operators] default_deferrable`` says: Airflow writes ``default_deferrable = false`` into every ``airflow.cfg``
-        that it generates, so a False that a user has chosen cannot be told from the default.
+        that it generates, so the option does not tell whether a user has set it.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails. Default:
         None, which is ``async_timeout_seconds`` and ten minutes. ``execution_timeout`` bounds the wait too, from
         the start of the try, deferred or not.
