@@ -1,4 +1,4 @@
-"""What Airflow reads about this provider: among other things the form of its connection."""
+"""The description of this provider that Airflow reads, with the form of its connection."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """
-Airflow's metrics of invocations; a metric that cannot be sent is a warning, and never a task's failure.
+Metrics of invocations, sent as Airflow's own. A metric that cannot be sent is a warning, and does not fail the task.
 
-Each has the tags ``app`` and ``action``, where the metrics go to something that takes tags and they are known.
+Each has the tags ``app`` and ``action``, if they are known and the metrics backend supports tags.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Named(Protocol):
-    """What knows its app and action: an invocation, or a task."""
+    """An object with the names of an app and an action: an invocation, or the operator's options."""
 
     @property
     def app_name(self) -> str | None:
@@ -22,7 +22,7 @@ class Named(Protocol):
 
     @property
     def action_name(self) -> str | None:
-        """Name of its action."""
+        """Name of the action."""
 
 
 def submitted(of: Named) -> None:
@@ -34,11 +34,13 @@ def ended(of: Named, *, succeeded: bool, seconds: float | None) -> None:
     """
     Count an invocation whose end a task has seen: ``kernel.succeeded`` or ``kernel.failed``.
 
-    :param seconds: for which it was waited: the timer ``kernel.waited``; None where that is not known.
+    :param of: the invocation.
+    :param succeeded: whether it succeeded.
+    :param seconds: time that the task waited, in seconds, for the timer ``kernel.waited``; None if it is unknown.
     """
     _send("incr", "kernel.succeeded" if succeeded else "kernel.failed", of=of)
     if seconds is not None:
-        # A number is milliseconds to every receiver; what a timedelta is sent as, Airflow 2 decides by an option.
+        # Milliseconds as a number. The unit of a timedelta depends on an option of Airflow 2.
         _send("timing", "kernel.waited", seconds * 1000, of=of)
 
 
@@ -46,7 +48,8 @@ def reconnected(of: Named, *, in_triggerer: bool = False) -> None:
     """
     Count an event stream that was opened again: ``kernel.reconnects``.
 
-    :param in_triggerer: whether this is a triggerer's process.
+    :param of: the invocation.
+    :param in_triggerer: whether this process is a triggerer.
     """
     _send("incr", "kernel.reconnects", of=of, in_triggerer=in_triggerer)
 
@@ -54,16 +57,16 @@ def reconnected(of: Named, *, in_triggerer: bool = False) -> None:
 def _send(kind: str, name: str, *values: Any, of: Named, in_triggerer: bool = False) -> None:
     try:
         tags = {"app": of.app_name, "action": of.action_name}
-        # In a tag, these have a meaning to receivers.
+        # These characters have a meaning in StatsD's and other formats.
         known = {key: re.sub(r"[|:,=\s]", "_", value) for key, value in tags.items() if value}
         getattr(_stats(in_triggerer), kind)(name, *values, tags=known)
-    except Exception as error:  # noqa: BLE001 - whatever a configured backend raises
-        log.warning("The metric %s could not be sent: %s", name, type(error).__name__)
+    except Exception as error:  # noqa: BLE001 - a metrics backend may raise anything
+        log.warning("The metric %s could not be sent: %s.", name, type(error).__name__)
 
 
 def _stats(in_triggerer: bool) -> Any:
     if in_triggerer:
-        try:  # from 3.2 on, Airflow's own processes set up another one than those of tasks
+        try:  # from Airflow 3.2 on, a triggerer configures another Stats than a task's process
             from airflow.observability.stats import Stats
 
             return Stats

@@ -1,7 +1,7 @@
 """
-What an argument may be, whoever takes it. No I/O.
+Checks of the arguments of operator, sensor, trigger and hook. No I/O.
 
-Each check raises a ``ValueError`` whose sentence says what to write instead.
+Each raises a ``ValueError`` whose sentence says what to write instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 MIN_ASYNC_TIMEOUT_SECONDS = 10
 MAX_ASYNC_TIMEOUT_SECONDS = 3600
 DEFAULT_ASYNC_TIMEOUT_SECONDS = 900
-#: Kernel cuts a synchronous call after this many seconds.
+#: Seconds after which Kernel cuts a synchronous call.
 SYNC_LIMIT_SECONDS = 100
 #: What to write as the name of an app or an action.
 NAME_MEANING = "the name as it was deployed to Kernel"
@@ -22,27 +22,27 @@ NAME_MEANING = "the name as it was deployed to Kernel"
 VERSION_MEANING = "the version's label as it was deployed to Kernel, or 'latest'"
 #: What to write as ``kernel_conn_id``.
 CONNECTION_MEANING = "the id of an Airflow connection of type 'kernel'"
-#: Longest time that an argument may be, in seconds: Airflow's and Python's moments end in the year 9999.
+#: Longest time that an argument may be, in seconds. Airflow's and Python's dates end in the year 9999.
 MAX_SECONDS = 365 * 24 * 3600
-#: The integers that fit into 64 bits, with which Airflow's processes talk to each other.
+#: Smallest and largest integer that Airflow's processes can send to each other: 64 bits.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
-#: Characters that JSON has and PostgreSQL's ``jsonb`` has not; Airflow keeps its Dags in that.
+#: Characters of JSON that PostgreSQL's ``jsonb``, in which Airflow stores Dags, does not have.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def is_template(text: str) -> bool:
-    """Tell whether Airflow would render ``text``."""
+    """Return whether Airflow renders ``text``."""
     return any(mark in text for mark in ("{{", "{%", "{#"))
 
 
 def check_name(name: str, value: Any, meaning: str = NAME_MEANING) -> None:
     """
-    Check one of the texts that name something.
+    Check an argument that is a name or id.
 
     :param name: the argument's name.
     :param value: its value.
-    :param meaning: what to write instead of an empty or wrong one.
-    :raises ValueError: it is empty, no text, or holds what is no character of a name.
+    :param meaning: what to write as the argument.
+    :raises ValueError: the value is not a string, is empty, or has a character that Airflow cannot store.
     """
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a string, {meaning}; not {type(value).__name__}.")
@@ -53,38 +53,47 @@ def check_name(name: str, value: Any, meaning: str = NAME_MEANING) -> None:
 
 def check_storable(name: str, value: Any) -> None:
     """
-    Check that Airflow can store what a Dag holds: one value that it cannot carry stops the Dag processor.
+    Check that Airflow can store an argument with its Dag. One value that it cannot store stops the Dag processor.
 
     :param name: the argument's name.
-    :param value: its value; the texts in dicts, lists, tuples and sets are looked at, too.
-    :raises ValueError: a text holds a NUL or half a surrogate pair, or an integer is beyond 64 bits; the sentence says
-        where.
+    :param value: its value; dicts, lists, tuples and sets are searched.
+    :raises ValueError: a string contains NUL or half a surrogate pair, or an integer exceeds 64 bits; the sentence names
+        the place.
     """
+    if problem := storage_problem(value):
+        raise ValueError(f"{name}{problem}")
+
+
+def storage_problem(value: Any) -> str | None:
+    """Return the path in ``value`` to what Airflow cannot store, and why; None if Airflow can store all of it."""
     if isinstance(value, str):
-        if fault := _unstorable(value):
-            raise ValueError(f"{name} holds {fault}")
-    elif isinstance(value, int):
-        if not MIN_INTEGER <= value <= MAX_INTEGER:
-            raise ValueError(
-                f"{name} is a number beyond 64 bits, which Airflow cannot carry. Write it as a string, or the whole "
-                "payload as JSON text."
-            )
-    elif isinstance(value, Mapping):
+        return _text_problem(value)
+    if isinstance(value, int):
+        if MIN_INTEGER <= value <= MAX_INTEGER:
+            return None
+        return (
+            " is a number beyond 64 bits, which Airflow cannot store. Write it as a string, or the whole payload as "
+            "JSON text."
+        )
+    if isinstance(value, Mapping):
         for key, item in value.items():
-            if isinstance(key, str) and (fault := _unstorable(key)):
-                raise ValueError(f"{name} has the key {key!a}, which holds {fault}")
-            check_storable(f"{name}[{key!r}]", item)
+            if isinstance(key, str) and (problem := _text_problem(key)):
+                return f" has the key {key!a}, which{problem}"
+            if problem := storage_problem(item):
+                return f"[{key!r}]{problem}"
     elif isinstance(value, (list, tuple, Set)):
         for index, item in enumerate(value):
-            check_storable(f"{name}[{index}]", item)
+            if problem := storage_problem(item):
+                return f"[{index}]{problem}"
+    return None
 
 
-def _unstorable(text: str) -> str | None:
+def _text_problem(text: str) -> str | None:
     found = _UNSTORABLE.search(text)
     if found is None:
         return None
     what = "a NUL character" if found[0] == "\0" else "half a surrogate pair"
-    return f"{what}, which Airflow cannot store in PostgreSQL. Leave it out, or encode the text, such as with base64."
+    return f" holds {what}, which Airflow cannot store in PostgreSQL. Leave it out, or encode the text, for example with base64."
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -93,7 +102,7 @@ def check_flag(name: str, value: Any) -> None:
 
     :param name: the argument's name.
     :param value: its value.
-    :raises ValueError: it is something else.
+    :raises ValueError: the value is neither.
     """
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, not {value!r}.")
@@ -105,9 +114,9 @@ def check_seconds(name: str, value: Any, least: float = 0.0, most: float = MAX_S
 
     :param name: the argument's name.
     :param value: its value.
-    :param least: the shortest that it may be; 0, the default, is too short itself.
-    :param most: the longest that it may be; default: a year.
-    :raises ValueError: it is no number, or out of these bounds.
+    :param least: the shortest time; default: any that is greater than 0.
+    :param most: the longest time; default: a year.
+    :raises ValueError: the value is not a number, or out of these bounds.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not (least <= value <= most and value > 0):
@@ -118,11 +127,11 @@ def check_seconds(name: str, value: Any, least: float = 0.0, most: float = MAX_S
 
 def check_async(async_: Any, async_timeout_seconds: Any) -> None:
     """
-    Check ``async_`` with ``async_timeout_seconds``.
+    Check ``async_`` and ``async_timeout_seconds``.
 
     :param async_: as in :class:`~airflow_provider_kernel.api.models.InvocationRequest`.
     :param async_timeout_seconds: as there.
-    :raises ValueError: a wrong type, out of 10-3600, or a time-out for a synchronous call.
+    :raises ValueError: the type is wrong, the time is not in 10-3600, or a synchronous call has a time.
     """
     check_flag("async_", async_)
     if async_timeout_seconds is None:

@@ -1,4 +1,4 @@
-"""A payload as JSON text, and an output out of it. Pure; no I/O."""
+"""Payloads and outputs as JSON text. No I/O."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
-from airflow_provider_kernel.api.arguments import check_name
+from airflow_provider_kernel.api.arguments import check_name, storage_problem
 from airflow_provider_kernel.api.payload_mark import MARK_LENGTH
 
-#: Largest payload that Kernel takes, in bytes of UTF-8 ("4.5 MB", read as the smaller of its meanings).
+#: Largest payload that Kernel accepts, in bytes of UTF-8. Its documentation says 4.5 MB; this is the smaller meaning.
 MAX_PAYLOAD_BYTES = 4_500_000
 #: What to write as ``metadata_field``.
-METADATA_FIELD_MEANING = "the name under which the key is to be added to the payload"
-#: Escapes of half a surrogate pair and of NUL; whole pairs match, too.
+METADATA_FIELD_MEANING = "the name of the field that is added to the payload"
+#: Escapes of NUL and of surrogates; those of a whole pair match, too.
 _MAYBE_UNSTORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
-#: What to write for a value of these classes; for one of several, the first counts.
+#: How to convert a value of these classes; the first class that matches counts.
 _CONVERSIONS: tuple[tuple[Any, str], ...] = (
     ((date, time), ".isoformat()"),
     (timedelta, ".total_seconds()"),
@@ -37,11 +37,11 @@ _CONVERSIONS: tuple[tuple[Any, str], ...] = (
 
 
 class JSONLimitError(ValueError):
-    """The text is JSON, but beyond what Python reads."""
+    """The text is JSON, but Python cannot read it."""
 
 
 class _NaNError(ValueError):
-    """NaN and Infinity, which Python's parser takes for JSON."""
+    """The text has NaN or Infinity, which are not JSON; Python's parser accepts them."""
 
 
 def _refuse_nan(constant: str) -> Any:
@@ -50,10 +50,10 @@ def _refuse_nan(constant: str) -> Any:
 
 def parse_json(text: str) -> Any:
     """
-    Parse strict JSON: NaN and Infinity, which Python's parser accepts, are refused.
+    Parse strict JSON: without NaN and Infinity, which Python's parser accepts.
 
-    NUL, and half of a surrogate pair, such as JavaScript leaves of an emoji that it cuts, become question marks, in
-    keys too: Airflow can store neither, nor report an exception that holds one.
+    NUL and half a surrogate pair become question marks, in keys too: Airflow can store neither, nor report an exception
+    with one. JavaScript leaves half a surrogate pair if it cuts a string within an emoji.
 
     :param text: the JSON.
     :return: the value.
@@ -64,7 +64,7 @@ def parse_json(text: str) -> Any:
 
 
 def parse_storable(text: str) -> tuple[Any, bool]:
-    """Return what :func:`parse_json` does, and whether it replaced characters."""
+    """Return the value as :func:`parse_json` does, and whether characters were replaced in it."""
     value = parse_exactly(text)
     if not _MAYBE_UNSTORABLE.search(text):
         return value, False
@@ -73,20 +73,20 @@ def parse_storable(text: str) -> tuple[Any, bool]:
     except RecursionError:
         raise JSONLimitError("the JSON is nested too deeply") from None
     text = exact.encode(errors="replace").decode()
-    # A backslash that is data is written twice. It is set aside as NUL, which dumps leaves nowhere.
+    # Set aside each backslash that is data, which JSON writes twice, as NUL, which json.dumps never writes.
     text = text.replace("\\\\", "\0").replace("\\u0000", "?").replace("\0", "\\\\")
     if text == exact:
         return value, False
-    return json.loads(text, object_pairs_hook=_with_all), True
+    return json.loads(text, object_pairs_hook=_without_equal_keys), True
 
 
-def _with_all(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object, with question marks, then numbers, where replacing has made several keys the same."""
+def _without_equal_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object. A key that replacing made equal to another gets question marks, then a number."""
     found: dict[str, Any] = {}
     added: dict[str, int] = {}
     for name, value in pairs:
         key, number = name, added.get(name, 0)
-        while key in found:  # going on where the last of this name has stopped: all of them may be the same
+        while key in found:  # starts at the last number of this name: all keys may be equal
             number += 1
             key = name + ("?" * number if number < 4 else f"???{number}")
         added[name] = number
@@ -95,7 +95,7 @@ def _with_all(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_exactly(text: str) -> Any:
-    """As :func:`parse_json`, but replace nothing."""
+    """Parse strict JSON as :func:`parse_json` does, but replace no character."""
     try:
         return json.loads(text, parse_constant=_refuse_nan)
     except RecursionError:
@@ -107,45 +107,47 @@ def parse_exactly(text: str) -> Any:
 
 
 def encode_payload(
-    payload: Any, unrendered: Callable[[Any], bool] = lambda value: False, *, is_marked: bool = False
+    payload: Any, is_unrendered: Callable[[Any], bool] | None = None, *, is_marked: bool = False
 ) -> str | None:
     """
     Return ``payload`` as JSON text.
 
-    :param payload: any JSON value; a string is taken for JSON text already, None for no payload.
-    :param unrendered: tells of a value that it will only be known later (a template), and is not checked.
+    :param payload: any JSON value; a string must be JSON text; None is no payload.
+    :param is_unrendered: given when the Dag is parsed: returns whether a value inside the payload is known only when the
+        task runs. The payload's strings and integers are then also checked for what Airflow cannot store.
     :param is_marked: whether the limit counts the mark that is added to the text.
-    :return: the text; None if there is no payload, or it will only be known later.
-    :raises ValueError: it is no JSON value (the sentence names the key), no JSON text, or over 4.5 MB.
+    :return: the text; None if there is no payload.
+    :raises ValueError: the payload is not a JSON value (the sentence names the path), not JSON text, or over 4.5 MB.
     """
-    if payload is None or unrendered(payload):
+    if payload is None:
         return None
     if isinstance(payload, str):
         try:
             parse_exactly(payload)
         except ValueError as error:
             raise ValueError(
-                f"payload is a string that is not JSON text ({error}). Pass the value itself (a dict, a list, …) "
-                "or the text that json.dumps makes of it; json.dumps too for a payload that is a mere string. "
-                "A template of a dict or list needs the filter tojson, or a Dag with render_template_as_native_obj."
+                f"payload is a string that is not JSON text ({error}). Pass the value itself (a dict, a list, …), or the "
+                "result of json.dumps; use json.dumps also for a payload that is a plain string. A template of a dict "
+                "or list needs the filter tojson, or a Dag with render_template_as_native_obj."
             ) from None
         text = payload
     else:
         try:
-            text = json.dumps(
-                _json_value(payload, "payload", unrendered), ensure_ascii=False, separators=(",", ":")
-            )
+            if problem := _problem(payload, is_unrendered):
+                raise ValueError(f"payload{problem}")
+            text = json.dumps(payload, default=_plain, ensure_ascii=False, separators=(",", ":"))
         except RecursionError:
             raise ValueError("payload is nested too deeply, or contains itself.") from None
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
         raise ValueError(
-            "payload holds a character that is no Unicode text (half a surrogate pair)."
+            "payload holds half a surrogate pair, which is not Unicode text. Leave it out, or encode the text, for example "
+            "with base64."
         ) from None
     if size + (MARK_LENGTH if is_marked else 0) > MAX_PAYLOAD_BYTES:
         raise ValueError(
-            f"payload is {size / 1e6:.1f} MB of JSON, and Kernel takes {MAX_PAYLOAD_BYTES / 1e6} MB at most. "
+            f"payload is {size / 1e6:.1f} MB of JSON, and Kernel accepts {MAX_PAYLOAD_BYTES / 1e6} MB at most. "
             "Put the data into object storage and pass its address."
         )
     return text
@@ -153,13 +155,13 @@ def encode_payload(
 
 def payload_digest(payload: str | None) -> str | None:
     """
-    Return a text that is the same for equal JSON values, however they are written, and does not tell the value.
+    Return a digest that is the same for equal JSON values, however they are written.
 
     :param payload: JSON text; None for no payload.
     """
     if payload is None:
         return None
-    with suppress(ValueError, RecursionError):  # beyond what Python reads: compared as it is written
+    with suppress(ValueError, RecursionError):  # Python cannot read it: the digest of the text itself
         payload = json.dumps(parse_exactly(payload), sort_keys=True)
     return hashlib.sha256(payload.encode(errors="replace")).hexdigest()
 
@@ -171,42 +173,54 @@ def is_nothing(rendered: Any) -> bool:
 
 def check_metadata_field(metadata_field: Any, payload: Any) -> None:
     """
-    Check that a payload can take a key.
+    Check that a field can be added to a payload.
 
-    :param metadata_field: the name under which it is to be added.
+    :param metadata_field: the name of the field.
     :param payload: the payload, decoded.
-    :raises ValueError: it is no JSON object, or has that name already.
+    :raises ValueError: the payload is not a JSON object, or has that field already.
     """
     check_name("metadata_field", metadata_field, METADATA_FIELD_MEANING)
     if not isinstance(payload, Mapping):
         raise ValueError(
-            f"metadata_field adds a key to the payload, so that must be a dict (a JSON object), not "
-            f"{'missing' if payload is None else type(payload).__name__}. Pass a dict, {{}} if there is nothing to say."
+            f"metadata_field adds a field to the payload, so the payload must be a dict (a JSON object), not "
+            f"{'missing' if payload is None else type(payload).__name__}. Pass a dict, {{}} if the action needs no input."
         )
     if metadata_field in payload:
         raise ValueError(
-            f"The payload has {metadata_field!r} already, under which metadata_field would add its key. Choose another name."
+            f"The payload already has the field {metadata_field!r}, which metadata_field would add. Choose another name."
         )
 
 
-def _json_value(value: Any, path: str, unrendered: Callable[[Any], bool]) -> Any:
-    """Return ``value`` with plain lists and dicts only, or raise with the path to what is no JSON."""
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
+def _problem(value: Any, is_unrendered: Callable[[Any], bool] | None) -> str | None:
+    """Return the path in a payload to what cannot be sent, or stored with the Dag, and why; None if there is nothing."""
+    if value is None or isinstance(value, (str, int)):
+        return storage_problem(value) if is_unrendered else None
     if isinstance(value, float):
-        if math.isfinite(value):
-            return value
-        raise ValueError(f"{path} is {value}, which JSON cannot hold. Use None or a string.")
-    if unrendered(value):
+        return None if math.isfinite(value) else f" is {value}, which JSON cannot hold. Use None or a string."
+    if is_unrendered and is_unrendered(value):
         return None
     if isinstance(value, Mapping):
-        for key in value:
+        for key, item in value.items():
             if not isinstance(key, str):
-                raise ValueError(f"{path} has the key {key!r}; the keys of a JSON object are strings.")
-        return {key: _json_value(item, f"{path}[{key!r}]", unrendered) for key, item in value.items()}
+                return f" has the key {key!r}; the keys of a JSON object are strings. Convert it with str(…)."
+            if is_unrendered and storage_problem(key):
+                return f" has the key {key!a}, which{storage_problem(key)}"
+            if problem := _problem(item, is_unrendered):
+                return f"[{key!r}]{problem}"
+        return None
     if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
-        return [_json_value(item, f"{path}[{index}]", unrendered) for index, item in enumerate(value)]
-    raise ValueError(f"{path} is a {_class_name(value)}, which JSON cannot hold. {_what_to_write(value)}")
+        for index, item in enumerate(value):
+            if problem := _problem(item, is_unrendered):
+                return f"[{index}]{problem}"
+        return None
+    return f" is a {_class_name(value)}, which JSON cannot hold. {_conversion(value)}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that json.dumps does not know as a dict or list; None for one that is known only later."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, Sequence) else None
 
 
 def _class_name(value: Any) -> str:
@@ -214,8 +228,8 @@ def _class_name(value: Any) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _what_to_write(value: Any) -> str:
-    """Return a sentence on what makes JSON of ``value``. Libraries are known by their methods, and not loaded."""
+def _conversion(value: Any) -> str:
+    """Return a sentence on how to convert ``value`` to JSON. Libraries are recognized by methods, and not imported."""
     for kinds, conversion in _CONVERSIONS:
         if isinstance(value, kinds):
             return f"Convert it with {conversion}."
@@ -224,9 +238,9 @@ def _what_to_write(value: Any) -> str:
         return all(hasattr(value, name) for name in names)
 
     if has("function", "expand"):  # of @task
-        return "Call the task: its output is the payload then."
+        return "Call the task, so that its output is the payload."
     if has("task_id", "output"):
-        return "Write .output for what the task returns."
+        return "Write .output to pass the task's output."
     if callable(value):
         return "Airflow calls only a function that is the payload as a whole: payload=make_payload."
     if is_dataclass(value):

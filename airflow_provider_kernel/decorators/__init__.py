@@ -1,1 +1,1 @@
-"""``@task.kernel``."""
+"""The decorator ``@task.kernel``."""

@@ -1,4 +1,4 @@
-"""``@task.kernel``: a function makes the payload, and the task runs the action with it."""
+"""``@task.kernel``: a function returns the payload, and the task runs an action with it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
 from airflow_provider_kernel.api.errors import KernelError
-from airflow_provider_kernel.operators.arguments import SET_DURING_EXECUTION, check_arguments
+from airflow_provider_kernel.operators.arguments import check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
-from airflow_provider_kernel.operators.mapped import checked
+from airflow_provider_kernel.operators.mapped import check_expanded
 from airflow_provider_kernel.operators.options import OnLostReply
 
 try:
+    from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
+except ImportError:  # Airflow 2, which has no SET_DURING_EXECUTION
+    from airflow.utils.types import (  # type: ignore[attr-defined,no-redef]
+        NOTSET as SET_DURING_EXECUTION,
+    )
+try:
     from airflow.sdk.bases.decorator import determine_kwargs
-except ImportError:  # Airflow 3.0 or earlier; common.compat 1.13 does not have the name
+except ImportError:  # Airflow 3.0 and 2; common.compat 1.13 does not export the name
     from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
 
 if TYPE_CHECKING:
@@ -27,25 +33,24 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-#: Stands for an argument that is left out, which ``default_args`` may still give.
+#: Default of an argument that is left out, which ``default_args`` may give.
 _LEFT_OUT: Any = None if TYPE_CHECKING else type("LeftOut", (), {"__repr__": lambda self: "…"})()
 
 
 class _KernelDecoratedOperator(DecoratedOperator, KernelInvokeOperator):
     """
-    Runs an action with the payload that a function returns.
+    Run an action with the payload that a function returns.
 
     :param python_callable: the function.
     :param op_args: its positional arguments. (templated)
     :param op_kwargs: its keyword arguments. (templated)
     """
 
-    # The payload is what the function returned, not a template: it may hold anything.
+    # The function's result is not a template.
     template_fields: Sequence[str] = (
         *DecoratedOperator.template_fields,
         *(name for name in KernelInvokeOperator.template_fields if name != "payload"),
     )
-    template_ext: Sequence[str] = ()
     template_fields_renderers = DecoratedOperator.template_fields_renderers
     custom_operator_name = "@task.kernel"
     _request_is_deterministic = False
@@ -67,21 +72,27 @@ class _KernelDecoratedOperator(DecoratedOperator, KernelInvokeOperator):
         )
 
     def execute(self, context: Context) -> Any:
-        """As the operator's: the decorator's own fails on Airflow 3.0, and is for functions that return assets."""
+        """
+        Run the action, as :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator` does.
+
+        DecoratedOperator's own ``execute`` is for functions that return assets, and fails on Airflow 3.0.
+        """
         return KernelInvokeOperator.execute(self, context)
 
     def request(self, context: Context) -> InvocationRequest:
         """
-        Call the function, and return what is asked of Kernel, but for the key.
+        Call the function, and return the request with its result as payload.
 
+        :param context: Airflow's.
+        :return: the request.
         :raises Exception: what the function raises.
-        :raises AirflowFailException: an argument, or what it returned, is wrong.
+        :raises AirflowFailException: an argument, or the function's result, is wrong.
         """
         context_merge(context, self.op_kwargs)
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
         try:
             self.payload = self.python_callable(*self.op_args, **arguments)
-        except KernelError as error:  # which would be taken for the answer to the request that it is made for
+        except KernelError as error:  # not Kernel's reply to this task's own request
             raise RuntimeError(f"The decorated function failed: {error}") from error
         return super().request(context)
 
@@ -109,19 +120,19 @@ def kernel_task(
     **kwargs: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
     """
-    Make a task of a function that returns the payload: the task runs an action with it, and returns its output.
+    Create a task that runs an action with the payload that a function returns, and returns the action's output.
 
-    This is what ``@task.kernel`` is; imported from here, editors know its parameters. The function is called in the
-    process that submits the invocation, and not again for a deferral or to take up what an earlier try has started.
-    It must be free of side effects all the same: a wait for capacity, a retry, or a lost reply calls it anew. What it
-    returns is sent as it is, never rendered as a template; None sends no payload. If it raises AirflowSkipException,
-    the task is skipped.
+    ``@task.kernel`` is this function. Import it from here if your editor should know its parameters. The task calls the
+    decorated function when it submits the invocation, and not again after a deferral or to reattach to the invocation of
+    an earlier attempt. The function must be free of side effects all the same, because it is called again after a wait
+    for capacity, and by a retry that submits a new invocation. Its result is sent as it is, without being rendered as a
+    template; None sends no payload. If the function raises AirflowSkipException, the task is skipped.
 
-    What is left out is what ``default_args`` says, or the default of
-    :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`, which says more of each parameter. There
-    is no ``payload``; what else every task takes, such as ``retries`` or ``pool``, is passed on.
+    An argument that is left out has the value in ``default_args``, or the default of
+    :class:`~airflow_provider_kernel.operators.kernel.KernelInvokeOperator`, which documents each parameter in full.
+    There is no ``payload``. Arguments that every task has, such as ``retries`` or ``pool``, are passed on.
 
-    :param python_callable: the function, where Airflow passes it; leave it out.
+    :param python_callable: the function, if Airflow passes it; leave it out.
     :param app_name: name of the deployed app. (templated)
     :param action_name: name of one of its actions. (templated)
     :param version: the app's version. (templated)
@@ -131,18 +142,18 @@ def kernel_task(
     :param wait_for_completion: False returns the invocation's id once Kernel has accepted it.
     :param deferrable: False waits on the worker instead of the triggerer.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails.
-    :param poll_interval: longest time in seconds between two looks while there is no event stream.
+    :param poll_interval: longest time in seconds between two polls while the event stream cannot be followed.
     :param follow_logs: whether the lines that the app logs are written to the task's log.
-    :param durable: whether a retry takes up what an earlier try has started.
-    :param metadata_field: name under which a random key is added to what the function returns, a dict then.
-    :param on_lost_reply: what to do where a reply was lost and Kernel lists no invocation.
-    :param cancel_on_kill: whether a user who kills the task also cancels the invocation.
-    :param capacity_timeout: seconds for which a full account is waited for.
-    :param multiple_outputs: whether each entry of the output, which must be a dict then, becomes an XCom of its own.
-        Default False: what is annotated as the function's result is the payload.
-    :return: what makes a task of the function.
-    :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
-    :raises TypeError: when the Dag is parsed: it decorates no plain function.
+    :param durable: whether a retry reattaches to the invocation of an earlier attempt.
+    :param metadata_field: name of a field that is added to the function's result, which must be a dict.
+    :param on_lost_reply: what to do if the reply was lost and Kernel did not accept the request.
+    :param cancel_on_kill: whether the invocation is cancelled if a user kills the task.
+    :param capacity_timeout: seconds for which the task waits while the account is full.
+    :param multiple_outputs: whether each entry of the output, which must be a dict, becomes an XCom of its own.
+        Default False, whatever the function's return annotation, which describes the payload.
+    :return: a decorator.
+    :raises ValueError: an argument is wrong; when the Dag is parsed.
+    :raises TypeError: the decorated object is not a plain function; when the Dag is parsed.
     """
     given = {
         name: value
@@ -151,25 +162,29 @@ def kernel_task(
     }
     if "payload" in kwargs:
         raise ValueError(
-            "The payload of @task.kernel is what the decorated function returns. Leave payload= out, and return it."
+            "@task.kernel has no argument payload: the payload is what the decorated function returns. Leave payload out, "
+            "and return it."
         )
     check_arguments(given)
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
-        is_other = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-        if any(is_one(function) for is_one in is_other):
+        not_plain = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(is_kind(function) for is_kind in not_plain):
             raise TypeError(
-                f"@task.kernel needs a plain function, and {function.__name__} is a generator or async. Write 'def' and 'return'."
+                f"@task.kernel needs a plain function, and {function.__name__} is a generator or async function. Write 'def' "
+                "and 'return'."
             )
         decorator = task_decorator_factory(
             decorated_operator_class=_KernelDecoratedOperator,
             **given,
             **kwargs,
         )
-        return checked(decorator(function))
+        return check_expanded(decorator(function))
 
     if python_callable is None:
         return decorate
     if not callable(python_callable):
-        raise TypeError("@task.kernel takes named arguments only: @task.kernel(app_name=…, action_name=…).")
+        raise TypeError(
+            "@task.kernel takes keyword arguments only. Write @task.kernel(app_name=…, action_name=…)."
+        )
     return decorate(python_callable)  # type: ignore[return-value]

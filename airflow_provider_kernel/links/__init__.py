@@ -1,1 +1,1 @@
-"""The links in the task's page."""
+"""The link from a task's page in Airflow's UI to its invocation."""

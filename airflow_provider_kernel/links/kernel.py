@@ -1,4 +1,4 @@
-"""The link to an invocation in the task's page of Airflow's UI."""
+"""The link from a task's page in Airflow's UI to its invocation."""
 
 from __future__ import annotations
 
@@ -17,47 +17,48 @@ log = logging.getLogger(__name__)
 
 class KernelInvocationLink(BaseOperatorLink):
     """
-    Leads to the invocation of a task in Kernel's dashboard: from its acceptance on, and after its end.
+    Leads to a task's invocation in Kernel's dashboard, as soon as Kernel has accepted the invocation.
 
-    The address comes from the connection, and is kept in XCom: where the link is shown no connection can be read.
+    The URL depends on the connection. The task pushes it to XCom, because the process that shows the link cannot read
+    connections.
     """
 
     name = "Kernel invocation"
-    #: Where Airflow 3 looks for the address by itself, under the name of this class.
+    #: Key of the URL's XCom. Airflow 3 itself reads the XCom with this key, made of the name of this class.
     key = "_link_KernelInvocationLink"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """
-        Return the address.
+        Return the URL.
 
-        :param operator: the task, whose ``has_link`` says whether it has left an address; taken for true where the
-            task has no such attribute, as Airflow 2 shows it.
-        :param ti_key: which of its task instances, and try.
-        :return: the address; "" if there is none yet, or none that leads to a web page.
+        :param operator: the task. Its ``has_link`` says whether it has pushed a URL; a task without this attribute, as
+            Airflow 2 passes it, may have pushed one.
+        :param ti_key: the key of the task instance.
+        :return: the URL; "" if there is none yet, or it does not lead to a web page.
         """
-        # Where it could not be rendered, a mapped task is not of its own class yet.
+        # A mapped task whose rendering failed is still a MappedOperator.
         kind = getattr(operator, "operator_class", None)
         if not getattr(operator, "has_link", getattr(kind, "has_link", True)):
-            return ""  # Airflow 3 asks after every leg, and logs an XCom that it does not find as an error
+            return ""  # Airflow 3 asks whenever a worker ends or defers a task, and logs a missing XCom as an error
         url = XCom.get_value(key=self.key, ti_key=ti_key)
-        # Whatever else writes XComs can write this one.
+        # Any task can write an XCom with this key.
         return url if isinstance(url, str) and url.startswith(("https://", "http://")) else ""
 
 
 def announce(ti: Any, hook: KernelHook, invocation_id: str) -> bool:
     """
-    Show the link from now on, not only once this leg of the task is over.
+    Push the link's URL to XCom, so that the UI shows the link while the task runs. A failure is a warning.
 
-    :param ti: Airflow's task instance.
+    :param ti: the task instance.
     :param hook: on the task's connection.
-    :param invocation_id: which invocation.
-    :return: whether it is shown.
+    :param invocation_id: id of the invocation.
+    :return: whether the URL was pushed.
     """
     try:
         ti.xcom_push(key=KernelInvocationLink.key, value=hook.settings.invocation_url(invocation_id))
-    except Exception as error:  # noqa: BLE001 - a convenience; the invocation runs
-        # Not Airflow's own words: they may be of any length.
-        why = error if isinstance(error, KernelError) else type(error).__name__
-        log.warning("There is no link to the invocation: %s", why)
+    except Exception as error:  # noqa: BLE001 - the link is a convenience
+        # Airflow's messages may be of any length.
+        reason = str(error).rstrip(".") if isinstance(error, KernelError) else type(error).__name__
+        log.warning("The link to Kernel invocation %s is missing in Airflow's UI: %s.", invocation_id, reason)
         return False
     return True

@@ -1,8 +1,8 @@
-"""What can be said of the arguments of operator and sensor: when the Dag is parsed, and once they are rendered."""
+"""The arguments of operator and sensor: checked when the Dag is parsed, and again after rendering."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from airflow_provider_kernel.api.payload import (
     encode_payload,
     parse_exactly,
 )
+from airflow_provider_kernel.operators.rendering import is_payload_file
 
 try:
     from airflow.sdk.definitions._internal.mixins import ResolveMixin
@@ -34,10 +35,7 @@ except ImportError:  # Airflow 2
     from airflow.utils.mixins import ResolveMixin  # type: ignore[no-redef]
     from airflow.utils.types import ArgNotSet  # type: ignore[attr-defined,no-redef]
 
-
-#: Stands for an argument that is set when the task runs; Airflow's own NOTSET or SET_DURING_EXECUTION will do, too.
-SET_DURING_EXECUTION = ArgNotSet()
-#: Jinja's options by which a Dag marks its templates otherwise.
+#: The options of Jinja by which a Dag changes how a template begins.
 _JINJA_MARKS = (
     "variable_start_string",
     "block_start_string",
@@ -47,15 +45,14 @@ _JINJA_MARKS = (
 )
 
 
-def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) -> None:
+def check_arguments(given: Mapping[str, Any]) -> None:
     """
-    Check those of the operator's arguments that are in ``given``, as far as they hold no template.
+    Check the operator's arguments, except those that contain a template.
 
-    What still holds one is checked when it is rendered, by ``InvocationRequest``.
+    ``InvocationRequest`` checks these after rendering.
 
-    :param given: by their names; ``dag`` among them, where it is known.
-    :param template_ext: how the name of a payload file ends.
-    :raises ValueError: an argument cannot be right; the sentence says what to write instead.
+    :param given: the arguments, by their names; all, or some, and ``dag`` if it is known.
+    :raises ValueError: an argument is wrong; the sentence says what to write instead.
     """
     check_names(
         given,
@@ -66,10 +63,10 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
     )
     if given.get("metadata_field") is not None:
         check_name("metadata_field", given["metadata_field"], METADATA_FIELD_MEANING)
-    for name in ("payload", "op_args", "op_kwargs"):
-        with suppress(RecursionError):  # check_payload says so
+    for name in ("op_args", "op_kwargs"):
+        with suppress(RecursionError):  # Airflow says so when it serializes the Dag
             check_storable(name, given.get(name))
-    if "payload" in given and not is_file(given["payload"], template_ext):
+    if "payload" in given:
         check_payload(given["payload"], given.get("metadata_field"), given.get("dag"))
     check_async(given.get("async_", True), given.get("async_timeout_seconds"))
     if given.get("on_lost_reply", "fail") not in ("fail", "resubmit"):
@@ -88,17 +85,19 @@ def check_arguments(given: Mapping[str, Any], template_ext: Sequence[str] = ()) 
         )
     if given.get("multiple_outputs") and not given.get("wait_for_completion", True):
         raise ValueError(
-            "multiple_outputs=True takes the output apart, and with wait_for_completion=False the task has none, but "
-            "returns the invocation's id. Leave one of the two out."
+            "multiple_outputs=True splits the output, and with wait_for_completion=False the task returns the "
+            "invocation's id instead of an output. Leave one of the two out."
         )
 
 
 @contextmanager
 def no_retry_if_mapped(task: Any) -> Iterator[None]:
     """
-    Fail a task for good whose item, which another task returned, cannot be right: it is checked when the task runs.
+    Make a wrong argument fail a mapped task without a retry.
 
-    :raises AirflowFailException: instead of a ValueError, where Airflow makes the operator of a mapped one.
+    Airflow creates the operator of a mapped task when the task runs, with the values that another task returned.
+
+    :raises AirflowFailException: instead of a ValueError, for a mapped task.
     """
     try:
         yield
@@ -110,10 +109,11 @@ def no_retry_if_mapped(task: Any) -> Iterator[None]:
 
 def check_names(given: Mapping[str, Any], **meanings: str) -> None:
     """
-    Check those texts that name something and are in ``given``, as far as they hold no template.
+    Check the arguments that are names or ids, except those that contain a template.
 
-    :param meanings: what to write, by the arguments' names.
-    :raises ValueError: one of them cannot be right.
+    :param given: the arguments, by their names.
+    :param meanings: what to write as each argument, by the arguments' names.
+    :raises ValueError: an argument is wrong.
     """
     for name in meanings.keys() & given.keys():
         if is_unrendered(given[name]):
@@ -124,12 +124,16 @@ def check_names(given: Mapping[str, Any], **meanings: str) -> None:
 
 def check_payload(payload: Any, metadata_field: Any, dag: Any) -> None:
     """
-    Check a payload, and whether it can take a key.
+    Check a payload when the Dag is parsed.
 
-    :param dag: whose task it is of; None if it is not known.
-    :raises ValueError: it is no JSON, or cannot.
+    :param payload: the argument of the operator.
+    :param metadata_field: the argument of the operator.
+    :param dag: the task's Dag; None if it is not known.
+    :raises ValueError: the payload is not JSON, Airflow cannot store it, or ``metadata_field`` cannot be added to it.
     """
-    if is_unrendered(payload, dag):
+    if isinstance(payload, str):
+        check_storable("payload", payload)
+    if is_unrendered(payload, dag) or is_payload_file(payload):
         return
     text = encode_payload(payload, partial(is_unrendered, is_whole=False), is_marked=True)
     if metadata_field is not None:
@@ -138,9 +142,12 @@ def check_payload(payload: Any, metadata_field: Any, dag: Any) -> None:
 
 def require_name(name: str, rendered: Any, meaning: str) -> None:
     """
-    Check a text that names something, once it is rendered.
+    Check an argument that is a name or id, after rendering.
 
-    :raises AirflowFailException: it cannot be right.
+    :param name: the argument's name.
+    :param rendered: its value.
+    :param meaning: what to write as the argument.
+    :raises AirflowFailException: the value is wrong.
     """
     try:
         check_name(name, rendered, meaning)
@@ -150,14 +157,14 @@ def require_name(name: str, rendered: Any, meaning: str) -> None:
 
 def is_unrendered(value: Any, dag: Any = None, *, is_whole: bool = True) -> bool:
     """
-    Return whether the value of an argument is only known at run time.
+    Return whether the value of an argument is known only when the task runs.
 
-    That is what Airflow renders: a template, a reference such as an XComArg or ``literal()``, and a callable. And it is
-    Airflow's NOTSET or SET_DURING_EXECUTION, in whose place an operator puts something when it runs.
+    Airflow renders templates, references such as an XComArg or ``literal()``, and callables. An operator replaces
+    Airflow's NOTSET and SET_DURING_EXECUTION.
 
-    :param value: an argument, or what is within a payload.
-    :param dag: whose task it is of, for a text: the Dag's templates may be marked in a way of its own.
-    :param is_whole: whether it is the whole of a template field; Airflow calls no callable within one.
+    :param value: an argument, or a value inside a payload.
+    :param dag: the task's Dag, whose templates may have other marks than ``{{``, ``{%`` and ``{#``.
+    :param is_whole: whether ``value`` is a whole template field; Airflow calls no callable inside one.
     """
     if is_whole and callable(value):
         return not hasattr(value, "expand")  # a @task that was not called
@@ -167,11 +174,6 @@ def is_unrendered(value: Any, dag: Any = None, *, is_whole: bool = True) -> bool
 
 
 def _own_marks(dag: Any) -> list[str]:
-    """Return the marks at which a template begins, by the Dag's ``jinja_environment_kwargs``."""
+    """Return the marks with which a template begins, by the Dag's ``jinja_environment_kwargs``."""
     options: Mapping[str, Any] = getattr(dag, "jinja_environment_kwargs", None) or {}
     return [mark for name in _JINJA_MARKS if (mark := options.get(name))]
-
-
-def is_file(payload: Any, template_ext: Sequence[str]) -> bool:
-    """Tell whether ``payload`` is the name of a file that holds the payload."""
-    return isinstance(payload, str) and payload.endswith(tuple(template_ext))

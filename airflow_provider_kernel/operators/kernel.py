@@ -11,35 +11,37 @@ from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperat
 
 from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_storable
 from airflow_provider_kernel.api.models import InvocationRequest
-from airflow_provider_kernel.api.payload import is_nothing, parse_storable
+from airflow_provider_kernel.api.payload import is_nothing
 from airflow_provider_kernel.api.payload_mark import new_key
 from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.arguments import (
     check_arguments,
     check_payload,
-    is_file,
-    is_unrendered,
     no_retry_if_mapped,
     require_name,
 )
 from airflow_provider_kernel.operators.attempt import TaskAttempt
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.interruptible import Interruptible
-from airflow_provider_kernel.operators.mapped import checked
+from airflow_provider_kernel.operators.mapped import ArgumentCheckMixin
 from airflow_provider_kernel.operators.options import InvocationOptions, OnLostReply
+from airflow_provider_kernel.operators.rendering import (
+    is_native,
+    is_payload_file,
+    read_payload_file,
+    render_json,
+)
 from airflow_provider_kernel.operators.result import ResultOptions
 from airflow_provider_kernel.operators.runner import InvocationRunner
-from airflow_provider_kernel.operators.xcom import UnsupportedOutputError, check_output
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
 
-class KernelInvokeOperator(BaseOperator):
+class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
     """
     Run an action of a Kernel app once, wait for its end, and return its output.
 
@@ -69,7 +71,8 @@ class KernelInvokeOperator(BaseOperator):
     :param wait_for_completion: False returns the invocation's id as soon as Kernel has accepted it, and does not
         wait for the end. Default True.
     :param deferrable: False waits on the worker instead of the triggerer. Default True, whatever
-        ``[operators] default_deferrable`` says.
+        ``[operators] default_deferrable`` says: Airflow writes ``default_deferrable = false`` into every ``airflow.cfg``
+        that it generates, so the option does not tell whether a user has set it.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails. Default:
         None, which is ``async_timeout_seconds`` and ten minutes. ``execution_timeout`` bounds the wait too, from
         the start of the try, deferred or not.
@@ -91,7 +94,6 @@ class KernelInvokeOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("app_name", "action_name", "payload", "version", "kernel_conn_id")
-    template_ext: Sequence[str] = (".json",)
     template_fields_renderers = {"payload": "json"}
     operator_extra_links = (KernelInvocationLink(),)
     ui_color = "#e4e0f9"
@@ -141,108 +143,65 @@ class KernelInvokeOperator(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.capacity_timeout = capacity_timeout
         self._interruptible = Interruptible()
-        dag = self.get_dag()
-        #: Whether the payload is what a template, reference or callable gives; None is then not the user's word.
-        self._is_payload_rendered = "payload" in self.template_fields and is_unrendered(payload, dag)
+        #: Whether there is a payload to render. If it is rendered to None, the task fails.
+        self._is_payload_rendered = "payload" in self.template_fields and not is_nothing(payload)
         with no_retry_if_mapped(self):
-            self.check_arguments({**vars(self), "dag": dag})
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """
-        Begin a mapped task, of which Airflow makes no operator when the Dag is parsed.
-
-        :return: what ``expand`` is called on.
-        :raises ValueError: an argument cannot be right.
-        """
-        mappable = super().partial(**kwargs)
-        cls.check_arguments(mappable.kwargs)  # with the Dag
-        return checked(mappable)
+            self.check_arguments({**vars(self), "dag": self.get_dag()})
 
     @classmethod
     def check_arguments(cls, given: Mapping[str, Any]) -> None:
         """
         Check arguments as far as they are known when the Dag is parsed.
 
-        :param given: those that are to be checked, by their names.
-        :raises ValueError: one of them cannot be right; the sentence says what to write instead.
+        :param given: the arguments, by their names.
+        :raises ValueError: an argument is wrong; the sentence says what to write instead.
         """
-        check_arguments(given, cls.template_ext)
+        check_arguments(given)
 
     def resolve_template_files(self) -> None:
         """
-        Read the payload's file, when the Dag is parsed; no other text that ends like one is a file's name.
+        Read the payload's file when the Dag is parsed.
 
-        :raises ValueError: there is no such file, or its text cannot be right.
+        :raises ValueError: there is no such file, or its text is not a payload.
         """
-        if not is_file(self.payload, self.template_ext):
-            return
-        name = self.payload
-        self.payload = self._text_of_file(name)
-        check_storable(f"The payload file {name!r}", self.payload)
-        check_payload(self.payload, self.metadata_field, self.get_dag())
+        super().resolve_template_files()
+        if is_payload_file(self.payload):
+            name, self.payload = self.payload, self._read_payload_file(self.payload)
+            check_storable(f"The payload file {name!r}", self.payload)
+            check_payload(self.payload, self.metadata_field, self.get_dag())
 
-    def _text_of_file(self, name: str) -> str:
-        env = self.get_template_env()
-        try:
-            text: str = env.loader.get_source(env, name)[0]  # type: ignore[union-attr]
-        except Exception as error:
-            # Not by its class: Jinja is loaded by Airflow when it is needed.
-            if type(error).__name__ != "TemplateNotFound":
-                raise
-            raise ValueError(
-                f"There is no payload file {name!r}. Write its path as seen from the folder of the Dag file or from one "
-                "in the Dag's template_searchpath, without '..'."
-            ) from None
-        self._is_payload_rendered = is_unrendered(text, self.get_dag())
+    def _read_payload_file(self, name: str) -> str:
+        text = read_payload_file(name, self.get_template_env())
+        self._is_payload_rendered = not is_nothing(text)
         return text
 
     def render_template(
         self, content: Any, context: Any, jinja_env: Any = None, seen_oids: set[int] | None = None
     ) -> Any:
         """
-        As Airflow's, but for the payload: JSON text stays that, and no file is read for a text that ends like its name.
+        Render a template as Airflow does, and read a payload that is in a file.
 
-        Where the Dag has ``render_template_as_native_obj``, Airflow takes a rendered text for Python, whose escapes
-        are others than JSON's.
+        JSON text stays JSON text if the Dag has ``render_template_as_native_obj``; Airflow would read it as Python.
 
-        :param content: a template, or what holds some.
-        :param context: what templates refer to.
-        :param jinja_env: renders them; default: the Dag's.
-        :param seen_oids: identities of what is no template: it came out of an XCom, for one.
-        :return: the same, rendered.
+        :param content: a template, or a value that contains templates.
+        :param context: Airflow's.
+        :param jinja_env: the Jinja environment; default: the Dag's.
+        :param seen_oids: identities of values that are not rendered, such as another task's output.
+        :return: the rendered value.
         :raises ValueError: there is no file of the payload's name.
         """
-        dag = self.get_dag()
-        if content is self.payload and "payload" in self.template_fields:
-            self._is_payload_rendered = is_unrendered(content, dag)  # it may have been set meanwhile
-        render = partial(super().render_template, context=context, jinja_env=jinja_env, seen_oids=seen_oids)
-        if not isinstance(content, str) or id(content) in (seen_oids or ()):
-            return render(content)
-        is_name = is_file(content, self.template_ext)
-        if content is not self.payload:
-            if not is_name:
-                return render(content)
-            env = jinja_env or self.get_template_env()
-            return render(f"{content}{env.comment_start_string}{env.comment_end_string}")
-        own = getattr(self, "render_template_as_native_obj", None)  # of newer Airflows
-        is_native = own if own is not None else dag is not None and dag.render_template_as_native_obj
-        if not is_native and not is_name:
-            return render(content)
-        text = self._text_of_file(content) if is_name else content
-        if is_native and dag:
-            rendered = dag.get_template_env(force_sandboxed=True).from_string(text).render(context)
-        else:
-            rendered = render(text)
-        try:
-            decoded, is_altered = parse_storable(rendered)
-            check_output(decoded)
-        except UnsupportedOutputError:
-            return rendered  # Airflow, which keeps what is rendered, can carry it as text only
-        except (ValueError, TypeError):  # request() says what is wrong with it
-            return render(text) if is_native else rendered
-        # A dict or list, for map_index_template, which takes a name out of it.
-        return decoded if isinstance(decoded, (dict, list)) and not is_altered else rendered
+        is_rendered = id(content) not in (seen_oids or ())
+        if content is self.payload and is_rendered:
+            self._is_payload_rendered = not is_nothing(
+                content
+            )  # payload may have been set after the constructor
+            if isinstance(content, str):
+                env = jinja_env or self.get_template_env()
+                if is_payload_file(content):
+                    return render_json(self._read_payload_file(content), context, env)
+                if is_native(env):
+                    return render_json(content, context, env)
+        return super().render_template(content, context, jinja_env, seen_oids)
 
     @cached_property
     def hook(self) -> KernelHook:

@@ -1,4 +1,4 @@
-"""The trace to which a task belongs, for the action to go on with."""
+"""The trace of a task, for the action to continue."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import sys
 
 
 def trace_context() -> dict[str, str]:
-    """Return ``traceparent`` of the W3C's Trace Context, if this process records a trace; else nothing."""
-    tracing = sys.modules.get("opentelemetry.trace")  # Airflow has loaded it, if it traces
-    span = tracing and tracing.get_current_span()
-    if not span or not span.is_recording():
+    """
+    Return ``traceparent``, and ``tracestate`` if there is one, of W3C Trace Context.
+
+    Empty if this process records no span, or ``OTEL_PROPAGATORS`` leaves out ``tracecontext``.
+    """
+    trace = sys.modules.get("opentelemetry.trace")  # loaded by Airflow, if it traces
+    if trace is None or not trace.get_current_span().is_recording():
         return {}
-    context = span.get_span_context()
-    return {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
+    from opentelemetry.propagate import inject
+
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    return {name: carrier[name] for name in ("traceparent", "tracestate") if name in carrier}

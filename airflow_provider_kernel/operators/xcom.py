@@ -1,8 +1,8 @@
 """
-Which outputs Airflow can carry as XCom. Pure; no I/O.
+The outputs that Airflow can store as XCom. No I/O.
 
-JSON allows more than Airflow carries, and SQLite and ``dag.test()`` show none of the limits. They were measured on
-Airflow 3.3 with a worker, the API server and PostgreSQL: by writing each value, and reading it back in a task.
+JSON allows more than Airflow can store. SQLite and ``dag.test()`` show none of the limits. The limits were measured on
+Airflow 3.3 with a worker, the API server and PostgreSQL: a task wrote each value, and another read it.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from airflow_provider_kernel.api.arguments import MAX_INTEGER, MIN_INTEGER
 from airflow_provider_kernel.api.payload import JSONLimitError, parse_storable
 from airflow_provider_kernel.api.text import shorten
 
-#: A larger float, too: PostgreSQL returns it as an integer.
+#: Smallest and largest number; of floats, too, because PostgreSQL returns a large float as an integer.
 MIN_NUMBER, MAX_NUMBER = MIN_INTEGER, MAX_INTEGER
-#: Airflow's API reads 200 levels of nested lists and dicts; its own messages, and what a user wraps around an
-#: output, take some of them.
+#: Most levels of nested lists and dicts. Airflow's API reads 200; its own messages, and a user's dict around an output,
+#: take some of them.
 MAX_DEPTH = 150
-#: Keys by which Airflow recognizes serialized objects: it refuses to write these ...
+#: Keys of Airflow's serialized objects. Airflow refuses to write a dict with one of these.
 RESERVED_KEYS = ("__classname__", "__id__")
-#: ... and reads a dict with both of these as something else.
+#: Keys of older serialized objects. Airflow reads a dict with both as another value.
 OLD_RESERVED_KEYS = frozenset({"__type", "__var"})
-#: Length in characters of the column of XCom's keys.
+#: Length of the database column of XCom keys, in characters.
 MAX_KEY_LENGTH = 512
-#: Airflow puts the key into an address without quoting it; "a%20b" would be stored as "a b", and "../b/c"
-#: as XCom of the task b.
+#: What a key must not contain. Airflow puts the key into a URL without quoting it: it would store "a%20b" as "a b", and
+#: "../b/c" as XCom of the task b.
 _UNUSABLE_IN_KEY = re.compile(r"[\x00-\x1f\x7f?#]|(^|/)\.\.?(/|$)")
-#: Length in characters at which a key is cut in a path.
+#: Length at which a key is cut in an error, in characters.
 _SHOWN_KEY_LENGTH = 40
 
 
 class UnsupportedOutputError(ValueError):
-    """Airflow cannot carry the output; the sentence names the path, and what the action should return."""
+    """Airflow cannot store the output as XCom; the sentence names the path, and what the action should return."""
 
 
 def read_output(text: str | None) -> tuple[Any, bool]:
     """
     Decode an output as :attr:`~airflow_provider_kernel.api.models.Invocation.output` does.
 
-    :param text: Kernel's text; None if there is no output.
+    :param text: the output as Kernel returns it; None if there is none.
     :return: the value, and whether characters that Airflow cannot store were replaced in it.
-    :raises UnsupportedOutputError: it is JSON beyond what Python reads.
+    :raises UnsupportedOutputError: the output is JSON that Python cannot read.
     """
     if text is None:
         return None, False
@@ -51,7 +51,7 @@ def read_output(text: str | None) -> tuple[Any, bool]:
         return parse_storable(text)
     except JSONLimitError as error:
         raise UnsupportedOutputError(
-            f"{error}. Have the action return less depth, and long numbers as strings"
+            f"{error}. Have the action return fewer levels, and long numbers as strings"
         ) from None
     except ValueError:
         return text, False
@@ -59,12 +59,12 @@ def read_output(text: str | None) -> tuple[Any, bool]:
 
 def check_output(output: Any) -> None:
     """
-    Check that Airflow can write ``output`` as XCom and read the same again.
+    Check that Airflow can store ``output`` as XCom, and reads the same value again.
 
     :param output: a JSON value.
-    :raises UnsupportedOutputError: it cannot.
+    :raises UnsupportedOutputError: Airflow cannot.
     """
-    # Each with its path: its key, and the path of what it is in.
+    # Each entry: a value, its depth, and its path, which is its key and the path of its parent.
     remaining: list[tuple[Any, int, Any]] = [(output, 0, None)]
     while remaining:
         value, depth, path = remaining.pop()
@@ -78,7 +78,7 @@ def check_output(output: Any) -> None:
             continue
         if depth == MAX_DEPTH:
             raise UnsupportedOutputError(
-                f"it is nested more than {MAX_DEPTH} levels deep. Have the action return it flatter, or as JSON text"
+                f"it is nested more than {MAX_DEPTH} levels deep. Have the action return fewer levels, or JSON text"
             )
         if isinstance(value, dict):
             reserved = [key for key in RESERVED_KEYS if key in value]
@@ -86,8 +86,8 @@ def check_output(output: Any) -> None:
                 reserved = sorted(OLD_RESERVED_KEYS)
             if reserved:
                 raise UnsupportedOutputError(
-                    f"{_shown(path)} has the key {' and '.join(map(repr, reserved))}, which Airflow keeps for its "
-                    "serialized objects. Have the action choose another name"
+                    f"{_shown(path)} has the key {' and '.join(map(repr, reserved))}, which Airflow reserves for "
+                    "its serialized objects. Have the action choose another name"
                 )
         items = value.items() if isinstance(value, dict) else enumerate(value)
         remaining.extend((item, depth + 1, (key, path)) for key, item in items)
@@ -95,22 +95,22 @@ def check_output(output: Any) -> None:
 
 def check_key(key: str) -> None:
     """
-    Check that an entry of the output can be an XCom of its own.
+    Check that an entry of the output can be an XCom of its own, for ``multiple_outputs``.
 
     :param key: the entry's key.
-    :raises UnsupportedOutputError: Airflow takes no such key, or finds its XCom under another.
+    :raises UnsupportedOutputError: Airflow refuses the key, or stores its XCom under another.
     """
     is_usable = not _UNUSABLE_IN_KEY.search(key) and unquote(key) == key
     if not (0 < len(key) <= MAX_KEY_LENGTH and is_usable):
         raise UnsupportedOutputError(
-            f"with multiple_outputs each key becomes the key of an XCom, and {_shown((key, None))} cannot: it must have "
-            f"1 to {MAX_KEY_LENGTH} characters, and none that has a meaning in an address. Have the action return other keys, or leave "
-            "out multiple_outputs"
+            f"with multiple_outputs each key becomes the key of an XCom, and that of {_shown((key, None))} cannot: it must "
+            f"have 1 to {MAX_KEY_LENGTH} characters, and none with a meaning in a URL. Have the action return other keys, "
+            "or leave out multiple_outputs"
         )
 
 
 def json_type(value: Any) -> str:
-    """Return what JSON calls the type of ``value``, with its article."""
+    """Return JSON's name for the type of ``value``, with its article."""
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -40,14 +40,13 @@ from airflow_provider_kernel.operators.arguments import (
     require_name,
 )
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
-from airflow_provider_kernel.operators.mapped import checked
+from airflow_provider_kernel.operators.mapped import ArgumentCheckMixin
 from airflow_provider_kernel.operators.result import ResultOptions, record_result_metadata, xcom_value
 from airflow_provider_kernel.task_instance import attempt_id
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
@@ -59,7 +58,7 @@ ID_MEANING = (
 POKE_SECONDS = 45.0
 
 
-class KernelInvocationSensor(BaseSensorOperator):
+class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
     """
     Wait until an invocation that was started elsewhere has ended, and return its output.
 
@@ -79,8 +78,8 @@ class KernelInvocationSensor(BaseSensorOperator):
 
     :param invocation_id: what to wait for. (templated)
     :param kernel_conn_id: the Airflow connection of type ``kernel``; default ``kernel_default``. (templated)
-    :param deferrable: False waits on a worker, by pokes. Default True, whatever ``[operators] default_deferrable``
-        says.
+    :param deferrable: False waits on a worker, by pokes. Default True, as for the operator, whatever
+        ``[operators] default_deferrable`` says.
     :param follow_logs: whether the lines that the app logs are written to the task's log while the task is
         deferred. Default True.
     :raises ValueError: when the Dag is parsed, for an argument that cannot be right.
@@ -114,17 +113,6 @@ class KernelInvocationSensor(BaseSensorOperator):
         self.follow_logs = follow_logs
         with no_retry_if_mapped(self):
             self.check_arguments(vars(self))
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """
-        Begin a mapped task, for which Airflow creates no sensor when the Dag is parsed.
-
-        :return: the object with ``expand``.
-        :raises ValueError: an argument is wrong.
-        """
-        cls.check_arguments(kwargs)
-        return checked(super().partial(**kwargs))
 
     @classmethod
     def check_arguments(cls, given: Mapping[str, Any]) -> None:

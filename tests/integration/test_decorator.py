@@ -1,4 +1,4 @@
-"""@task.kernel over its tries and legs, against the emulator, through a faulty proxy."""
+"""@task.kernel over its attempts and deferrals, against the emulator, through a faulty proxy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POST = "POST /invocations"
 
 
 class Decorated(Task):
-    """A task whose payload a function makes; ``calls`` holds what it returned, or raised, each time."""
+    """A task whose payload a function makes; ``calls`` holds what each call returned or raised."""
 
     def __init__(self, function, op_args=(), op_kwargs=None, **kwargs):
         self.calls = []
@@ -44,12 +44,12 @@ class Decorated(Task):
 
 
 def unlike(*_, **__):
-    """A payload that is another one each time."""
+    """Return another payload at each call."""
     return {"test": uuid4().hex}
 
 
 @both_waits
-def test_the_action_gets_what_the_function_returns_and_its_output_is_the_tasks(deferrable):
+def test_functions_result_is_the_payload_and_the_output_is_the_tasks_result(deferrable):
     task = Decorated(
         lambda sku, day=None: {"sku": sku, "day": day, "text": "{{ ds }}"},
         ["a"],
@@ -60,21 +60,21 @@ def test_the_action_gets_what_the_function_returns_and_its_output_is_the_tasks(d
     assert task.deferred is deferrable
 
 
-def test_the_function_takes_what_it_names_of_the_context():
+def test_function_gets_the_context_it_names():
     task = Decorated(lambda sku, run_id=None, **context: [sku, run_id, "ti" in context], op_kwargs={"sku": 1})
     task.context["run_id"] = "manual"
     assert task.run() == [1, "manual", True]
 
 
 @both_waits
-def test_the_function_is_called_once_and_not_by_the_leg_after_the_deferral(deferrable):
+def test_function_is_called_once_and_not_after_the_deferral(deferrable):
     task = Decorated(unlike, deferrable=deferrable)
     assert task.run() == task.calls[0]
     assert len(task.calls) == 1
 
 
 @pytest.mark.parametrize("step", ["after:accepted", "before:deferred", "before:ended"])
-def test_a_retry_takes_the_invocation_up_and_does_not_call_the_function(proxy, step, told):
+def test_retry_reattaches_without_calling_the_function(proxy, step, told):
     task = Decorated(unlike, retries=1)
     task.run_until_it_dies_at(step)
     assert task.retry().run() == task.calls[0]
@@ -82,7 +82,7 @@ def test_a_retry_takes_the_invocation_up_and_does_not_call_the_function(proxy, s
     assert "arguments have changed" not in told()
 
 
-def test_a_retry_takes_it_up_even_where_the_function_would_fail_by_now(proxy):
+def test_retry_reattaches_although_the_function_would_fail(proxy):
     results = iter([{"test": uuid4().hex}])
     task = Decorated(lambda: next(results), retries=1)
     task.run_until_it_dies_at("after:accepted")
@@ -90,7 +90,7 @@ def test_a_retry_takes_it_up_even_where_the_function_would_fail_by_now(proxy):
 
 
 @pytest.mark.parametrize("metadata_field", [None, "key"])
-def test_a_lost_reply_is_looked_up_by_the_mark_without_the_function(proxy, metadata_field):
+def test_lost_reply_is_looked_up_by_the_mark_without_calling_the_function(proxy, metadata_field):
     """The worker dies after Kernel accepted and before it knew that."""
     task = Decorated(unlike, retries=1, metadata_field=metadata_field)
     task.run_until_it_dies_at("before:accepted")
@@ -99,14 +99,14 @@ def test_a_lost_reply_is_looked_up_by_the_mark_without_the_function(proxy, metad
     assert (len(task.calls), len(proxy.accepted)) == (1, 1)
 
 
-def test_a_clear_calls_the_function_and_runs_the_action_anew(proxy):
+def test_clear_calls_the_function_and_runs_the_action_again(proxy):
     task = Decorated(unlike)
     first, second = task.run(), task.clear().run()
     assert [first, second] == task.calls
     assert len(proxy.accepted) == 2
 
 
-def test_a_retry_after_a_failure_calls_the_function_anew(proxy):
+def test_retry_after_a_failure_calls_the_function_again(proxy):
     numbers = itertools.count()
     task = Decorated(lambda: {"message": f"no {next(numbers)}"}, action_name="fail", retries=1)
     for number in range(2):
@@ -116,7 +116,7 @@ def test_a_retry_after_a_failure_calls_the_function_anew(proxy):
     assert len(proxy.accepted) == 2
 
 
-def test_a_full_account_is_waited_for_and_the_payload_made_when_it_is_sent(proxy, monkeypatch):
+def test_payload_is_made_again_after_the_wait_for_capacity(proxy, monkeypatch):
     monkeypatch.setattr(capacity_queue, "MIN_PAUSE", 0.01)
     proxy.on(POST, faults.answer(429), times=1)
     task = Decorated(unlike)
@@ -131,14 +131,12 @@ def test_a_full_account_is_waited_for_and_the_payload_made_when_it_is_sent(proxy
         ({1, 2}, r"payload is a set.*list\(…\)"),
         ("not json", "payload is a string that is not JSON text"),
         ({"when": object()}, r"payload\['when'\] is a object"),
-        ([1], "metadata_field adds a key to the payload, so that must be a dict"),
+        ([1], "metadata_field adds a field to the payload, so the payload must be a dict"),
         (None, "must be a dict .* not missing"),
-        ({"key": 1}, "has 'key' already"),
+        ({"key": 1}, "already has the field 'key'"),
     ],
 )
-def test_what_is_no_payload_fails_with_the_operators_sentence_and_without_a_retry(
-    proxy, returned, says, retries
-):
+def test_wrong_result_of_the_function_fails_without_retry(proxy, returned, says, retries):
     task = Decorated(lambda: returned, metadata_field="key", retries=retries)
     with pytest.raises(AirflowFailException, match=says):
         task.run()
@@ -146,14 +144,14 @@ def test_what_is_no_payload_fails_with_the_operators_sentence_and_without_a_retr
     assert task.record is None
 
 
-def test_a_function_that_returns_nothing_sends_no_payload():
+def test_function_that_returns_none_sends_no_payload():
     assert Decorated(lambda: None, action_name="no_payload").run()["invocation_id"]
 
 
 @pytest.mark.parametrize(
     "error", [AirflowSkipException("nothing to do"), ValueError("no stock"), KeyError("sku")]
 )
-def test_what_the_function_raises_is_what_the_task_ends_with(proxy, error):
+def test_exception_of_the_function_ends_the_task(proxy, error):
     def refuse():
         raise error
 
@@ -166,7 +164,7 @@ def test_what_the_function_raises_is_what_the_task_ends_with(proxy, error):
 
 
 @pytest.mark.parametrize("status", [404, 429])
-def test_what_kernel_answers_the_function_itself_is_not_taken_for_the_answer_to_the_task(proxy, status):
+def test_kernel_error_in_the_function_is_not_taken_for_the_tasks_own(proxy, status):
     proxy.on("GET /invocations/{id}", faults.answer(status))
 
     def ask():
@@ -178,7 +176,7 @@ def test_what_kernel_answers_the_function_itself_is_not_taken_for_the_answer_to_
     assert proxy.seen("POST /invocations") == []
 
 
-def test_a_task_killed_while_its_function_runs_submits_nothing(proxy):
+def test_task_killed_while_its_function_runs_submits_nothing(proxy):
     task = Decorated(lambda: task.operator.on_kill() or {})
     task.state = "failed"
     with pytest.raises(Exception, match=r"killed\. No invocation of it was started"):
@@ -186,13 +184,13 @@ def test_a_task_killed_while_its_function_runs_submits_nothing(proxy):
     assert proxy.accepted == []
 
 
-def test_neither_payload_nor_output_is_in_a_log(told):
+def test_log_has_neither_payload_nor_output(told):
     assert Decorated(lambda: {"who": "canary-person"}).run() == {"who": "canary-person"}
     said = told()
     assert "succeeded" in said
     assert "canary-person" not in said
 
 
-def test_a_key_is_added_to_what_the_function_returns():
+def test_metadata_field_is_added_to_the_functions_result():
     result = Decorated(lambda: {"sku": 1}, metadata_field="airflow").run()
     assert (result["sku"], result["airflow"]["task_id"]) == (1, "t")

@@ -1,4 +1,4 @@
-"""The link from a task to its invocation: when it is there, and what it holds."""
+"""The link from a task to its invocation: when it is pushed, and its URL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TOKEN = "sk_canary_token"
 
 @pytest.fixture(autouse=True)
 def lead_to(emulator, connect):
-    """Have the connection lead to this dashboard."""
+    """Set the connection's dashboard_url."""
 
     def lead_to(dashboard_url):
         connect(
@@ -32,13 +32,13 @@ def lead_to(emulator, connect):
 
 
 @pytest.mark.parametrize("operator", [KernelInvokeOperator, KernelInvocationSensor])
-def test_airflow_finds_the_link_where_it_is_left(operator):
+def test_link_has_the_key_that_airflow_reads(operator):
     [link] = operator.operator_extra_links
     assert isinstance(link, KernelInvocationLink)
-    assert getattr(link, "xcom_key", LINK) == LINK  # Airflow 3's own name of it
+    assert getattr(link, "xcom_key", LINK) == LINK  # the name of this attribute in Airflow 3
 
 
-def test_the_link_is_there_while_the_task_is_deferred_and_after_its_end():
+def test_link_is_pushed_while_the_task_is_deferred_and_kept_after_its_end():
     task = Task("echo", 7)
     deferral = task.defer()
     url = f"https://d.example/shop/{task.invocation_id}"
@@ -51,13 +51,13 @@ def test_the_link_is_there_while_the_task_is_deferred_and_after_its_end():
 @pytest.mark.parametrize(
     "arguments", [{"wait_for_completion": False}, {"deferrable": False}, {"async_": False}]
 )
-def test_every_way_to_run_leaves_the_link(arguments):
+def test_every_way_to_wait_pushes_the_link(arguments):
     task = Task("echo", 7, **arguments)
     task.run()
     assert task.xcom[LINK] == f"https://d.example/shop/{task.invocation_id}"
 
 
-def test_a_retry_that_takes_the_invocation_up_has_its_link():
+def test_retry_that_reattaches_has_the_same_link():
     task = Task("echo", 7, retries=1)
     task.run_until_it_dies_at("after:deferred")
     before = task.xcom[LINK]
@@ -76,18 +76,18 @@ def test_a_retry_that_takes_the_invocation_up_has_its_link():
         ),
     ],
 )
-def test_only_a_web_address_is_shown_whoever_wrote_it(mocker, found, shown):
+def test_link_is_shown_only_if_it_is_a_web_address(mocker, found, shown):
     mocker.patch("airflow_provider_kernel.links.kernel.XCom.get_value", return_value=found)
     assert KernelInvocationLink().get_link(None, ti_key=None) == shown
 
 
 class Asked(Exception):
-    """Airflow was asked for the XCom of the link; where there is none, it logs that as an error."""
+    """The link's XCom was read; if there is none, Airflow logs an error."""
 
 
 @pytest.fixture
 def link(mocker):
-    """What Airflow 3 does after every leg of a task."""
+    """Read the link as Airflow 3 does whenever a worker ends or defers a task."""
     found = mocker.patch("airflow_provider_kernel.links.kernel.XCom.get_value", side_effect=Asked)
 
     def link(operator, left=None):
@@ -98,7 +98,7 @@ def link(mocker):
     return link
 
 
-def test_no_link_is_looked_for_that_was_not_left(link):
+def test_link_that_was_not_pushed_is_not_read(link):
     task = Task(payload=lambda **_: None, retries=1)
     assert link(task.operator) == ""
     task.operator.payload = None
@@ -113,7 +113,7 @@ def test_no_link_is_looked_for_that_was_not_left(link):
 
 
 @pytest.mark.parametrize("operator", [KernelInvokeOperator, KernelInvocationSensor])
-def test_no_link_is_looked_for_of_a_mapped_task_that_could_not_be_rendered(link, operator):
+def test_link_of_a_mapped_task_whose_rendering_failed_is_not_read(link, operator):
     class Mapped:
         operator_class = operator
         operator_extra_links = operator.operator_extra_links
@@ -121,7 +121,7 @@ def test_no_link_is_looked_for_of_a_mapped_task_that_could_not_be_rendered(link,
     assert link(Mapped()) == ""
 
 
-def test_the_link_that_was_left_is_found_in_the_same_leg_and_in_later_ones(link):
+def test_link_that_was_pushed_is_read_before_and_after_the_deferral(link):
     task = Task("echo", 7)
     deferral = task.defer()
     assert link(task.operator, "https://d") == "https://d"
@@ -130,24 +130,27 @@ def test_the_link_that_was_left_is_found_in_the_same_leg_and_in_later_ones(link)
     assert link(task.operator, "https://d") == "https://d"
 
 
-def test_airflow_2_shows_the_link_of_a_task_that_it_does_not_have(link):
+def test_link_of_a_serialized_task_of_airflow_2_is_read(link):
     class Serialized:
         operator_extra_links = KernelInvokeOperator.operator_extra_links
 
     assert link(Serialized(), "https://d") == "https://d"
 
 
-def test_a_wrong_address_is_a_warning_and_not_the_tasks_failure(lead_to, told):
+def test_wrong_dashboard_url_is_a_warning(lead_to, told):
     lead_to("https://me:hunter2@d.example")
     task = Task("echo", 7)
     assert task.run() == 7
     assert LINK not in task.xcom
     log = told()
-    assert "There is no link to the invocation: The connection's extra 'dashboard_url' must be" in log
+    assert (
+        f"The link to Kernel invocation {task.invocation_id} is missing in Airflow's UI: The connection's extra"
+        in log
+    )
     assert "hunter2" not in log
 
 
-def test_an_airflow_that_takes_no_xcom_is_a_warning(told, mocker):
+def test_failed_push_of_the_link_is_a_warning(told, mocker):
     task = Task("echo", 7, deferrable=False)
     push = task.ti.xcom_push
 
@@ -159,5 +162,5 @@ def test_an_airflow_that_takes_no_xcom_is_a_warning(told, mocker):
     mocker.patch.object(task.ti, "xcom_push", refuse)
     assert task.run() == 7
     log = told()
-    assert "There is no link to the invocation: ConnectionError" in log
+    assert "is missing in Airflow's UI: ConnectionError." in log
     assert "hunter2" not in log

@@ -1,8 +1,7 @@
 """
-Airflow's metrics, as StatsD gets them over UDP.
+The metrics that StatsD receives over UDP.
 
-Each test runs in a process of its own, which sets metrics up as Airflow's does that it stands for: a task's, or a
-triggerer's.
+Each test runs in a process of its own, which configures metrics as a task's process or a triggerer does.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from tests.integration.scripted import Stream, invocation, state
 from tests.integration.task import Task
 from tests.statsd import StatsD
 
-#: From 3.2 on, a triggerer and a task set up different ones; before, both take what is configured.
+#: From Airflow 3.2 on, a triggerer and a task configure different Stats objects.
 BEGIN = """
 import asyncio
 from contextlib import suppress
@@ -43,7 +42,7 @@ TRIGGERER = BEGIN.format(where="airflow.observability") + (
 
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory):
-    """Run code in a process with StatsD switched on; return what arrived."""
+    """Run code in a process that sends to StatsD; return the received metrics."""
     with StatsD() as statsd, ForkServer(tmp_path_factory.mktemp("airflow"), **statsd.env) as server:
 
         def run(code):
@@ -66,7 +65,7 @@ def counted(received):
     return [line for line in received if not line.startswith("airflow.kernel.waited")]
 
 
-def test_a_task_counts_what_it_submits_and_the_ends_that_it_sees(sent, emulator_env):
+def test_task_counts_submitted_and_ended_invocations(sent, emulator_env):
     received = sent(
         TASK
         + "Task('sleep', {'seconds': 1}).run()\n"
@@ -89,7 +88,7 @@ def test_a_task_counts_what_it_submits_and_the_ends_that_it_sees(sent, emulator_
     assert 1000 <= float(waited[0][2]) < 60_000
 
 
-def test_an_invocation_that_a_killed_task_cancels_on_its_worker_has_failed(sent, emulator_env):
+def test_invocation_cancelled_by_a_killed_task_is_counted_as_failed(sent, emulator_env):
     received = sent(
         TASK
         + "from airflow_provider_kernel.api.errors import KernelError\n"
@@ -104,13 +103,13 @@ def test_an_invocation_that_a_killed_task_cancels_on_its_worker_has_failed(sent,
     ]
 
 
-def test_the_wait_counts_from_the_submission_without_a_record_too(sent, emulator_env):
+def test_wait_is_measured_from_the_submission_without_a_record(sent, emulator_env):
     received = sent(TASK + "Task('sleep', {'seconds': 1}, durable=False).run()\n")
     [waited] = [line for line in received if line not in counted(received)]
     assert 1000 <= float(re.search(r":([\d.]+)\|ms", waited)[1]) < 60_000
 
 
-def test_a_wait_of_unknown_length_is_not_sent(sent, emulator_env):
+def test_wait_of_unknown_length_is_not_sent(sent, emulator_env):
     received = sent(
         TASK
         + "task = Task('echo', 1, durable=False)\n"
@@ -124,21 +123,21 @@ def test_a_wait_of_unknown_length_is_not_sent(sent, emulator_env):
     ]
 
 
-def test_a_stream_that_is_opened_again_is_counted_on_a_worker(sent, cut_stream):
+def test_reconnected_stream_is_counted_on_a_worker(sent, cut_stream):
     received = sent(TASK + "Task(deferrable=False).run()\n")
     assert counted(received)[1] == "airflow.kernel.reconnects,app=shop,action=price:1|c"
     assert len(counted(received)) == 3
 
 
-def test_a_stream_that_is_opened_again_is_counted_in_a_triggerer(sent, cut_stream):
+def test_reconnected_stream_is_counted_in_a_triggerer(sent, cut_stream):
     received = sent(TRIGGERER)
     assert received == ["airflow.kernel.reconnects,app=shop,action=price:1|c"]
 
 
-def test_metrics_that_cannot_be_sent_are_a_warning(emulator_env, mocker, told):
-    # Airflow itself fails with a backend that cannot be loaded; one that raises later is up to its maker.
+def test_metric_that_cannot_be_sent_is_a_warning(emulator_env, mocker, told):
+    # Airflow itself fails if the metrics backend cannot be loaded; a backend may also raise later.
     mocker.patch.object(metrics, "_stats", side_effect=OSError("statsd.example: hunter2"))
     assert Task("echo", 7, deferrable=False).run() == 7
     log = told()
-    assert "The metric kernel.submitted could not be sent: OSError" in log
+    assert "The metric kernel.submitted could not be sent: OSError." in log
     assert "hunter2" not in log

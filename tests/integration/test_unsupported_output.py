@@ -1,4 +1,4 @@
-"""What becomes of an output that Airflow cannot carry, or that has the names of a task's own XComs."""
+"""Outputs that Airflow cannot store as XCom, or that have the names of a task's own XComs."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TOO_LARGE = '{"wei": [1, 1180591620717411303424]}'
 
 
 def decoding(text, **arguments):
-    """Make a task whose output is what the JSON text says."""
+    """Return a task whose output is ``text``."""
     return Task("decode", json.dumps(text), **arguments)
 
 
 @three_ways
-def test_a_number_that_airflow_cannot_carry_fails_the_task_for_good_and_stays_readable(wait):
+def test_number_beyond_64_bits_fails_without_retry_and_stays_readable_at_kernel(wait):
     task = decoding(TOO_LARGE, retries=2, **wait)
     with pytest.raises(AirflowFailException) as failed:
         task.run()
@@ -34,13 +34,13 @@ def test_a_number_that_airflow_cannot_carry_fails_the_task_for_good_and_stays_re
     assert f"Kernel invocation {task.invocation_id} succeeded, but Airflow cannot store its output" in said
     assert "output['wei'][1] is a number beyond 64 bits. Have the action return it as a string." in said
     assert "118059" not in said
-    with KernelHook() as hook:  # as the sentence says
+    with KernelHook() as hook:  # as the message says
         assert f"KernelHook('kernel_default').get_invocation({task.invocation_id!r}).output" in said
         assert hook.get_invocation(task.invocation_id).output == json.loads(TOO_LARGE)
 
 
 @three_ways
-def test_a_nul_is_replaced_with_a_warning(wait, told):
+def test_nul_is_replaced_with_a_warning(wait, told):
     task = decoding(r'{"pa\u0000ge": ["Foo\u0000bar"]}', **wait)
     assert task.run() == {"pa?ge": ["Foo?bar"]}
     assert (
@@ -48,12 +48,12 @@ def test_a_nul_is_replaced_with_a_warning(wait, told):
     )
 
 
-def test_an_output_that_is_no_xcom_may_be_anything():
+def test_output_without_xcom_push_is_not_checked():
     assert decoding(TOO_LARGE, do_xcom_push=False).run() == json.loads(TOO_LARGE)
 
 
 class TestMultipleOutputs:
-    def test_entries_named_as_our_own_are_left_out_with_a_warning(self, told):
+    def test_entries_named_like_the_tasks_own_xcoms_are_left_out_with_a_warning(self, told):
         names = ["invocation_id", "app_version", KernelInvocationLink.key, "return_value", "skipmixin_key"]
         task = decoding(
             json.dumps({"price": 1, **dict.fromkeys(names, "javascript:alert(1)")}), multiple_outputs=True
@@ -62,16 +62,16 @@ class TestMultipleOutputs:
         assert f"entries named {', '.join(sorted(names))}, like this task's own XComs" in told()
 
     @pytest.mark.parametrize("text", ["[1]", '"a"', "1", "true"])
-    def test_what_is_no_object_fails_the_task_for_good(self, text):
+    def test_output_that_is_not_an_object_fails_without_retry(self, text):
         with pytest.raises(
             AirflowFailException, match="with multiple_outputs it must be an object, and it is"
         ):
             decoding(text, multiple_outputs=True, retries=2).run()
 
-    def test_no_output_is_no_xcom(self):
+    def test_missing_output_is_no_xcom(self):
         assert decoding("null", multiple_outputs=True).run() is None
 
-    def test_a_key_that_airflow_would_lose_fails_the_task_for_good(self):
+    def test_unsupported_key_fails_without_retry(self):
         with pytest.raises(AirflowFailException, match=r"output\['a\?b'\] cannot"):
             decoding('{"a?b": 1}', multiple_outputs=True, retries=2).run()
 
@@ -93,18 +93,18 @@ class TestMapping:
         return mapped_over
 
     @pytest.mark.parametrize("text", ["[1, 2]", '{"a": 1}', "[]"])
-    def test_a_list_or_an_object_passes(self, mapped_over, text):
+    def test_list_or_object_passes(self, mapped_over, text):
         assert mapped_over(text).run() == json.loads(text)
 
     @pytest.mark.parametrize(("text", "kind"), [("null", "null"), ('"ab"', "a string"), ("7", "a number")])
-    def test_all_else_fails_the_task_for_good(self, mapped_over, text, kind):
+    def test_other_output_fails_without_retry(self, mapped_over, text, kind):
         with pytest.raises(AirflowFailException, match=f"a task is mapped over it, and it is {kind}"):
             mapped_over(text).run()
 
-    def test_more_than_airflow_maps_over_fails_the_task_for_good(self, mapped_over, monkeypatch):
+    def test_more_entries_than_max_map_length_fail_without_retry(self, mapped_over, monkeypatch):
         monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
         with pytest.raises(AirflowFailException, match=r"3 entries, and \[core\] max_map_length is 2"):
             mapped_over("[1, 2, 3]").run()
 
-    def test_a_task_that_is_mapped_itself_may_return_anything(self, mapped_over):
+    def test_task_that_is_itself_mapped_may_return_any_output(self, mapped_over):
         assert mapped_over("7", map_index=0).run() == 7

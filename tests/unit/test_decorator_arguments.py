@@ -1,4 +1,4 @@
-"""What @task.kernel makes of a function when the Dag is parsed."""
+"""@task.kernel when the Dag is parsed: the task that it creates, and the arguments that it refuses."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
 NAMES = {"app_name": "shop", "action_name": "price"}
 OPERATORS = inspect.signature(KernelInvokeOperator).parameters
-#: The parameters that it shares with the operator.
+#: The parameters that kernel_task shares with the operator.
 SHARED = [name for name in OPERATORS if name not in ("payload", "kwargs")]
 
 
 def made(dag_arguments=None, **arguments):
-    """The operator of a decorated function."""
+    """Return the operator of a decorated function."""
     with DAG("d", schedule=None, default_args=dag_arguments or {}):
 
         @task.kernel(**arguments)
@@ -27,17 +27,17 @@ def made(dag_arguments=None, **arguments):
         return price("A-100").operator
 
 
-def test_airflow_resolves_the_decorator_to_the_function_that_can_be_imported():
+def test_task_kernel_is_kernel_task():
     assert task.kernel is kernel_task
 
 
-def test_editors_see_the_operators_own_parameters_with_its_types():
+def test_kernel_task_has_the_operators_parameters_and_types():
     ours = inspect.signature(kernel_task).parameters
     assert list(ours) == ["python_callable", *SHARED, "multiple_outputs", "kwargs"]
     assert all(ours[name].annotation == OPERATORS[name].annotation for name in SHARED)
 
 
-def test_it_is_the_operator_with_all_of_its_parameters_and_defaults():
+def test_decorated_task_is_the_operator_with_its_parameters_and_defaults():
     operator = made(**NAMES, deferrable=False, retries=2, metadata_field="airflow", poll_interval=5)
     assert isinstance(operator, KernelInvokeOperator)
     assert (operator.task_id, operator.app_name, operator.retries) == ("price", "shop", 2)
@@ -47,12 +47,12 @@ def test_it_is_the_operator_with_all_of_its_parameters_and_defaults():
     assert [getattr(untold, name) for name in SHARED] == [getattr(plain, name) for name in SHARED]
 
 
-def test_default_args_of_the_dag_reach_what_is_left_out():
+def test_default_args_set_arguments_that_are_left_out():
     operator = made({**NAMES, "kernel_conn_id": "kernel_test"}, version="2.0")
     assert (operator.app_name, operator.kernel_conn_id, operator.version) == ("shop", "kernel_test", "2.0")
 
 
-def test_the_function_is_not_called_when_the_dag_is_parsed():
+def test_function_is_not_called_at_parse():
     with DAG("d", schedule=None):
 
         @task.kernel(**NAMES)
@@ -62,12 +62,12 @@ def test_the_function_is_not_called_when_the_dag_is_parsed():
         price()
 
 
-def test_the_annotation_of_the_function_is_of_the_payload_and_does_not_split_the_output():
+def test_return_annotation_does_not_set_multiple_outputs():
     assert not made(**NAMES).multiple_outputs
     assert made(**NAMES, multiple_outputs=True).multiple_outputs
 
 
-def test_a_callable_is_left_for_airflow_to_call():
+def test_callable_is_called_by_airflow_at_run_time():
     def name(context, jinja_env):
         return context["ds"]
 
@@ -76,7 +76,7 @@ def test_a_callable_is_left_for_airflow_to_call():
     assert (operator.app_name, operator.version) == ("2026", "2026")
 
 
-def test_a_function_that_returns_none_asks_for_no_payload():
+def test_function_that_returns_none_makes_a_request_without_payload():
     with DAG("d", schedule=None):
 
         @task.kernel(**NAMES)
@@ -87,7 +87,7 @@ def test_a_function_that_returns_none_asks_for_no_payload():
     assert operator.request({}).payload is None
 
 
-def test_what_the_function_returns_is_no_template():
+def test_functions_result_is_not_templated():
     assert "payload" not in made(**NAMES).template_fields
     assert {"op_args", "op_kwargs", "app_name", "kernel_conn_id"} <= set(made(**NAMES).template_fields)
 
@@ -95,7 +95,7 @@ def test_what_the_function_returns_is_no_template():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"payload": {"sku": 1}}, "Leave payload= out, and return it"),
+        ({"payload": {"sku": 1}}, "Leave payload out, and return it"),
         ({"app_name": ""}, "app_name is empty"),
         ({"async_timeout_seconds": 9}, "outside Kernel's range"),
         ({"metadata_field": ""}, "metadata_field is empty"),
@@ -103,11 +103,11 @@ def test_what_the_function_returns_is_no_template():
         ({"async_": False, "wait_for_completion": False}, "Leave one of the two out"),
         (
             {"multiple_outputs": True, "wait_for_completion": False},
-            "multiple_outputs=True takes the output apart",
+            "multiple_outputs=True splits the output",
         ),
     ],
 )
-def test_a_bad_argument_is_refused_when_the_dag_is_parsed_mapped_or_not(arguments, says):
+def test_wrong_argument_raises_at_parse(arguments, says):
     with pytest.raises(ValueError, match=says):
 
         @task.kernel(**{**NAMES, **arguments})
@@ -115,12 +115,12 @@ def test_a_bad_argument_is_refused_when_the_dag_is_parsed_mapped_or_not(argument
             return {}
 
 
-def test_bad_default_args_are_refused_when_the_dag_is_parsed():
+def test_wrong_default_args_raise_at_parse():
     with pytest.raises(ValueError, match="capacity_timeout must be seconds"):
         made({"capacity_timeout": -1}, **NAMES)
 
 
-def test_what_cannot_return_a_payload_is_refused_when_the_dag_is_parsed():
+def test_decorating_another_kind_of_function_raises_at_parse():
     async def later():
         return {}
 
@@ -133,11 +133,11 @@ def test_what_cannot_return_a_payload_is_refused_when_the_dag_is_parsed():
     for function in (later, one_by_one, both):
         with pytest.raises(TypeError, match=r"needs a plain function.*Write 'def' and 'return'"):
             task.kernel(**NAMES)(function)
-    with pytest.raises(TypeError, match="takes named arguments only"):
+    with pytest.raises(TypeError, match="takes keyword arguments only"):
         task.kernel("shop", **NAMES)
 
 
-def test_an_argument_that_airflows_database_cannot_store_is_refused_when_the_dag_is_parsed():
+def test_function_argument_that_the_database_cannot_store_raises_at_parse():
     with DAG("d", schedule=None):
 
         @task.kernel(**NAMES)
@@ -158,13 +158,17 @@ def test_an_argument_that_airflows_database_cannot_store_is_refused_when_the_dag
             price("a", "b\0")
         with pytest.raises(ValueError, match=r"op_kwargs\['day'\]\[0\] holds a NUL"):
             price(day=["\0"])
-        with pytest.raises(ValueError, match=r"Item 1 of what is expanded: op_kwargs\['day'\] holds a NUL"):
+        with pytest.raises(
+            ValueError, match=r"Item 1 of the expanded arguments: op_kwargs\['day'\] holds a NUL"
+        ):
             price.override(task_id="other").expand(day=["a", "b\0"])
-        with pytest.raises(ValueError, match=r"Item 0 of what is expanded: op_kwargs\['day'\] holds a NUL"):
+        with pytest.raises(
+            ValueError, match=r"Item 0 of the expanded arguments: op_kwargs\['day'\] holds a NUL"
+        ):
             price.expand_kwargs([{"day": "\0"}])
 
 
-def test_the_function_may_be_mapped_and_its_task_renamed():
+def test_function_can_be_mapped_and_its_task_renamed():
     with DAG("d", schedule=None):
 
         @task

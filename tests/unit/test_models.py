@@ -1,4 +1,4 @@
-"""The request that starts an invocation is checked when it is made; an invocation is read as Kernel wrote it."""
+"""InvocationRequest checks its arguments; Invocation reads Kernel's reply."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Row:
 
 
 def like_numpy(name: str, dimensions: int) -> object:
-    """What is not installed here, as far as it is looked at."""
+    """Return an object with the attributes of one of NumPy, which is not installed."""
 
     class Like:
         ndim = dimensions
@@ -66,14 +66,14 @@ def like_numpy(name: str, dimensions: int) -> object:
 
 @pytest.mark.parametrize("name", ["app_name", "action_name", "version"])
 @pytest.mark.parametrize("value", ["", " ", "\n\t"])
-def test_an_empty_name_is_refused_by_its_own_name(name, value):
+def test_request_refuses_an_empty_name(name, value):
     arguments = {"app_name": "shop", "action_name": "price", name: value}
     with pytest.raises(ValueError, match=rf"^{name} is empty\. Write "):
         InvocationRequest(**arguments)
 
 
 @pytest.mark.parametrize("name", ["app_name", "action_name", "version"])
-def test_a_name_with_a_nul_is_refused(name):
+def test_request_refuses_a_name_with_nul(name):
     arguments = {"app_name": "shop", "action_name": "price", name: "a\0b"}
     with pytest.raises(ValueError, match=rf"^{name} holds a NUL character"):
         InvocationRequest(**arguments)
@@ -81,7 +81,7 @@ def test_a_name_with_a_nul_is_refused(name):
 
 @pytest.mark.parametrize("name", ["app_name", "action_name", "version"])
 @pytest.mark.parametrize("value", [None, 1, b"shop", ["shop"]])
-def test_a_name_that_is_no_text_is_refused_with_its_type(name, value):
+def test_request_refuses_a_name_that_is_not_a_string(name, value):
     arguments = {"app_name": "shop", "action_name": "price", name: value}
     with pytest.raises(ValueError, match=rf"^{name} must be a string, .* not {type(value).__name__}"):
         InvocationRequest(**arguments)
@@ -136,7 +136,7 @@ def test_a_name_that_is_no_text_is_refused_with_its_type(name, value):
         pytest.param(f'"{SECRET}\ud800"', ["half a surrogate pair"], id="half a surrogate in the text"),
     ],
 )
-def test_what_is_no_json_is_refused_with_its_place_and_without_its_values(payload, words):
+def test_request_refuses_a_payload_that_is_not_json_and_names_the_path_only(payload, words):
     with pytest.raises(ValueError, match="payload") as caught:
         InvocationRequest("shop", "price", payload)
     message = str(caught.value)
@@ -163,18 +163,18 @@ def test_what_is_no_json_is_refused_with_its_place_and_without_its_values(payloa
         ('"a mere string"', '"a mere string"'),
     ],
 )
-def test_a_payload_is_sent_as_json_text_and_json_text_as_it_is(payload, text):
+def test_payload_is_encoded_and_json_text_kept(payload, text):
     assert InvocationRequest("shop", "price", payload).payload == text
 
 
 @given(json_values)
-def test_every_json_value_travels_unchanged(value):
+def test_every_json_value_is_encoded_without_loss(value):
     text = encode_payload(json.dumps(value) if isinstance(value, str) else value)
     assert (text is None and value is None) or json.loads(text) == value
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "😀"])
-def test_the_limit_of_the_payload_is_counted_in_bytes_and_is_itself_allowed(letter):
+def test_payload_limit_counts_bytes(letter):
     letters = (MAX_PAYLOAD_BYTES - 2) // len(letter.encode())
     rest = MAX_PAYLOAD_BYTES - 2 - letters * len(letter.encode())
     exact = letter * letters + "a" * rest
@@ -186,30 +186,30 @@ def test_the_limit_of_the_payload_is_counted_in_bytes_and_is_itself_allowed(lett
 
 
 @pytest.mark.parametrize("seconds", [True, False, 900.0, "900", 9, 3601, 0, -1, math.nan, [900]])
-def test_an_async_timeout_that_kernel_would_refuse_is_refused(seconds):
+def test_request_refuses_an_async_timeout_out_of_bounds(seconds):
     with pytest.raises(ValueError, match=r"^async_timeout_seconds.*10 to 3600"):
         InvocationRequest("shop", "price", async_timeout_seconds=seconds)
 
 
 @pytest.mark.parametrize("seconds", [10, 900, 3600])
-def test_an_async_timeout_within_its_bounds_is_sent(seconds):
+def test_async_timeout_within_bounds_is_sent(seconds):
     assert (
         InvocationRequest("a", "b", async_timeout_seconds=seconds).body()["async_timeout_seconds"] == seconds
     )
 
 
-def test_a_timeout_for_a_synchronous_call_is_refused():
+def test_request_refuses_an_async_timeout_of_a_synchronous_call():
     with pytest.raises(ValueError, match=r"no meaning with async_=False.*Leave one of the two out"):
         InvocationRequest("shop", "price", async_=False, async_timeout_seconds=60)
 
 
 @pytest.mark.parametrize("async_", [None, 0, 1, "true"])
-def test_async_must_be_a_truth_value(async_):
+def test_request_refuses_async_that_is_not_a_bool(async_):
     with pytest.raises(ValueError, match="async_ must be True or False"):
         InvocationRequest("shop", "price", async_=async_)
 
 
-def test_the_body_is_what_kernels_api_wants():
+def test_body_has_the_fields_of_kernels_api():
     assert InvocationRequest("shop", "price", {"sku": 7}).body() == {
         "app_name": "shop",
         "action_name": "price",
@@ -225,7 +225,7 @@ def test_the_body_is_what_kernels_api_wants():
     }
 
 
-def test_no_repr_shows_a_payload_or_an_output():
+def test_repr_hides_payload_and_output():
     request = InvocationRequest("shop", "price", {"password": SECRET})
     invocation = Invocation.from_json(
         {"id": "i", "status": "failed", "payload": f'"{SECRET}"', "output": f'"{SECRET}"'}
@@ -233,10 +233,9 @@ def test_no_repr_shows_a_payload_or_an_output():
     assert SECRET not in repr(request) + str(request) + repr(invocation) + str(invocation)
 
 
-def test_what_is_only_known_later_is_not_checked_but_what_stands_beside_it_is():
+def test_unrendered_value_in_a_payload_is_not_checked_but_values_beside_it_are():
     later = object()
     assert encode_payload({"a": later, "b": [later]}, lambda value: value is later) == '{"a":null,"b":[null]}'
-    assert encode_payload(later, lambda value: value is later) is None
     with pytest.raises(ValueError, match=r"payload\['b'\] is a set"):
         encode_payload({"a": later, "b": {1}}, lambda value: value is later)
 
@@ -255,7 +254,7 @@ FULL = {
 }
 
 
-def test_an_invocation_is_read_and_what_is_new_is_passed_over():
+def test_invocation_is_read_and_unknown_fields_ignored():
     assert Invocation.from_json({**FULL, "new": {"field": 1}}) == Invocation(
         id="i1",
         status="succeeded",
@@ -272,12 +271,12 @@ def test_an_invocation_is_read_and_what_is_new_is_passed_over():
 
 @pytest.mark.parametrize("field", [name for name in FULL if name not in ("id", "status", "output")])
 @pytest.mark.parametrize("value", [None, 7, ["x"]])
-def test_a_field_that_is_no_text_counts_as_missing(field, value):
+def test_field_that_is_not_a_string_is_none(field, value):
     assert getattr(Invocation.from_json({**FULL, field: value}), field) is None
 
 
 @pytest.mark.parametrize("value", [None, 7, ["x"], {"a": None}, False])
-def test_an_output_that_is_no_text_is_not_lost(value):
+def test_output_that_is_not_a_string_is_kept(value):
     assert Invocation.from_json({**FULL, "output": value}).output == value
 
 
@@ -286,7 +285,7 @@ def test_an_output_that_is_no_text_is_not_lost(value):
     [None, [], "x", 7, {}, {"id": "i"}, {"status": "failed"}, {**FULL, "id": ""}, {**FULL, "id": 7}]
     + [{**FULL, "status": status} for status in ("", None, 7, ["succeeded"], True)],
 )
-def test_a_reply_without_id_or_status_says_nothing(data):
+def test_reply_without_id_or_status_raises(data):
     with pytest.raises(KernelTransportError, match="not an invocation"):
         Invocation.from_json(data)
 
@@ -303,7 +302,7 @@ def test_a_reply_without_id_or_status_says_nothing(data):
         ("succeeded ", False, False),
     ],
 )
-def test_a_status_counts_only_if_it_is_known(status, active, ended):
+def test_only_known_statuses_are_active_or_ended(status, active, ended):
     invocation = Invocation.from_json({"id": "i", "status": status})
     assert (invocation.status, invocation.is_active, invocation.is_ended) == (status, active, ended)
 
@@ -334,7 +333,7 @@ def test_output_is_decoded_if_it_is_json_and_text_otherwise(raw, output):
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "cancelled", "SUCCEEDED", "success", ""])
-def test_only_succeeded_has_a_result(status):
+def test_result_of_any_status_but_succeeded_raises(status):
     with pytest.raises(
         KernelInvocationUnknownError, match=f"i1 has not ended: its status is {status!r}"
     ) as caught:
@@ -353,7 +352,7 @@ def test_only_succeeded_has_a_result(status):
         (None, '{"e": 1}', 'Kernel invocation i1 failed: Kernel gave no reason.\nIts output: {"e": 1}'),
     ],
 )
-def test_a_failure_tells_kernels_reason_and_the_output(reason, output, message):
+def test_failure_message_has_kernels_reason_and_the_output(reason, output, message):
     invocation = Invocation("i1", "failed", status_reason=reason, raw_output=output)
     with pytest.raises(KernelInvocationFailedError) as caught:
         invocation.result()
@@ -362,19 +361,19 @@ def test_a_failure_tells_kernels_reason_and_the_output(reason, output, message):
     assert isinstance(caught.value, KernelError)
 
 
-def test_a_failures_hint_stands_before_the_output():
+def test_failure_message_has_the_hint_before_the_output():
     with pytest.raises(
         KernelInvocationFailedError, match=r"^Kernel invocation i1 failed: boom\. Try\.\nIts output: x$"
     ):
         Invocation("i1", "failed", status_reason="boom", raw_output="x").result("Try.")
 
 
-def test_a_failures_output_is_shortened_and_says_by_how_much():
+def test_failure_message_shortens_the_output():
     message = str(Invocation("i1", "failed", raw_output="x" * 1_000_000).failure())
     assert len(message) < 2_200
     assert message.endswith("xxx… (998000 more characters)")
 
 
-def test_a_failures_reason_is_shortened_too():
+def test_failure_message_shortens_the_reason():
     found = Invocation.from_json({"id": "i1", "status": "failed", "status_reason": "x" * 1_000_000})
     assert len(str(found.failure())) < 2_200

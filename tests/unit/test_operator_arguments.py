@@ -1,4 +1,4 @@
-"""What KernelInvokeOperator says when the Dag is parsed, before anything runs."""
+"""The arguments of KernelInvokeOperator: checked when the Dag is parsed, and after rendering."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def build(context, jinja_env):
 
 
 def nothing():
-    """A task's function."""
+    """The function of a task."""
 
 
 class Builder:
-    """An object that can be called, as Airflow does with the value of a template field."""
+    """A callable object, which Airflow calls if it is a template field."""
 
     def __call__(self, context, jinja_env):
         return build(context, jinja_env)
@@ -69,10 +69,10 @@ class Builder:
         ({"poll_interval": None}, "poll_interval must be seconds"),
     ],
 )
-def test_a_bad_argument_is_refused_when_the_dag_is_parsed(arguments, says):
+def test_wrong_argument_raises_at_parse(arguments, says):
     with pytest.raises(ValueError, match=says) as refused:
         operator(**arguments)
-    assert len(str(refused.value)) < 400, "the sentence does not quote the payload"
+    assert len(str(refused.value)) < 400, "the message quotes the payload"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_bad_argument_is_refused_when_the_dag_is_parsed(arguments, says):
         {"timeout": 0.5, "poll_interval": 1},
     ],
 )
-def test_a_good_argument_is_taken(arguments):
+def test_valid_arguments_are_accepted(arguments):
     operator(**arguments)
 
 
@@ -102,11 +102,11 @@ def test_a_good_argument_is_taken(arguments):
         {"payload": {"day": "{{ ds }}"}},
     ],
 )
-def test_a_template_is_left_for_when_it_is_rendered(arguments):
+def test_template_is_not_checked_at_parse(arguments):
     assert operator(**arguments)
 
 
-def test_a_reference_to_another_tasks_output_is_left_for_when_it_is_known():
+def test_output_of_another_task_is_not_checked_at_parse():
     @task
     def make():
         return {"sku": 1}
@@ -121,7 +121,7 @@ CALLABLES = [build, partial(build), Builder(), lambda context, jinja_env: build(
 
 
 @pytest.mark.parametrize("make", CALLABLES)
-def test_a_callable_is_left_for_airflow_to_call(make):
+def test_callable_is_called_by_airflow_at_run_time(make):
     def name(context, jinja_env):
         return "shop"
 
@@ -138,7 +138,7 @@ def test_a_callable_is_left_for_airflow_to_call(make):
     assert json.loads(request.payload) == {"day": "2026-11-24"}
 
 
-def test_a_dag_may_mark_its_templates_in_a_way_of_its_own(tmp_path):
+def test_template_with_the_dags_own_marks_is_rendered(tmp_path):
     (tmp_path / "price.json").write_text("[[ params.price | tojson ]]")
     marks = {
         "variable_start_string": "[[",
@@ -170,7 +170,7 @@ def test_a_dag_may_mark_its_templates_in_a_way_of_its_own(tmp_path):
         operator(payload="[[ params.price ]]")
 
 
-def test_what_airflow_resolves_is_left_for_then_wherever_it_is_in_the_payload():
+def test_reference_anywhere_in_the_payload_is_not_checked_at_parse():
     with DAG("d", schedule=None, params={"sku": "A"}) as dag:
         output = task(nothing)().map(lambda found: found)
         for number, reference in enumerate(references(dag, output)):
@@ -182,7 +182,7 @@ def test_what_airflow_resolves_is_left_for_then_wherever_it_is_in_the_payload():
 
 
 def references(dag, output):
-    """One of each kind that this Airflow resolves when the task runs."""
+    """One reference of each kind that Airflow resolves when the task runs."""
     yield output
     yield output.zip(output)
     yield output.concat(output)
@@ -199,7 +199,7 @@ def references(dag, output):
     yield Reference()
 
 
-def test_an_argument_of_a_mapped_task_group_is_left_for_then():
+def test_argument_of_a_mapped_task_group_is_not_checked_at_parse():
     with DAG("d", schedule=None):
 
         @task_group
@@ -210,11 +210,11 @@ def test_an_argument_of_a_mapped_task_group_is_left_for_then():
         each.expand(sku=["A", "B"])
 
 
-def test_what_a_subclass_sets_when_it_runs_is_left_for_then():
+def test_argument_set_during_execution_is_not_checked_at_parse():
     assert operator(payload=NOTSET, metadata_field="key")
 
 
-def test_a_literal_of_airflow_is_sent_as_it_is():
+def test_literal_value_is_sent_unrendered():
     with DAG("d", schedule=None):
         plain = operator(payload=LiteralValue({"text": "{{ ds }}"}))
     plain.render_template_fields({"ds": "2026-11-24"})
@@ -230,7 +230,7 @@ def test_a_literal_of_airflow_is_sent_as_it_is():
         ([Path("x")], r"payload\[0\] is a pathlib.*str\("),
     ],
 )
-def test_what_airflow_would_not_resolve_is_refused_when_the_dag_is_parsed(payload, says):
+def test_payload_that_airflow_does_not_resolve_raises_at_parse(payload, says):
     with pytest.raises(ValueError, match=says):
         operator(payload=payload)
 
@@ -259,7 +259,7 @@ NUL, HALF = "x\0y", "x\ud83dy"
         ),
     ],
 )
-def test_what_airflows_database_cannot_store_is_refused_when_the_dag_is_parsed(arguments, says):
+def test_argument_that_the_database_cannot_store_raises_at_parse(arguments, says):
     with pytest.raises(ValueError, match=says):
         operator(**arguments)
     with DAG("d", schedule=None), pytest.raises(ValueError, match=says):
@@ -268,16 +268,16 @@ def test_what_airflows_database_cannot_store_is_refused_when_the_dag_is_parsed(a
         )
 
 
-def test_a_nul_that_json_text_writes_as_an_escape_is_sent_as_it_is():
-    """Airflow stores the six characters of the escape."""
+def test_escaped_nul_in_json_text_is_sent_unchanged():
+    """Airflow can store the six characters of the escape."""
     text = json.dumps({"a": NUL})
     plain = operator(payload=text, dag=DAG("d", schedule=None))
     plain.render_template_fields({})
     assert plain.request({}).payload == text
 
 
-def test_a_nul_that_only_turns_up_when_the_task_runs_is_sent():
-    """Airflow stores rendered fields in another kind of column, which takes it."""
+def test_nul_that_appears_at_run_time_is_sent():
+    """Airflow stores rendered fields in a column of another type, which accepts NUL."""
     plain = operator(payload=lambda **_: {"a": NUL}, dag=DAG("d", schedule=None))
     plain.render_template_fields({})
     assert json.loads(plain.request({}).payload) == {"a": NUL}
@@ -297,7 +297,7 @@ def test_a_nul_that_only_turns_up_when_the_task_runs_is_sent():
     ],
 )
 @pytest.mark.parametrize("metadata_field", [None, "key"])
-def test_a_payload_that_came_to_nothing_fails_without_a_retry(payload, native, metadata_field):
+def test_payload_rendered_to_none_fails_without_retry(payload, native, metadata_field):
     dag = DAG("d", schedule=None, render_template_as_native_obj=native)
     plain = operator(payload=payload, metadata_field=metadata_field, dag=dag)
     plain.render_template_fields({"found": None})
@@ -308,19 +308,19 @@ def test_a_payload_that_came_to_nothing_fails_without_a_retry(payload, native, m
 @pytest.mark.parametrize(
     ("payload", "sent"), [(None, None), ("null", "null"), ({"a": None}, '{"a":null}'), ([None], "[null]")]
 )
-def test_a_payload_that_is_nothing_to_begin_with_is_sent(payload, sent):
+def test_literal_none_is_sent(payload, sent):
     plain = operator(payload=payload, dag=DAG("d", schedule=None))
     plain.render_template_fields({})
     assert plain.request({}).payload == sent
 
 
-def test_nothing_within_a_payload_is_null():
+def test_none_inside_a_payload_is_null():
     plain = operator(payload={"a": LiteralValue(None)}, dag=DAG("d", schedule=None))
     plain.render_template_fields({})
     assert plain.request({}).payload == '{"a":null}'
 
 
-def test_a_payload_that_was_set_later_and_came_to_nothing_fails_too():
+def test_payload_set_after_the_constructor_fails_when_rendered_to_none():
     plain = operator(dag=DAG("d", schedule=None))
     plain.payload = "{{ found | tojson }}"
     plain.render_template_fields({"found": None})
@@ -331,7 +331,7 @@ def test_a_payload_that_was_set_later_and_came_to_nothing_fails_too():
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("value", [{"t": "a\0b\ud83d"}, {"wei": 2**70}, {"rate": 1e30}], ids=str)
 @pytest.mark.parametrize("metadata_field", [None, "key"])
-def test_what_airflow_cannot_carry_of_a_rendered_payload_is_sent_all_the_same(native, value, metadata_field):
+def test_rendered_payload_that_airflow_cannot_store_stays_text_and_is_sent(native, value, metadata_field):
     dag = DAG("d", schedule=None, render_template_as_native_obj=native)
     plain = operator(payload="{{ found }}", metadata_field=metadata_field, dag=dag)
     plain.render_template_fields({"found": json.dumps(value)})
@@ -344,7 +344,7 @@ def test_what_airflow_cannot_carry_of_a_rendered_payload_is_sent_all_the_same(na
 
 @pytest.mark.parametrize("name", ["app_name", "action_name", "version", "kernel_conn_id"])
 @pytest.mark.parametrize("value", [None, 7, "", NUL])
-def test_a_name_that_came_to_something_else_fails_without_a_retry(name, value):
+def test_name_rendered_to_a_wrong_value_fails_without_retry(name, value):
     plain = operator(**{name: lambda **_: value}, dag=DAG("d", schedule=None))
     plain.render_template_fields({})
     with pytest.raises(AirflowFailException, match=f"^{name} (must be a string|is empty|holds a NUL)"):
@@ -361,15 +361,15 @@ def test_a_name_that_came_to_something_else_fails_without_a_retry(name, value):
 @pytest.mark.parametrize(
     ("mapped", "says"),
     [
-        ({"payload": [{}, {"a": NUL}]}, r"Item 1 of what is expanded: payload\['a'\] holds a NUL"),
+        ({"payload": [{}, {"a": NUL}]}, r"Item 1 of the expanded arguments: payload\['a'\] holds a NUL"),
         ({"payload": [{"wei": 2**64}]}, r"Item 0 .*payload\['wei'\] is a number beyond 64 bits"),
         ({"payload": ({"a": {1}},)}, r"Item 0 .*payload\['a'\] is a set"),
-        ({"payload": [{}, [1]]}, r"Item 1 .*metadata_field adds a key"),
+        ({"payload": [{}, [1]]}, r"Item 1 .*metadata_field adds a field"),
         ({"app_name": ["", "b"]}, "Item 0 .*app_name is empty"),
         ({"async_timeout_seconds": [60, 9]}, "Item 1 .*outside Kernel's range"),
     ],
 )
-def test_what_expand_is_given_literally_is_checked_when_the_dag_is_parsed(mapped, says):
+def test_wrong_literal_item_of_expand_raises_at_parse(mapped, says):
     names = {"app_name": "shop", "action_name": "price"}
     partial = {"task_id": "t", "metadata_field": "key"}
     partial |= {name: value for name, value in names.items() if name not in mapped}
@@ -381,7 +381,7 @@ def test_what_expand_is_given_literally_is_checked_when_the_dag_is_parsed(mapped
             KernelInvokeOperator.partial(**partial).expand_kwargs(items)
 
 
-def test_an_item_that_another_task_returned_and_that_is_wrong_fails_without_a_retry():
+def test_wrong_item_from_another_task_fails_without_retry():
     with DAG("d", schedule=None):
         output = task(nothing)()
         mapped = KernelInvokeOperator.partial(task_id="t", app_name="shop", action_name="price").expand(
@@ -393,17 +393,17 @@ def test_an_item_that_another_task_returned_and_that_is_wrong_fails_without_a_re
 
 
 @pytest.mark.filterwarnings("ignore:.*never mapped")
-def test_what_a_dict_maps_over_is_checked_too():
+def test_wrong_item_of_an_expanded_dict_raises_at_parse():
     with (
         DAG("d", schedule=None),
-        pytest.raises(ValueError, match=r"Item 1 of what is expanded: payload\[1\] is a set"),
+        pytest.raises(ValueError, match=r"Item 1 of the expanded arguments: payload\[1\] is a set"),
     ):
         KernelInvokeOperator.partial(task_id="t", app_name="shop", action_name="price").expand(
             payload={"a": 1, "b": {1}}
         )
 
 
-def test_what_expand_is_given_by_others_is_left_for_when_it_is_known():
+def test_reference_in_expand_is_not_checked_at_parse():
     partial = {"app_name": "shop", "action_name": "price"}
     with DAG("d", schedule=None):
         output = task(nothing)()
@@ -417,12 +417,12 @@ def test_what_expand_is_given_by_others_is_left_for_when_it_is_known():
     assert set(mixed.expand_input.value) == {"payload"}
 
 
-def test_what_is_literal_beside_a_template_is_checked_all_the_same():
+def test_literal_beside_a_template_is_checked_at_parse():
     with pytest.raises(ValueError, match=r"payload\['when'\] is a datetime"):
         operator(payload={"day": "{{ ds }}", "when": datetime(2026, 1, 1, tzinfo=UTC)})
 
 
-def test_every_argument_that_names_what_runs_is_templated():
+def test_names_payload_and_connection_are_templated():
     assert set(KernelInvokeOperator.template_fields) == {
         "app_name",
         "action_name",

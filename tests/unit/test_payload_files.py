@@ -1,4 +1,4 @@
-"""A payload that is in a JSON file beside the Dag."""
+"""A payload in a JSON file beside the Dag, and a payload that is JSON text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = {"task_id": "t", "app_name": "shop", "action_name": "price"}
 
 @pytest.fixture
 def dag(tmp_path):
-    """A Dag with the folder of its payloads."""
+    """A Dag with a folder of payload files."""
     (tmp_path / "payloads").mkdir()
     with DAG("d", schedule=None, template_searchpath=str(tmp_path)) as dag:
         yield dag
@@ -26,7 +26,7 @@ def write(tmp_path):
 
 
 def loaded(dag, **arguments):
-    """The operator as it is after its Dag was loaded."""
+    """Return an operator after its Dag is parsed."""
     operator = KernelInvokeOperator(**NAMES, **arguments)
     dag.resolve_template_files()
     return operator
@@ -37,7 +37,7 @@ def rendered(operator, **context):
     return operator
 
 
-def test_the_file_is_rendered_and_is_the_payload(dag, write):
+def test_payload_file_is_rendered_and_sent(dag, write):
     write("payloads/report.json", '{"day": "{{ ds }}", "source": "https://shop.example/all.json"}')
     operator = rendered(loaded(dag, payload="payloads/report.json"), ds="2026-11-24")
     assert json.loads(operator.request({}).payload) == {
@@ -46,15 +46,15 @@ def test_the_file_is_rendered_and_is_the_payload(dag, write):
     }
 
 
-def test_a_file_that_is_first_named_when_the_task_runs_is_read_too(dag, write):
-    """So it is with ``.expand(payload=[…])``: the operator is made at run time."""
+def test_payload_file_of_a_mapped_task_is_read_at_run_time(dag, write):
+    """Airflow creates the operator of a mapped task at run time."""
     write("payloads/report.json", '{"day": "{{ ds }}"}')
     operator = rendered(KernelInvokeOperator(**NAMES, payload="payloads/report.json"), ds="2026-11-24")
     assert json.loads(operator.request({}).payload) == {"day": "2026-11-24"}
-    assert operator.payload["day"] == "2026-11-24"  # as map_index_template takes it
+    assert operator.payload["day"] == "2026-11-24"  # for map_index_template
 
 
-def test_a_file_that_is_no_json_once_it_is_rendered_fails_with_the_sentence_for_payloads(dag, write):
+def test_payload_file_rendered_to_text_that_is_not_json_fails_without_retry(dag, write):
     write("payloads/report.json", '{"day": {{ ds }}}')
     operator = rendered(KernelInvokeOperator(**NAMES, payload="payloads/report.json"), ds="today")
     with pytest.raises(AirflowFailException, match="payload is a string that is not JSON text"):
@@ -70,7 +70,7 @@ def test_a_file_that_is_no_json_once_it_is_rendered_fails_with_the_sentence_for_
     ],
 )
 @pytest.mark.parametrize("native", [False, True])
-def test_a_text_within_the_payload_that_ends_like_a_file_is_left_a_text(tmp_path, payload, native, caplog):
+def test_string_inside_a_payload_that_ends_in_json_is_not_read_as_a_file(tmp_path, payload, native, caplog):
     (tmp_path / "payloads").mkdir()
     (tmp_path / "payloads/report.json").write_text("[]")
     with DAG(
@@ -93,7 +93,7 @@ def test_a_text_within_the_payload_that_ends_like_a_file_is_left_a_text(tmp_path
         '"a text"',
     ],
 )
-def test_json_text_stays_json_whatever_the_dag_renders_templates_to(tmp_path, text, native, in_file):
+def test_json_text_is_not_altered_by_native_rendering(tmp_path, text, native, in_file):
     (tmp_path / "payload.json").write_text(text)
     with DAG(
         "d", schedule=None, template_searchpath=str(tmp_path), render_template_as_native_obj=native
@@ -109,7 +109,28 @@ def test_json_text_stays_json_whatever_the_dag_renders_templates_to(tmp_path, te
         assert json.loads(each.request({}).payload) == json.loads(expected)
 
 
-def test_a_native_object_is_the_payload_that_it_is(tmp_path):
+@pytest.mark.parametrize("text", ['{"n": 1.10}', '{"a": 1, "a": 2}', ' {"day": "{{ ds }}"} '])
+def test_json_text_is_sent_to_the_letter_without_native_rendering(dag, text):
+    operator = rendered(loaded(dag, payload=text), ds="2026-11-24")
+    assert operator.request({}).payload == text.replace("{{ ds }}", "2026-11-24")
+
+
+def test_text_that_is_not_json_is_read_as_python_by_native_rendering():
+    with DAG("d", schedule=None, render_template_as_native_obj=True) as dag:
+        operator = rendered(loaded(dag, payload="{'day': '{{ ds }}', 'ok': True}"), ds="2026-11-24")
+    assert json.loads(operator.request({}).payload) == {"day": "2026-11-24", "ok": True}
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("payload", ["{{ call() }}", '{"n": {{ call() }}}', {"n": "{{ call() }}"}])
+def test_payload_is_rendered_once(payload, native):
+    calls = []
+    with DAG("d", schedule=None, render_template_as_native_obj=native) as dag:
+        rendered(loaded(dag, payload=payload), call=lambda: calls.append(1))
+    assert len(calls) == 1
+
+
+def test_native_object_is_sent_as_the_payload(tmp_path):
     found = {"ok": True, "none": None, "mood": "😀"}
     with DAG("d", schedule=None, render_template_as_native_obj=True) as dag:
         operator = rendered(loaded(dag, payload="{{ found }}"), found=found)
@@ -123,38 +144,38 @@ def test_a_native_object_is_the_payload_that_it_is(tmp_path):
         ("", "payload is a string that is not JSON text"),
         ('{"a": "\0"}', "payload file 'payloads/report.json' holds a NUL character"),
         ('{"a": "{{ ds }}\0"}', "payload file 'payloads/report.json' holds a NUL character"),
-        ("[1]", "metadata_field adds a key to the payload, so that must be a dict"),
-        ('{"key": 1}', "The payload has 'key' already"),
+        ("[1]", "metadata_field adds a field to the payload, so the payload must be a dict"),
+        ('{"key": 1}', "The payload already has the field 'key'"),
     ],
 )
-def test_a_file_whose_text_cannot_be_right_is_refused_when_the_dag_is_loaded(dag, write, text, says):
+def test_payload_file_with_wrong_text_raises_at_parse(dag, write, text, says):
     write("payloads/report.json", text)
     with pytest.raises(ValueError, match=says):
         loaded(dag, payload="payloads/report.json", metadata_field="key")
 
 
-def test_a_missing_file_is_refused_when_the_dag_is_loaded_and_says_what_to_write(dag):
+def test_missing_payload_file_raises_at_parse(dag):
     with pytest.raises(
         ValueError, match=r"no payload file 'payloads/nope.json'\. Write its path as seen from"
     ):
         loaded(dag, payload="payloads/nope.json")
 
 
-def test_a_missing_file_says_so_too_when_the_task_runs(dag):
+def test_missing_payload_file_raises_at_run_time(dag):
     with pytest.raises(
         ValueError, match=r"no payload file 'payloads/nope.json'\. Write its path as seen from"
     ):
         rendered(KernelInvokeOperator(**NAMES, payload="payloads/nope.json"))
 
 
-def test_a_missing_include_is_not_taken_for_the_file(dag, write):
+def test_missing_include_of_a_payload_file_raises_jinjas_error(dag, write):
     write("payloads/report.json", '{% include "payloads/other.json" %}')
     with pytest.raises(Exception, match=r"payloads/other\.json") as missing:
         rendered(loaded(dag, payload="payloads/report.json"))
     assert type(missing.value).__name__ == "TemplateNotFound"
 
 
-def test_no_payload_and_no_dag_are_no_trouble():
+def test_operator_without_payload_and_dag_has_no_file_to_read():
     operator = KernelInvokeOperator(**NAMES)
     operator.resolve_template_files()
     assert operator.request({}).payload is None
@@ -169,26 +190,26 @@ def test_no_payload_and_no_dag_are_no_trouble():
         ({"async_": False, "async_timeout_seconds": 60}, "Leave one of the two out"),
     ],
 )
-def test_partial_refuses_a_bad_argument_when_the_dag_is_parsed(arguments, says):
+def test_wrong_argument_of_partial_raises_at_parse(arguments, says):
     with pytest.raises(ValueError, match=says):
         KernelInvokeOperator.partial(**{**NAMES, **arguments})
 
 
-def test_partial_leaves_to_expand_what_expand_gives(dag):
+def test_partial_does_not_require_the_arguments_of_expand(dag):
     mapped = KernelInvokeOperator.partial(task_id="t", app_name="shop", metadata_field="key").expand(
         action_name=["price", "stock"], payload=[{"sku": 1}, {"sku": 2}]
     )
     assert mapped.task_id == "t"
 
 
-def test_what_came_out_of_an_xcom_is_no_template_though_it_ends_like_a_file(dag):
+def test_value_from_xcom_that_ends_in_json_is_not_rendered(dag):
     foreign = "{{ conn.db.password }}.json"
     operator = KernelInvokeOperator(**NAMES)
     assert operator.render_template(foreign, {}, dag.get_template_env(), {id(foreign)}) is foreign
 
 
 @pytest.mark.parametrize("text", ['"42"', "null", '"abc"', "42"])
-def test_a_file_with_a_mere_value_is_sent_alike_where_the_task_is_mapped(dag, write, text):
+def test_payload_file_with_a_scalar_is_sent_alike_by_mapped_tasks(dag, write, text):
     write("payloads/value.json", text)
     plain = rendered(loaded(dag, payload="payloads/value.json"))
     mapped = rendered(KernelInvokeOperator(**NAMES | {"task_id": "mapped"}, payload="payloads/value.json"))
@@ -196,7 +217,7 @@ def test_a_file_with_a_mere_value_is_sent_alike_where_the_task_is_mapped(dag, wr
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_a_file_that_comes_to_nothing_fails_alike_where_the_task_is_mapped(tmp_path, native):
+def test_payload_file_rendered_to_null_fails_alike_in_mapped_tasks(tmp_path, native):
     (tmp_path / "payload.json").write_text("{{ found | tojson }}")
     with DAG(
         "d", schedule=None, template_searchpath=str(tmp_path), render_template_as_native_obj=native

@@ -1,4 +1,4 @@
-"""What KernelInvocationSensor says when the Dag is parsed, before anything runs."""
+"""The arguments of KernelInvocationSensor, checked when the Dag is parsed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sensor(**kwargs):
         ({"mode": "deferred"}, "mode must be one of"),
     ],
 )
-def test_a_wrong_argument_fails_with_what_to_write_instead(arguments, says):
+def test_wrong_argument_raises_at_parse(arguments, says):
     with pytest.raises(Exception, match=says):
         sensor(**arguments)
 
@@ -54,22 +54,22 @@ def test_a_wrong_argument_fails_with_what_to_write_instead(arguments, says):
         ({"kernel_conn_id": ""}, "kernel_conn_id is empty"),
     ],
 )
-def test_what_partial_gets_is_checked_too(arguments, says):
+def test_wrong_argument_of_partial_raises_at_parse(arguments, says):
     with DAG("d", schedule=None), pytest.raises(ValueError, match=says):
         KernelInvocationSensor.partial(task_id="wait", **arguments).expand(invocation_id=["a", "b"])
 
 
 @pytest.mark.filterwarnings("ignore:.*never mapped")
 @pytest.mark.parametrize("value", ["", None, 7, "a\0b"])
-def test_what_expand_gets_literally_is_checked_too(value):
+def test_wrong_literal_item_of_expand_raises_at_parse(value):
     with (
         DAG("d", schedule=None),
-        pytest.raises(ValueError, match="Item 1 of what is expanded: invocation_id"),
+        pytest.raises(ValueError, match="Item 1 of the expanded arguments: invocation_id"),
     ):
         KernelInvocationSensor.partial(task_id="wait").expand(invocation_id=["a", value])
 
 
-def test_what_a_dag_may_write_is_taken():
+def test_valid_arguments_are_accepted():
     with DAG("d", schedule=None, default_args={"poke_interval": 7, "soft_fail": True}):
         start = KernelInvokeOperator(
             task_id="start", app_name="shop", action_name="price", wait_for_completion=False
@@ -83,7 +83,7 @@ def test_what_a_dag_may_write_is_taken():
     assert (templated.mode, templated.deferrable) == ("reschedule", False)
 
 
-def test_a_callable_is_left_for_airflow_to_call():
+def test_callable_is_called_by_airflow_at_run_time():
     def build(context, jinja_env):
         return f"inv-{context['ds']}"
 
@@ -96,7 +96,7 @@ def test_a_callable_is_left_for_airflow_to_call():
     assert (waiting.invocation_id, waiting.kernel_conn_id) == ("inv-2026", "inv-2026")
 
 
-def test_a_mapped_sensor_waits_for_each():
+def test_sensor_can_be_mapped():
     with DAG("d", schedule=None):
         mapped = KernelInvocationSensor.partial(task_id="wait").expand(invocation_id=["a", "b"])
     assert mapped.operator_class is KernelInvocationSensor

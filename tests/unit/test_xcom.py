@@ -1,4 +1,4 @@
-"""Which outputs Airflow can carry; that it really can is in the system tests."""
+"""The outputs that Airflow can store as XCom. The system tests store them in a real Airflow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def nested(levels: int) -> str:
         '{"__type": 1, "__version__": 2, "__data__": 3, "": {"__var": 4}}',
     ],
 )
-def test_what_airflow_carries_passes_as_it_is(text):
+def test_supported_output_is_unchanged(text):
     output, is_altered = read_output(text)
     check_output(output)
     assert output == json.loads(text)
@@ -38,7 +38,7 @@ def test_what_airflow_carries_passes_as_it_is(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (f'{{"wei": [1, {2**64}]}}', r"output\['wei'\]\[1\] is a number beyond 64 bits. .* as a string"),
         (str(-(2**63) - 1), "output is a number beyond 64 bits"),
@@ -53,8 +53,8 @@ def test_what_airflow_carries_passes_as_it_is(text):
         (json.dumps({"k" * 1_000: 2**70}), r"output\['k{39}…'\] is"),
     ],
 )
-def test_what_it_does_not_is_refused_with_its_path_and_without_its_value(text, told):
-    with pytest.raises(UnsupportedOutputError, match=told) as refused:
+def test_unsupported_output_raises_with_its_path_and_without_its_value(text, message):
+    with pytest.raises(UnsupportedOutputError, match=message) as refused:
         check_output(read_output(text)[0])
     assert len(str(refused.value)) < 500
 
@@ -71,25 +71,25 @@ def test_what_it_does_not_is_refused_with_its_path_and_without_its_value(text, t
         ),
     ],
 )
-def test_characters_that_cannot_be_stored_are_replaced_in_keys_too(text, output):
+def test_unstorable_characters_are_replaced_in_values_and_keys(text, output):
     assert read_output(text) == (output, True)
 
 
 @pytest.mark.parametrize("text", [r'"\\u0000"', r'"\ud83d\ude00"', "no JSON \\u0000", "NaN"])
-def test_nothing_else_is_replaced(text):
+def test_other_characters_are_not_replaced(text):
     output, is_altered = read_output(text)
     assert not is_altered
     assert output in (text, json.loads(text) if text.startswith('"') else None)
 
 
-def test_no_output_is_none():
+def test_missing_output_is_none():
     assert read_output(None) == (None, False)
 
 
 @pytest.mark.parametrize(
     "key", ["a", "a/b", "日本 😀", "k" * 512, "a..b", "50%", "%zz", "a/slice", "a/item/0", "a/.b"]
 )
-def test_an_entry_can_be_an_xcom_of_its_own(key):
+def test_supported_key_is_accepted(key):
     check_key(key)
 
 
@@ -112,7 +112,7 @@ def test_an_entry_can_be_an_xcom_of_its_own(key):
         "a/..",
     ],
 )
-def test_an_entry_that_airflow_would_lose_cannot(key):
+def test_unsupported_key_raises(key):
     with pytest.raises(
         UnsupportedOutputError, match=r"output\['.*'\] cannot: it must have 1 to 512 characters"
     ):
