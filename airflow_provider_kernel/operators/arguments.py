@@ -66,7 +66,9 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     for name in ("op_args", "op_kwargs"):
         with suppress(RecursionError):  # Airflow says so when it serializes the Dag
             check_storable(name, given.get(name))
-    if "payload" in given:
+    if is_payload_file(given.get("payload")):
+        check_storable("payload", given["payload"])
+    elif "payload" in given:
         check_payload(given["payload"], given.get("metadata_field"), given.get("dag"))
     check_async(given.get("async_", True), given.get("async_timeout_seconds"))
     if given.get("on_lost_reply", "fail") not in ("fail", "resubmit"):
@@ -133,7 +135,7 @@ def check_payload(payload: Any, metadata_field: Any, dag: Any) -> None:
     """
     if isinstance(payload, str):
         check_storable("payload", payload)
-    if is_unrendered(payload, dag) or is_payload_file(payload):
+    if is_unrendered(payload, dag):
         return
     text = encode_payload(payload, partial(is_unrendered, is_whole=False), is_marked=True)
     if metadata_field is not None:

@@ -190,11 +190,9 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         :return: the rendered value.
         :raises ValueError: there is no file of the payload's name.
         """
-        is_rendered = id(content) not in (seen_oids or ())
-        if content is self.payload and is_rendered:
-            self._is_payload_rendered = not is_nothing(
-                content
-            )  # payload may have been set after the constructor
+        if content is self.payload and id(content) not in (seen_oids or ()):
+            # Again, because payload may have been set after the constructor.
+            self._is_payload_rendered = not is_nothing(content)
             if isinstance(content, str):
                 env = jinja_env or self.get_template_env()
                 if is_payload_file(content):

@@ -6,16 +6,13 @@ import sys
 
 
 def trace_context() -> dict[str, str]:
-    """
-    Return ``traceparent``, and ``tracestate`` if there is one, of W3C Trace Context.
-
-    Empty if this process records no span, or ``OTEL_PROPAGATORS`` leaves out ``tracecontext``.
-    """
+    """Return ``traceparent``, and ``tracestate`` if there is one; nothing if this process records no span."""
     trace = sys.modules.get("opentelemetry.trace")  # loaded by Airflow, if it traces
     if trace is None or not trace.get_current_span().is_recording():
         return {}
-    from opentelemetry.propagate import inject
+    # As Airflow does, and not opentelemetry.propagate.inject, which OTEL_PROPAGATORS can set to other formats.
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     carrier: dict[str, str] = {}
-    inject(carrier)
-    return {name: carrier[name] for name in ("traceparent", "tracestate") if name in carrier}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier
