@@ -144,7 +144,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         self.capacity_timeout = capacity_timeout
         self._interruptible = Interruptible()
         #: Whether there is a payload to render. If it is rendered to None, the task fails.
-        self._is_payload_rendered = "payload" in self.template_fields and not is_nothing(payload)
+        self._has_payload = "payload" in self.template_fields and not is_nothing(payload)
         with no_retry_if_mapped(self):
             self.check_arguments({**vars(self), "dag": self.get_dag()})
 
@@ -172,7 +172,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
 
     def _read_payload_file(self, name: str) -> str:
         text = read_payload_file(name, self.get_template_env())
-        self._is_payload_rendered = not is_nothing(text)
+        self._has_payload = not is_nothing(text)
         return text
 
     def render_template(
@@ -192,7 +192,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         """
         if content is self.payload and id(content) not in (seen_oids or ()):
             # Again, because payload may have been set after the constructor.
-            self._is_payload_rendered = not is_nothing(content)
+            self._has_payload = not is_nothing(content)
             if isinstance(content, str):
                 env = jinja_env or self.get_template_env()
                 if is_payload_file(content):
@@ -217,9 +217,9 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         :return: the request.
         :raises AirflowFailException: an argument turned out wrong.
         """
-        if self._is_payload_rendered and is_nothing(self.payload):
+        if self._has_payload and is_nothing(self.payload):
             raise AirflowFailException(
-                "payload came to nothing: the output, template or function that it names gave None. Have that give a "
+                "payload was rendered to nothing: the output, template or function that it names gave None. Have that give a "
                 "value, such as {}, or leave payload out if the action takes none."
             )
         try:

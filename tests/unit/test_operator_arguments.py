@@ -301,7 +301,7 @@ def test_payload_rendered_to_none_fails_without_retry(payload, native, metadata_
     dag = DAG("d", schedule=None, render_template_as_native_obj=native)
     plain = operator(payload=payload, metadata_field=metadata_field, dag=dag)
     plain.render_template_fields({"found": None})
-    with pytest.raises(AirflowFailException, match=r"payload came to nothing: .*leave payload out"):
+    with pytest.raises(AirflowFailException, match=r"payload was rendered to nothing: .*leave payload out"):
         plain.request({})
 
 
@@ -324,7 +324,7 @@ def test_payload_set_after_the_constructor_fails_when_rendered_to_none():
     plain = operator(dag=DAG("d", schedule=None))
     plain.payload = "{{ found | tojson }}"
     plain.render_template_fields({"found": None})
-    with pytest.raises(AirflowFailException, match="payload came to nothing"):
+    with pytest.raises(AirflowFailException, match="payload was rendered to nothing"):
         plain.request({})
 
 

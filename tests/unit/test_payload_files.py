@@ -225,5 +225,5 @@ def test_payload_file_rendered_to_null_fails_alike_in_mapped_tasks(tmp_path, nat
         plain = loaded(dag, payload="payload.json")
         mapped = KernelInvokeOperator(**NAMES | {"task_id": "mapped"}, payload="payload.json")
     for each in (plain, mapped):
-        with pytest.raises(AirflowFailException, match="payload came to nothing"):
+        with pytest.raises(AirflowFailException, match="payload was rendered to nothing"):
             rendered(each, found=None).request({})
