@@ -93,7 +93,7 @@ def as_uri(kernel: KernelEmulator, proxy: PasswordProxy) -> str:
 
 
 @pytest.mark.parametrize("option", ["--conn-json", "--conn-uri"])
-def test_what_is_added_is_stored_and_found_good(cli, kernel, proxy, option):
+def test_an_added_connection_is_stored_and_passes_the_test(cli, kernel, proxy, option):
     conn_id = f"kernel_{option[-4:].strip('-')}"
     text = {"--conn-json": as_json, "--conn-uri": as_uri}[option](kernel, proxy)
     passed = len(proxy.passed)
@@ -108,20 +108,20 @@ def test_what_is_added_is_stored_and_found_good(cli, kernel, proxy, option):
     assert len(proxy.passed) == passed + 2  # whose the token is, and the account's limits
 
 
-def test_the_fields_one_by_one(cli, kernel):
+def test_a_connection_added_field_by_field_passes_the_test(cli, kernel):
     fields = ["--conn-type", "kernel", "--conn-host", kernel.base_url, "--conn-password", TOKEN]
     cli("connections", "add", "kernel_fields", *fields, "--conn-extra", '{"project": "reports"}')
     assert "Connection success!" in cli("connections", "test", "kernel_fields")
 
 
-def test_the_environment(cli, kernel, proxy):
+def test_a_connection_in_the_environment_passes_the_test(cli, kernel, proxy):
     passed = len(proxy.passed)
     said = cli("connections", "test", "kernel_env", AIRFLOW_CONN_KERNEL_ENV=as_uri(kernel, proxy))
     assert "Connection success!" in said
     assert len(proxy.passed) == passed + 2  # whose the token is, and the account's limits
 
 
-def test_a_bad_connection_fails_with_what_to_do(cli, kernel, proxy):
+def test_a_bad_connection_fails_the_test_with_advice(cli, kernel, proxy):
     bad = as_json(kernel, proxy, password="sk_wrong_token")
     said = cli("connections", "test", "kernel_env", AIRFLOW_CONN_KERNEL_ENV=bad)
     assert "Connection failed!" in said
@@ -129,7 +129,7 @@ def test_a_bad_connection_fails_with_what_to_do(cli, kernel, proxy):
     assert "sk_wrong_token" not in said
 
 
-def test_a_missing_connection_fails_a_dag_without_a_scheduler_at_once(cli):
+def test_a_missing_connection_fails_dags_test_at_once(cli):
     """Its task has retries, for which `airflow dags test` would wait in silence."""
     said = cli("dags", "test", "example_kernel_invoke")
     assert "There is no Airflow connection 'kernel_default'" in said
@@ -138,7 +138,7 @@ def test_a_missing_connection_fails_a_dag_without_a_scheduler_at_once(cli):
     assert "up_for_retry" not in said.lower()
 
 
-def test_a_dag_goes_on_with_the_mapped_invocations_that_succeeded_and_names_the_others(cli):
+def test_the_tolerant_recipe_continues_with_the_successes_and_names_the_failures(cli):
     with KernelEmulator([EXAMPLES / "apps/bookshop/main.py"]) as emulator:
         said = cli(
             "dags",
@@ -153,7 +153,7 @@ def test_a_dag_goes_on_with_the_mapped_invocations_that_succeeded_and_names_the_
     assert re.search(r"Marking run .* successful", said)
 
 
-def test_a_dag_runs_without_a_scheduler_through_a_connection_that_is_stored(cli):
+def test_dags_test_runs_a_dag_with_a_stored_connection(cli):
     """The trigger runs in a process of its own, where connections are read in another way."""
     with KernelEmulator([EXAMPLES / "apps/bookshop/main.py"]) as emulator:
         cli("connections", "add", "kernel_default", "--conn-json", emulator.connection_json)

@@ -50,7 +50,7 @@ def lines(http, invocation_id):
                 yield json.loads(line.removeprefix("data: "))
 
 
-def test_what_no_rule_takes_passes_over_one_connection(proxy, http, emulator):
+def test_a_request_without_a_rule_passes(proxy, http, emulator):
     invocation_id = http.post("/invocations", json=invocation("passes")).json()["id"]
     assert [event["event"] for event in lines(http, invocation_id)][-1] == "invocation_state"
     direct = httpx.get(
@@ -83,7 +83,7 @@ def test_events_pass_before_the_stream_ends(http):
     ],
     ids=["drop_reply", "drop_reply, reset", "cut_after", "drop_request"],
 )
-def test_a_reply_is_lost_and_what_the_request_did_is_known_here_only(proxy, http, listed, fault, arrives):
+def test_a_lost_reply_is_recorded_with_the_upstream_status(proxy, http, listed, fault, arrives):
     mark = f"lost {fault.name} {id(fault)}"
     proxy.on(POST, fault, times=1)
     with pytest.raises(httpx.TransportError):
@@ -107,7 +107,7 @@ def test_an_answer_is_injected_before_or_after_the_request_took_effect(proxy, ht
     assert [exchange.upstream_status for exchange in proxy.seen(POST)] == [None, 202, 202]
 
 
-def test_streams_break_or_fall_silent_after_as_many_events_as_asked(proxy, http):
+def test_streams_break_or_fall_silent_after_some_events(proxy, http):
     invocation_id = http.post("/invocations", json=invocation(action="logs")).json()["id"]
     proxy.on(STREAM, faults.cut_after(events=2), times=1)
     proxy.on(STREAM, faults.cut_after(events=1, reset=True), times=1)
@@ -155,7 +155,7 @@ def test_a_request_is_held_until_it_is_released(proxy, http, listed, forward):
     assert listed(mark) == 1
 
 
-def test_what_a_lifted_rule_held_back_never_arrives(proxy, http, listed):
+def test_a_request_held_by_a_lifted_rule_never_arrives(proxy, http, listed):
     rule = proxy.on(POST, faults.hold(forward=False))
     with ThreadPoolExecutor() as pool:
         posting = pool.submit(http.post, "/invocations", json=invocation("lifted"))
@@ -196,7 +196,7 @@ def test_the_api_goes_down_and_comes_back_at_the_same_address(proxy, http, until
     http.patch(f"/invocations/{invocation_id}", json={"status": "failed"})
 
 
-def test_an_emulator_that_is_away_is_a_bad_gateway():
+def test_a_stopped_emulator_is_a_bad_gateway():
     with FaultyProxy("http://127.0.0.1:1") as proxy:
         assert httpx.get(f"{proxy.base_url}/apps").status_code == 502
 
@@ -218,7 +218,7 @@ def test_a_random_plan_is_the_same_for_the_same_seed(proxy, http):
     assert http.get("/apps").status_code == 200
 
 
-def test_its_threads_end_with_it(emulator, http, proxy, until):
+def test_the_threads_of_the_proxy_end_with_it(emulator, http, proxy, until):
     before = threading.active_count()
     with FaultyProxy(emulator.base_url) as other:
         rule = other.on("GET /apps", faults.hold(forward=False))

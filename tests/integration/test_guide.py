@@ -25,11 +25,11 @@ README_DAG = """
 from dags.prices import dag
 
 
-def test_the_dag_at_the_top_runs(kernel_emulator):
+def test_the_first_dag_of_the_readme_runs(kernel_emulator):
     assert dag.test().state == "success"
 
 
-def test_the_recipe_with_a_hook_gives_what_has_failed(kernel_emulator):
+def test_the_readmes_recipe_with_a_hook_lists_failures(kernel_emulator):
     from recipe import failures_of_the_last_day
 
     assert failures_of_the_last_day.function() == []
@@ -84,7 +84,7 @@ def shell(monkeypatch):
 
 
 @pytest.mark.browser
-def test_the_guide_leads_where_it_says(tmp_path):
+def test_the_steps_of_the_guide_work(tmp_path):
     others = write_files("docs/guide.md", tmp_path)
     env = (tmp_path / "env.sh").read_text()
     assert "/usr/bin/chromium" in env

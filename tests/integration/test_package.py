@@ -61,7 +61,7 @@ def files_in(folder: str) -> set[str]:
     }
 
 
-def test_the_wheel_has_the_package_the_examples_its_licence_its_types_and_nothing_else(wheel):
+def test_the_wheel_contains_package_examples_licence_and_types_only(wheel):
     package = files_in("airflow_provider_kernel")
     examples = {f"airflow_provider_kernel/{name}" for name in files_in("example_dags")}
     about = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
@@ -90,7 +90,7 @@ def test_the_changelog_has_a_section_for_the_version_that_is_built():
     assert re.search(rf"^## \[?{re.escape(__version__)}\b", (REPOSITORY / "CHANGELOG.md").read_text(), re.M)
 
 
-def test_the_source_distribution_has_all_that_its_tests_and_its_site_need(built):
+def test_the_source_distribution_contains_tests_and_docs(built):
     with tarfile.open(built / f"{STEM}.tar.gz") as sdist:
         names = {name.removeprefix(f"{STEM}/") for name in sdist.getnames()}
     tracked = set(run("git", "-c", "safe.directory=*", "ls-files").splitlines()) | {"PKG-INFO"}
@@ -109,7 +109,7 @@ def test_the_source_distribution_has_all_that_its_tests_and_its_site_need(built)
     } <= names
 
 
-def test_the_example_dags_parse_where_only_the_wheel_is_installed(built, tmp_path):
+def test_the_example_dags_parse_with_the_wheel_alone(built, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     run(UV, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv")
     wheel = built / f"{STEM}-py3-none-any.whl"

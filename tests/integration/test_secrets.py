@@ -127,7 +127,7 @@ def test_token_payload_and_output_are_in_no_log_error_trigger_event_or_record(
 
 
 @both_waits
-def test_of_a_failure_the_output_is_shown_and_nothing_else(witness, deferrable):
+def test_a_failure_shows_the_output_and_nothing_else(witness, deferrable):
     said = witness(
         Task("fail", {"message": "out of stock", "secret": "canary_payload"}, deferrable=deferrable)
     )
@@ -137,7 +137,7 @@ def test_of_a_failure_the_output_is_shown_and_nothing_else(witness, deferrable):
 
 
 @both_waits
-def test_a_deadline_and_a_cancellation_tell_nothing(witness, deferrable):
+def test_a_deadline_and_a_cancellation_show_no_payload_and_output(witness, deferrable):
     payload = {"seconds": 60, "secret": "canary_payload"}
     said = witness(Task("sleep", payload, deferrable=deferrable, timeout=0.5))
     assert "It was cancelled" in said
@@ -145,7 +145,7 @@ def test_a_deadline_and_a_cancellation_tell_nothing(witness, deferrable):
     assert "canary_payload" not in said
 
 
-def test_the_recipe_for_what_is_left_over_cancels_that_and_nothing_else(submit, client, monkeypatch):
+def test_the_readmes_recipe_cancels_left_over_invocations_only(submit, client, monkeypatch):
     recipe = next(
         code
         for code in re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)

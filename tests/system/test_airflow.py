@@ -98,5 +98,5 @@ def test_mapped_example(runs: dict[str, DagRun], emulator: KernelEmulator) -> No
     assert len({invocation(emulator, task)["id"] for task in tasks}) == 4
 
 
-def test_the_token_is_nowhere_in_the_clear(airflow: AirflowStack, runs: dict[str, DagRun]) -> None:
+def test_the_token_is_nowhere_in_plain_text(airflow: AirflowStack, runs: dict[str, DagRun]) -> None:
     check_that_the_token_is_nowhere_in_the_clear(airflow, runs)

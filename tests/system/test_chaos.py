@@ -22,11 +22,11 @@ def result() -> Result:
     return result
 
 
-def test_nothing_ran_twice_or_on_or_was_lost(result: Result) -> None:
+def test_no_invocation_ran_twice_was_orphaned_or_lost(result: Result) -> None:
     assert [f"{finding.kind} of {finding.task.name}" for finding in result.defects] == [], result.text
 
 
-def test_there_was_chaos(result: Result) -> None:
+def test_the_chaos_has_hit_tasks(result: Result) -> None:
     """Else the zeros say nothing."""
     deeds = [done for task in result.history.tasks.values() for done in task.deeds]
     runs = [run for task in result.history.tasks.values() for run in task.runs]

@@ -58,7 +58,7 @@ def form(
     return conn_id
 
 
-def test_what_is_filled_in_is_saved_and_tested(
+def test_the_form_is_saved_and_passes_the_test(
     form: str, page: ConnectionsPage, airflow: AirflowStack, proxy: PasswordProxy
 ) -> None:
     passed = len(proxy.passed)
@@ -102,7 +102,7 @@ def test_the_token_and_the_proxy_are_masked_and_survive_an_edit(
     assert len(proxy.passed) > passed
 
 
-def test_a_bad_token_is_told_with_where_to_make_one(form: str, page: ConnectionsPage) -> None:
+def test_a_bad_token_fails_the_test_with_advice(form: str, page: ConnectionsPage) -> None:
     page.edit(form)
     page.fill(password="sk_wrong_token")
     page.save()
@@ -114,7 +114,7 @@ def test_a_bad_token_is_told_with_where_to_make_one(form: str, page: Connections
     assert "Make a token at https://dashboard.onkernel.com/api-keys" in notice
 
 
-def test_an_unreachable_host_is_told_within_seconds(form: str, page: ConnectionsPage) -> None:
+def test_an_unreachable_host_fails_the_test_within_seconds(form: str, page: ConnectionsPage) -> None:
     page.edit(form)
     page.fill(host="https://kernel.invalid", port="443", proxy="")
     page.save()
@@ -128,7 +128,7 @@ def test_an_unreachable_host_is_told_within_seconds(form: str, page: Connections
     assert "Check the connection's host and proxy" in notice
 
 
-def test_no_secret_of_the_form_is_in_airflows_record_of_who_did_what(
+def test_no_secret_of_the_form_is_in_airflows_audit_log(
     form: str, page: ConnectionsPage, airflow: AirflowStack
 ) -> None:
     page.test(form)

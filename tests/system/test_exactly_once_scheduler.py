@@ -44,7 +44,7 @@ def scheduler(world: World) -> Component:
     return world.airflow.components["scheduler"]
 
 
-def test_machine_dies(world: World, scheduler: Component) -> None:
+def test_a_dying_machine_loses_nothing(world: World, scheduler: Component) -> None:
     # Looking for what was never sent takes a minute, and it is done in the stories of the worker.
     runs = [*at_every_step(world, "after:intent"), *waiting(world)]
 
@@ -54,7 +54,7 @@ def test_machine_dies(world: World, scheduler: Component) -> None:
     judge(runs)
 
 
-def test_scheduler_dies_and_the_workers_go_on(world: World, scheduler: Component) -> None:
+def test_a_dying_scheduler_loses_nothing(world: World, scheduler: Component) -> None:
     """The next scheduler starts their tasks anew, and Airflow tells them to end."""
     runs = at_every_step(world)
 
@@ -71,7 +71,7 @@ def test_scheduler_dies_and_the_workers_go_on(world: World, scheduler: Component
         assert len(run.invocations()) <= 1 + is_second
 
 
-def test_machine_is_suspended(world: World, scheduler: Component) -> None:
+def test_a_suspended_machine_loses_nothing(world: World, scheduler: Component) -> None:
     """All wake up at once: tries that are given up by then, those that take their place, and who decides that."""
     runs = at_every_step(world)
 
@@ -86,7 +86,7 @@ def test_machine_is_suspended(world: World, scheduler: Component) -> None:
         run.judge(succeeded=1)
 
 
-def test_machine_is_shut_down(world: World, scheduler: Component) -> None:
+def test_a_machine_that_is_shut_down_loses_nothing(world: World, scheduler: Component) -> None:
     """As a service manager does it: SIGTERM to every process, and SIGKILL to what is left."""
     runs = at_every_step(world)
 

@@ -70,7 +70,7 @@ def judge(runs: list[OnceRun]) -> None:
 
 
 @pytest.mark.parametrize("end", [Component.kill, Component.stop])
-def test_waits_go_on_in_another_triggerer(world: World, end: Callable[[Component], None]) -> None:
+def test_a_wait_continues_in_another_triggerer(world: World, end: Callable[[Component], None]) -> None:
     triggerers = Triggerers(world)
     triggerers.start_first()
     runs = deferred(world)
@@ -87,7 +87,7 @@ def test_waits_go_on_in_another_triggerer(world: World, end: Callable[[Component
     judge([*runs, in_queue])
 
 
-def test_frozen_triggerer_wakes_up(world: World) -> None:
+def test_a_frozen_triggerer_that_wakes_up_cancels_nothing(world: World) -> None:
     """What was taken over is left alone; what a user ended meanwhile is cancelled, though nobody else knew of it."""
     triggerers = Triggerers(world)
     triggerers.start_first()

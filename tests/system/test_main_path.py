@@ -120,9 +120,9 @@ def test_first_example(runs: dict[str, DagRun]) -> None:
     }
 
 
-def test_a_retry_takes_up_the_invocation_of_a_killed_worker(killed: Future[None]) -> None:
+def test_a_retry_reattaches_to_the_invocation_of_a_killed_worker(killed: Future[None]) -> None:
     killed.result()
 
 
-def test_the_token_is_nowhere_in_the_clear(airflow: AirflowStack, runs: dict[str, DagRun]) -> None:
+def test_the_token_is_nowhere_in_plain_text(airflow: AirflowStack, runs: dict[str, DagRun]) -> None:
     check_that_the_token_is_nowhere_in_the_clear(airflow, runs)

@@ -48,7 +48,7 @@ def wait_for_states(run: DagRun, state: str, *task_ids: str) -> None:
         wait_until(lambda task=task: task.state() == state, TIMEOUT, f"{task_id} is {state}")
 
 
-def test_what_one_task_started_others_wait_for_in_every_way(start, status, statsd: StatsD) -> None:
+def test_sensors_of_all_kinds_wait_for_the_invocation_of_another_task(start, status, statsd: StatsD) -> None:
     statsd.received()
     run = start(lines=15)
     wait_for_states(run, "deferred", "deferred")
@@ -77,7 +77,7 @@ def test_what_one_task_started_others_wait_for_in_every_way(start, status, stats
     ]
 
 
-def test_sensors_that_a_user_kills_leave_the_invocation_running(start, status) -> None:
+def test_killed_sensors_leave_the_invocation_running(start, status) -> None:
     run = start(lines=25)
     wait_for_states(run, "deferred", "deferred")
     wait_for_states(run, "running", "poking")
@@ -89,7 +89,7 @@ def test_sensors_that_a_user_kills_leave_the_invocation_running(start, status) -
     assert status(invocation_id) == "succeeded"
 
 
-def test_the_example_returns_the_report_that_its_first_task_asked_for(airflow: AirflowStack) -> None:
+def test_the_example_returns_the_report_of_its_first_task(airflow: AirflowStack) -> None:
     wait_until(lambda: "example_kernel_sensor" in airflow.api.dag_ids(), TIMEOUT, "the Dag is read")
     run = airflow.api.trigger("example_kernel_sensor")
     wait_until(run.finished, TIMEOUT, "the run has ended")

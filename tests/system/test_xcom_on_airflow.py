@@ -21,7 +21,7 @@ def run(airflow: AirflowStack) -> DagRun:
 
 
 @pytest.mark.parametrize("task_id", ["values", "keys"])
-def test_airflow_carries_what_the_provider_lets_through_and_nothing_else(run: DagRun, task_id: str) -> None:
+def test_airflow_stores_exactly_the_outputs_that_the_provider_accepts(run: DagRun, task_id: str) -> None:
     told = run.task(task_id).xcom()
     assert told["lost"] == []
     assert told["needlessly_refused"] == []
@@ -44,7 +44,7 @@ def test_a_nul_is_replaced_and_the_task_succeeds(run: DagRun) -> None:
         (3, "output['a'] has the key '__classname__'"),
     ],
 )
-def test_what_cannot_be_carried_fails_at_the_first_try_and_says_where_it_is(
+def test_an_output_that_cannot_be_stored_fails_the_first_attempt_with_its_path(
     run: DagRun, map_index: int, told: str
 ) -> None:
     task = run.task("invoke", map_index)

@@ -78,7 +78,7 @@ def test_a_task_that_ran_once_is_fine():
     assert kinds(succeeded_by_itself()) == []
 
 
-def test_what_failed_by_itself_may_be_followed_by_another():
+def test_an_invocation_may_follow_one_that_failed():
     assert kinds(succeeded_by_itself(runs=[cancelled("x", 0, 1), ran("a", 1, 10)])) == []
 
 
@@ -88,21 +88,21 @@ def test_a_second_success_is_a_duplicate():
     ) == [("duplicate", False)]
 
 
-def test_a_clear_is_no_mark():
+def test_a_clear_is_not_a_mark():
     task = succeeded_by_itself(deeds=[by_user("clear", 19.9)])
     task.changes += begun_anew(20)
 
     assert not any(task.is_by_hand(change) for change in task.changes)
 
 
-def test_a_mark_that_waits_for_a_lock_brings_about_the_last_change_only():
+def test_a_mark_that_waits_for_a_lock_explains_the_last_change_only():
     task = succeeded_by_itself(state="failed", xcom=None, deeds=[Done(10, 15, "mark failed")])
     task.changes = [*task.changes[:-1], *failure(12), Change(14.9, "t1", "success", "failed")]
 
     assert [task.is_by_hand(change) for change in task.changes[-2:]] == [False, True]
 
 
-def test_a_mark_ends_the_task_though_a_clear_gives_it_another_id_at_that_moment():
+def test_a_mark_ends_the_task_although_a_clear_changes_its_id():
     """Airflow's two calls run at once; no process of the task has run."""
     ended = [Change(5.02, "t1", None, "success"), Change(5.04, "t2", "success", "success", 1, 4)]
     task = Task(NAME, "success", None, [*changes((0, None)), *ended])
@@ -112,7 +112,7 @@ def test_a_mark_ends_the_task_though_a_clear_gives_it_another_id_at_that_moment(
     assert [task.is_by_hand(change) for change in ended] == [True, False]
 
 
-def test_a_clear_asks_for_one_more_and_no_second_one():
+def test_a_clear_allows_one_more_invocation():
     runs = [ran("a", 1, 10), ran("b", 21, 30), ran("c", 41, 50)]
     fields: dict[str, Any] = {
         "changes": [*succeeded_by_itself().changes, *begun_anew(20), *success(31)],
@@ -125,21 +125,21 @@ def test_a_clear_asks_for_one_more_and_no_second_one():
 
 
 @pytest.mark.parametrize("at", [-30, 40])
-def test_a_clear_before_the_first_or_after_the_second_has_asked_for_neither(at):
+def test_a_clear_allows_no_invocation_before_or_much_after_it(at):
     task = succeeded_by_itself(runs=[ran("a", 1, 5), ran("b", 6, 10)], deeds=[by_user("clear", at)])
 
     assert kinds(task) == [("duplicate", False)]
 
 
 @pytest.mark.parametrize("mark", ["mark failed", "mark success"])
-def test_a_mark_asks_for_nothing(mark):
+def test_a_mark_allows_no_invocation(mark):
     task = succeeded_by_itself(runs=[ran("a", 1, 5), ran("b", 6, 10)], deeds=[by_user(mark, 5.5)])
 
     assert ("duplicate", False) in kinds(task)
 
 
 @pytest.mark.parametrize(("at", "is_asking"), [(3, True), (0.5, False)])
-def test_a_clear_before_the_first_asks_only_if_no_try_has_begun_since(at, is_asking):
+def test_a_clear_allows_an_invocation_only_until_the_next_attempt(at, is_asking):
     """The try that it ended may have sent a last request."""
     task = succeeded_by_itself(runs=[ran("a", 4, 5), ran("b", 6, 10)], deeds=[by_user("clear", at)])
     task.xcom = task.runs[1].output
@@ -147,7 +147,7 @@ def test_a_clear_before_the_first_asks_only_if_no_try_has_begun_since(at, is_ask
     assert kinds(task) == ([] if is_asking else [("duplicate", False)])
 
 
-def test_a_cancellation_that_no_user_has_caused_is_needless_unless_no_try_is_left():
+def test_a_cancellation_without_a_user_is_needless_unless_on_the_last_attempt():
     runs = [replace(cancelled("x", 1, 5), cancelled=True), ran("a", 6, 10)]
     xcom = runs[1].output
 
@@ -168,7 +168,7 @@ def test_a_cancellation_by_a_superseded_attempt_is_needless():
     assert kinds(task) == [("needless cancel", False)]
 
 
-def test_two_at_the_same_time_overlap_even_if_one_is_cancelled():
+def test_two_invocations_overlap_even_if_one_is_cancelled():
     assert kinds(succeeded_by_itself(runs=[ran("a", 1, 10), cancelled("b", 9.5, 11)])) == [("overlap", False)]
     assert kinds(succeeded_by_itself(runs=[ran("a", 1, 10), cancelled("b", 10, 11)])) == []
 
@@ -190,13 +190,13 @@ def marked_failed(old: str, finished: float = 40, **fields: Any) -> Task:
 
 
 @pytest.mark.parametrize("state", ["running", "deferred"])
-def test_an_invocation_that_runs_on_is_an_orphan(state):
+def test_an_invocation_that_runs_after_its_task_is_an_orphan(state):
     assert kinds(marked_failed(state)) == [("orphan", False)]
     assert kinds(marked_failed(state, finished=inf)) == [("orphan", False)]
     assert kinds(marked_failed(state, finished=9)) == []
 
 
-def test_an_invocation_that_nobody_stops_is_an_orphan_though_it_ends_soon():
+def test_an_invocation_that_was_not_stopped_is_an_orphan_although_it_ends_soon():
     task = marked_failed("running", finished=12)
     assert kinds(task) == [("orphan", False)]
 
@@ -204,13 +204,13 @@ def test_an_invocation_that_nobody_stops_is_an_orphan_though_it_ends_soon():
     assert kinds(task) == []
 
 
-def test_an_invocation_that_starts_after_the_end_is_an_orphan_too():
+def test_an_invocation_that_starts_after_its_task_is_an_orphan():
     task = marked_failed("running", runs=[cancelled("a", 1.5, 6), cancelled("b", 8, 30)])
 
     assert kinds(task) == [("orphan", False)]
 
 
-def test_an_orphan_counts_from_the_first_end_whatever_a_user_marks_the_task_as_later():
+def test_an_orphan_counts_from_the_first_end_of_its_task():
     task = marked_failed("running")
     task.deeds += [Done(2, 9, "freeze worker", None, ("t1",)), by_user("mark success", 14.9)]
     task.changes.append(Change(15, "t1", "failed", "success"))
@@ -221,7 +221,7 @@ def test_an_orphan_counts_from_the_first_end_whatever_a_user_marks_the_task_as_l
     assert kinds(task) == [("orphan", False)]
 
 
-def test_an_invocation_that_a_clear_takes_up_is_no_orphan():
+def test_an_invocation_that_a_cleared_task_reattaches_to_is_not_an_orphan():
     task = marked_failed("running", finished=40)
     task.changes += [Change(10, "t2", "failed", None, 2, 4), *changes((30, "running"), (41, "success"))]
     task.state = "success"
@@ -261,11 +261,11 @@ def test_an_orphan_is_excused_if_its_process_was_still_starting():
     assert kinds(task) == [("orphan", False)]
 
 
-def test_an_orphan_is_excused_if_no_process_was_there():
+def test_an_orphan_is_excused_if_its_task_had_no_process():
     assert kinds(marked_failed("up_for_retry")) == [("orphan", True)]
 
 
-def test_an_orphan_is_excused_if_nobody_held_its_trigger():
+def test_an_orphan_is_excused_if_no_triggerer_held_its_trigger():
     assert kinds(marked_failed("deferred", holdings=[])) == [("orphan", True)]
     assert kinds(marked_failed("deferred", holdings=[Holding(2, TRIGGER, None)])) == [("orphan", True)]
     assert kinds(
@@ -273,7 +273,7 @@ def test_an_orphan_is_excused_if_nobody_held_its_trigger():
     ) == [("orphan", False)]
 
 
-def test_an_orphan_is_excused_if_its_trigger_had_not_begun():
+def test_an_orphan_is_excused_if_its_trigger_had_not_started():
     assert kinds(marked_failed("deferred", requests={})) == [("orphan", True)]
 
 
@@ -297,11 +297,11 @@ def test_an_orphan_is_excused_if_the_triggerer_that_held_it_was_hit():
         (12, 20, "freeze triggerer", False),
     ],
 )
-def test_what_merely_happened_near_an_orphan_is_no_excuse(at, until, kind, is_proof):
+def test_an_unrelated_event_is_not_an_excuse(at, until, kind, is_proof):
     assert kinds(marked_failed("deferred"), Done(at, until, kind, "triggerer")) == [("orphan", is_proof)]
 
 
-def test_a_success_by_itself_needs_the_output_of_its_own_succeeded_invocation():
+def test_a_success_needs_the_output_of_its_own_invocation():
     for wrong in (
         {"xcom": None},
         {"xcom": {"name": NAME, "invocation_id": "other"}},
@@ -318,7 +318,7 @@ def test_the_output_of_another_task_is_a_false_result():
     assert kinds(task) == [("false result", False)]
 
 
-def test_a_success_that_airflow_itself_takes_back_may_be_repeated_with_the_same_result():
+def test_a_success_that_airflow_revokes_may_be_repeated_with_the_same_result():
     """The scheduler had taken the task for killed, and wrote that down just after the task had succeeded."""
     task = succeeded_by_itself()
     again = [(14, "queued"), (15, "running"), (16, "success")]
@@ -332,14 +332,14 @@ def test_a_success_that_airflow_itself_takes_back_may_be_repeated_with_the_same_
     assert ("false result", False) in kinds(task)
 
 
-def test_a_success_by_hand_needs_no_result_but_may_have_no_false_one():
+def test_a_success_by_hand_needs_no_result_but_must_not_have_a_false_one():
     fields: dict[str, Any] = {"deeds": [by_user("mark success", 11.9)], "runs": [cancelled("a", 1, 10)]}
 
     assert kinds(succeeded_by_itself(xcom=None, **fields)) == []
     assert kinds(succeeded_by_itself(**fields)) == [("false result", False)]
 
 
-def test_a_result_from_before_the_clear_is_a_false_one():
+def test_a_result_from_before_the_clear_is_false():
     task = succeeded_by_itself(deeds=[by_user("clear", 20)])
     task.changes += [*begun_anew(20), *success(22)]
 
@@ -357,7 +357,7 @@ def test_a_failure_although_the_invocation_succeeded_is_a_lost_result():
     assert failed(runs=[cancelled("a", 1, 10)]) == []
 
 
-def test_a_lost_result_is_seen_though_a_clear_has_mended_it():
+def test_a_lost_result_is_found_although_a_clear_repaired_it():
     task = succeeded_by_itself(runs=[ran("a", 1, 10), ran("b", 21, 30)], deeds=[by_user("clear", 20)])
     task.changes = [*task.changes[:-1], *failure(12), *begun_anew(20), *success(31)]
 
@@ -371,7 +371,7 @@ def test_the_success_before_a_clear_is_not_lost_by_a_failure_after_it():
     assert kinds(task) == []
 
 
-def test_a_lost_result_is_excused_if_the_last_try_was_hit_and_no_other():
+def test_a_lost_result_is_excused_only_if_the_last_attempt_was_hit():
     steps = succeeded_by_itself().changes[:-1]
     hit = Done(11.5, 11.5, "kill task", None, ("t1",))
 
@@ -394,11 +394,11 @@ def test_a_task_that_never_ends_is_stuck():
     assert kinds(Task(NAME, "running", None, steps)) == [("stuck", False)]
 
 
-def test_an_invocation_of_no_task_is_seen():
+def test_an_invocation_without_a_task_is_found():
     assert kinds(Task(NAME, None, runs=[ran("a", 1, 2)])) == [("orphan", False)]
 
 
-def test_what_is_found_is_counted_and_told():
+def test_findings_are_counted_and_reported():
     task = succeeded_by_itself(runs=[ran("a", 1, 5), ran("b", 6, 10)], xcom=ran("b", 6, 10).output)
     history = History({NAME: task}, [Done(4, 8, "kill triggerer", "triggerer")])
     found = judge(history)

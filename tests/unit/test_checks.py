@@ -62,7 +62,7 @@ def start(tmp_path):
     return start
 
 
-def test_the_last_line_counts_over_all_parts_and_the_lines_before_it_say_why(start, tmp_path):
+def test_the_last_line_counts_all_parts_and_the_lines_before_it_list_failures(start, tmp_path):
     status = start(EVERYTHING, "def test_passes(): pass").wait(120)
 
     *_, failed_1, failed_2, failed_3, skipped, last = (tmp_path / "output").read_text().splitlines()
@@ -85,7 +85,7 @@ def test_the_last_line_counts_over_all_parts_and_the_lines_before_it_say_why(sta
         ("import os\ndef test_dies(): os._exit(0)", 1, "0 passed, 1 failed"),
     ],
 )
-def test_the_exit_status_says_whether_something_ran_and_nothing_failed(start, tmp_path, text, status, last):
+def test_the_exit_status_is_0_if_tests_ran_and_none_failed(start, tmp_path, text, status, last):
     assert start(text).wait(120) == status
     assert (tmp_path / "output").read_text().splitlines()[-1] == last
 
@@ -93,7 +93,7 @@ def test_the_exit_status_says_whether_something_ran_and_nothing_failed(start, tm
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
 )
-def test_who_ends_it_ends_all_that_it_has_started(start, tmp_path, number, status):
+def test_ending_it_ends_all_its_processes(start, tmp_path, number, status):
     process = start(SLEEPS)
     child = tmp_path / "child"
     wait_until(lambda: child.exists() and child.read_text(), 120, "the test has started")

@@ -18,14 +18,14 @@ def test_a_browser_on_the_path_is_used(tmp_path, monkeypatch, name):
 
 
 @pytest.mark.parametrize("user", [0, 1000], ids=["root without apt-get", "a user"])
-def test_where_none_can_be_installed_it_is_said_what_to_install(tmp_path, monkeypatch, user):
+def test_a_missing_browser_that_cannot_be_installed_is_reported(tmp_path, monkeypatch, user):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: user)
     with pytest.raises(RuntimeError, match=r"Install chromium .* one of these is on the PATH: chromium, "):
         chromium.ensure()
 
 
-def test_where_the_installation_fails_apt_is_quoted(tmp_path, monkeypatch):
+def test_a_failed_installation_quotes_apt(tmp_path, monkeypatch):
     (tmp_path / "apt-get").write_text("#!/bin/sh\necho no such mirror >&2\nexit 100\n")
     (tmp_path / "apt-get").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -17,7 +17,7 @@ def settings(**extra):
 @pytest.mark.parametrize(
     "unset", [{}, {"dashboard_url": None}, {"dashboard_url": ""}, {"dashboard_url": "  "}]
 )
-def test_without_an_address_it_leads_to_kernels_dashboard(unset):
+def test_the_default_is_kernels_dashboard(unset):
     assert settings(**unset).invocation_url("inv1") == "https://dashboard.onkernel.com"
 
 
@@ -33,11 +33,11 @@ def test_without_an_address_it_leads_to_kernels_dashboard(unset):
         ("http://[::1]:8080/#{invocation_id}", "http://[::1]:8080/#a%2Fb%3F%7Bproject%7D"),
     ],
 )
-def test_id_and_project_are_filled_in_such_that_they_stay_within_their_places(address, url):
+def test_id_and_project_are_quoted(address, url):
     assert settings(dashboard_url=address, project="my shop").invocation_url("a/b?{project}") == url
 
 
-def test_without_a_project_its_place_stays_empty():
+def test_a_missing_project_is_empty():
     assert (
         settings(dashboard_url="https://d.example/?p={project}").invocation_url("i")
         == "https://d.example/?p="
@@ -61,7 +61,7 @@ def test_without_a_project_its_place_stays_empty():
         5,
     ],
 )
-def test_an_address_that_is_none_is_refused_in_words_that_do_not_hold_it(address):
+def test_an_invalid_address_is_refused_without_being_quoted(address):
     found = settings(dashboard_url=address)  # a link is not worth a task
     with pytest.raises(KernelConfigurationError, match=r"such as https://dashboard\.example/") as refused:
         found.invocation_url("inv1")

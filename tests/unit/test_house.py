@@ -130,7 +130,7 @@ def test_loading_the_operator_loads_no_http_client():
     assert loaded.stdout.splitlines()[-1] == "[]"
 
 
-def test_what_is_marked_no_airflow_can_be_imported_without_it():
+def test_tests_marked_no_airflow_can_be_imported_without_airflow():
     # The older Airflows do not see these tests. What they import while they run, `make versions` sees.
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     env = {**os.environ, "TESTS_WITHOUT_AIRFLOW": "1"}

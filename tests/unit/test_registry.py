@@ -26,21 +26,21 @@ CLASSES = [
 ]
 
 
-def test_the_provider_info_has_the_fields_that_airflow_requires_and_the_packages_name():
+def test_the_provider_info_has_the_required_fields():
     assert {"package-name", "name", "description", "versions"} <= set(INFO)
     assert INFO["package-name"] == PROJECT["name"]
     assert INFO["versions"] == [__version__]
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_what_the_provider_info_names_exists(name):
+def test_every_class_in_the_provider_info_exists(name):
     module, _, attribute = name.rpartition(".")
 
     assert callable(getattr(importlib.import_module(module), attribute))
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_module_is_described_where_it_is_and_named_in_the_readme(module):
+def test_every_module_has_a_docstring_and_is_in_the_readme(module):
     assert (importlib.import_module(module).__doc__ or "").strip()
     assert module.partition(".")[2] in README
 
@@ -54,7 +54,7 @@ def test_the_modules_of_a_kind_lie_in_the_package_of_its_name(kind):
 @pytest.mark.parametrize(
     "path", sorted((REPOSITORY / "example_dags").glob("*.py")), ids=lambda path: path.stem
 )
-def test_every_example_says_what_it_does_and_what_it_needs(path):
+def test_every_example_has_a_docstring_and_is_in_the_readme(path):
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
 
     assert len(doc) > 100
@@ -63,7 +63,7 @@ def test_every_example_says_what_it_does_and_what_it_needs(path):
 
 
 @pytest.mark.parametrize("asked", ["## Install", "## Connect", "## Modules", "## Versions", "## Development"])
-def test_the_readme_has_the_sections_that_a_registry_asks_for(asked):
+def test_the_readme_has_the_sections_that_a_registry_requires(asked):
     assert f"\n{asked}\n" in README
 
 
