@@ -24,9 +24,9 @@ with DAG("example_kernel_batch", schedule=None, tags=["kernel"], doc_md=__doc__)
     def prices(numbers):
         """Return the price of each book."""
         kernel = KernelHook("kernel_default")
-        # A twin for each call: it has the connection that was read once, and an HTTP session of its own.
+        # A clone for each call: it has its own HTTP session, and the connection is read once.
         with ThreadPoolExecutor(max_workers=5) as pool:
-            books = pool.map(look_up, [kernel.twin() for _ in numbers], numbers)
+            books = pool.map(look_up, [kernel.clone() for _ in numbers], numbers)
             return [book["price"] for book in books]
 
     prices([0, 7, 250])
