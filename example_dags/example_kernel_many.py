@@ -35,7 +35,6 @@ with DAG(
         app_name="bookshop",
         action_name="book",
         map_index_template="book {{ task.payload['number'] }}",
-        metadata_field="airflow",  # so that each is known for certain if a reply is lost
     ).expand(payload=choose())
 
     @task

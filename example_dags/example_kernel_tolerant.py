@@ -26,7 +26,6 @@ with DAG(
         app_name="bookshop",
         action_name="price-report",
         map_index_template="{{ task.payload['genres'][0] }}",
-        metadata_field="airflow",
     ).expand(payload=[{"genres": [genre]} for genre in GENRES])
 
     @task(trigger_rule="all_done")
