@@ -155,7 +155,7 @@ class KernelInvocationTimeoutError(KernelInvocationError):
 
 
 class KernelInvocationUnknownError(KernelInvocationError):
-    """The state of the invocation could not be found out."""
+    """The state of the invocation could not be determined."""
 
 
 def is_certainly_not_accepted(error: KernelError) -> bool:

@@ -275,7 +275,7 @@ class KernelHook(BaseHook):
         self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
     ) -> Cancellation:
         """
-        Cancel an invocation unless it has ended, and close its browsers, which would bill on.
+        Cancel an invocation unless it has ended, and close its browsers, which would keep accruing charges.
 
         :param invocation_id: its id.
         :param reason: becomes the invocation's output, for people. Default: no output.

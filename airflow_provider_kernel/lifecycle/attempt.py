@@ -1,5 +1,5 @@
 """
-One attempt of a task, from ``execute`` or a resumed method to the next deferral or its end, as a state machine. No I/O.
+One attempt of a task as a state machine; each process runs a part of it, up to a deferral or the end. No I/O.
 
 :data:`TRANSITIONS` is the whole of it. In each state the runner does one thing; what happens then leads to the next
 state, in some cases depending on whether Airflow will retry the task and the retry will find this attempt's record. The
@@ -21,7 +21,7 @@ class State(StrEnum):
 
     START = "start"
     LOOK_UP = "look up"
-    REATTACH = "reattach"
+    CHECK_PREVIOUS = "check the previous invocation"
     CANCEL_PREVIOUS = "cancel the previous invocation"
     SUBMIT = "submit"
     WAIT_FOR_CAPACITY = "wait for capacity"
@@ -51,7 +51,7 @@ class Event(StrEnum):
     AMBIGUOUS = "several invocations may be the submission"
     LOOKUP_FAILED = "Kernel cannot be asked for the submission"
     REATTACHED = "the earlier invocation is the one that this attempt wants"
-    OVER = "the earlier invocation has ended and is of no use"
+    ENDED_UNUSABLE = "the earlier invocation has ended, and its result is not usable"
     OUTDATED = "the earlier invocation is running, and the task was cleared"
     GONE = "Kernel does not know the earlier invocation"
     ACCEPTED = "Kernel accepted the submission"
@@ -59,11 +59,12 @@ class Event(StrEnum):
     FULL = "the account is full"
     NOT_SENT = "the submission did not reach Kernel"
     NO_CAPACITY = "the account was full for too long"
+    TOO_LATE = "execution_timeout had passed before the submission"
     CAPACITY_FREE = "the account may have room"
     NOT_WAITED_FOR = "the task does not wait for the end"
     ENDED = "the invocation has ended"
     DEADLINE = "the deadline has passed"
-    UNKNOWN = "the state of the invocation cannot be found out"
+    UNKNOWN = "the state of the invocation cannot be determined"
     CANCELLED = "the invocation was cancelled"
     CANCEL_FAILED = "the invocation could not be cancelled"
     SUCCEEDED = "the invocation succeeded"
@@ -71,19 +72,20 @@ class Event(StrEnum):
     CANCELLED_BY_ANOTHER_ATTEMPT = "another attempt cancelled the invocation"
     KILLED = "a user, or the end of the Dag run, ended the task"
     KILLED_WITHOUT_CANCELLING = "the task was ended, and cancel_on_kill is False"
-    TERMINATED = "the process was told to end, and the task was not"
+    TERMINATED = "the worker process was told to end, and no user ended the task"
     EXECUTION_TIMEOUT = "execution_timeout has passed"
     PROCESS_EXIT = "the process exits, and no retry goes on with the invocation"
-    PROCESS_EXIT_LEFT = (
+    PROCESS_EXIT_KEEPS_INVOCATION = (
         "the process exits, and a retry goes on with the invocation, or cancel_on_kill is False"
     )
-    STOPPED = "nothing that the attempt started is left, as far as it could be stopped"
+    STOPPED = "the attempt has tried to cancel what it started"
     SUPERSEDED = "Airflow has given the task to another attempt, which finds the invocation"
     SUPERSEDED_WITHOUT_SUCCESSOR = (
         "Airflow has given the task up, or the other attempt cannot find the invocation"
     )
-    REFUSED = "Kernel refused a request, or the connection cannot be used"
-    REFUSED_WHILE_RUNNING = "the same, while an invocation is known"
+    REFUSED = "Kernel refused a request, or the connection cannot be used, before there is an invocation"
+    REFUSED_WHILE_RUNNING = "Kernel refused a request about the invocation, or the connection cannot be used"
+    RECORD_UNREADABLE = "the record of an earlier attempt cannot be read"
     ERROR = "anything else went wrong"
 
 
@@ -104,8 +106,8 @@ class Hint(StrEnum):
     NONE = ""
     RUNS_AGAIN = "A retry of the task runs the action again."
     REATTACHES = "A retry of the task reattaches to the invocation."
-    LOOKS_AGAIN = "A retry of the task looks again."
-    SUBMITS = "No invocation was started. A retry of the task submits it again."
+    LOOKS_AGAIN = "A retry of the task looks the invocation up again."
+    SUBMITS = "No invocation was started. A retry of the task submits the request again."
     WAITS_AGAIN = "No invocation was started. A retry of the task waits again."
     UNCERTAIN = "The task is not retried, because a retry might run the action a second time."
     REFUSED = "The task is not retried, because Kernel would refuse again."
@@ -147,9 +149,9 @@ _S, _E, _T = State, Event, Transition
 TRANSITIONS: tuple[Transition, ...] = (
     _T(_S.START, _E.NOTHING_RECORDED, _S.SUBMIT),
     _T(_S.START, _E.INTENT_RECORDED, _S.LOOK_UP),
-    _T(_S.START, _E.INVOCATION_RECORDED, _S.REATTACH),
+    _T(_S.START, _E.INVOCATION_RECORDED, _S.CHECK_PREVIOUS),
     _T(_S.START, _E.RETURNED_BEFORE, _S.RETURN_ID),
-    _T(_S.LOOK_UP, _E.FOUND, _S.REATTACH),
+    _T(_S.LOOK_UP, _E.FOUND, _S.CHECK_PREVIOUS),
     _T(_S.LOOK_UP, _E.ACCEPTED, _S.WAIT),
     _T(_S.LOOK_UP, _E.MAY_SUBMIT_AGAIN, _S.SUBMIT),
     _T(_S.LOOK_UP, _E.NOT_ACCEPTED, _S.FAIL_WITHOUT_RETRY, Fate.NOT_STARTED),
@@ -160,18 +162,18 @@ TRANSITIONS: tuple[Transition, ...] = (
         (_S.FAIL, Fate.MAY_RUN, Hint.LOOKS_AGAIN),
         (_S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.UNCERTAIN),
     ),
-    _T(_S.REATTACH, _E.REATTACHED, _S.WAIT, Fate.RUNS_ON),
-    _T(_S.REATTACH, _E.OVER, _S.SUBMIT, Fate.ENDED),
-    _T(_S.REATTACH, _E.OUTDATED, _S.CANCEL_PREVIOUS, Fate.CANCELLED),
-    _T(_S.REATTACH, _E.GONE, _S.FAIL_WITHOUT_RETRY),
-    *_unless_retried(_S.REATTACH, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
-    _T(_S.CANCEL_PREVIOUS, _E.CANCELLED, _S.REATTACH),
+    _T(_S.CHECK_PREVIOUS, _E.REATTACHED, _S.WAIT, Fate.RUNS_ON),
+    _T(_S.CHECK_PREVIOUS, _E.ENDED_UNUSABLE, _S.SUBMIT, Fate.ENDED),
+    _T(_S.CHECK_PREVIOUS, _E.OUTDATED, _S.CANCEL_PREVIOUS, Fate.CANCELLED),
+    _T(_S.CHECK_PREVIOUS, _E.GONE, _S.FAIL_WITHOUT_RETRY),
+    *_unless_retried(_S.CHECK_PREVIOUS, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
+    _T(_S.CANCEL_PREVIOUS, _E.CANCELLED, _S.CHECK_PREVIOUS),
     *_unless_retried(_S.CANCEL_PREVIOUS, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
     _T(_S.SUBMIT, _E.ACCEPTED, _S.WAIT),
     _T(_S.SUBMIT, _E.REPLY_LOST, _S.LOOK_UP, Fate.MAY_RUN),
     _T(_S.SUBMIT, _E.FULL, _S.WAIT_FOR_CAPACITY, Fate.NOT_STARTED),
     _T(_S.SUBMIT, _E.NOT_SENT, _S.FAIL, Fate.NOT_STARTED, Hint.SUBMITS),
-    _T(_S.SUBMIT, _E.NO_CAPACITY, _S.FAIL, Fate.NOT_STARTED, Hint.WAITS_AGAIN),
+    _T(_S.SUBMIT, _E.TOO_LATE, _S.FAIL, Fate.NOT_STARTED, Hint.SUBMITS),
     _T(_S.WAIT_FOR_CAPACITY, _E.CAPACITY_FREE, _S.SUBMIT),
     _T(_S.WAIT_FOR_CAPACITY, _E.NO_CAPACITY, _S.FAIL, Fate.NOT_STARTED, Hint.WAITS_AGAIN),
     _T(_S.WAIT, _E.NOT_WAITED_FOR, _S.RETURN_ID, Fate.RUNS_ON),
@@ -204,10 +206,11 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     _T(None, _E.EXECUTION_TIMEOUT, _S.STOP, Fate.CANCELLED),
     _T(None, _E.PROCESS_EXIT, _S.STOP, Fate.CANCELLED),
-    _T(None, _E.PROCESS_EXIT_LEFT, _S.RAISE, Fate.RUNS_ON),
+    _T(None, _E.PROCESS_EXIT_KEEPS_INVOCATION, _S.RAISE, Fate.RUNS_ON),
     _T(None, _E.SUPERSEDED, _S.RAISE, Fate.RUNS_ON),
     _T(None, _E.SUPERSEDED_WITHOUT_SUCCESSOR, _S.RAISE, Fate.CANCELLED),
     _T(None, _E.REFUSED, _S.FAIL_WITHOUT_RETRY, Fate.NOT_STARTED, Hint.REFUSED),
+    _T(None, _E.RECORD_UNREADABLE, _S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN),
     *_unless_retried(
         None,
         _E.REFUSED_WHILE_RUNNING,
@@ -248,7 +251,7 @@ class Progress:
     :param reported: the end that a trigger or a reply without output has reported, before ``GET`` confirms it.
     :param error: the reason for which the attempt gives up.
     :param replaces_cancelled: whether the next submission replaces an invocation that another attempt cancelled.
-    :param has_resubmitted: whether the attempt has repeated a submission whose reply was lost.
+    :param has_resubmitted: whether the attempt has repeated a submission whose reply was lost, its own or an earlier one.
     :param refusals: how often in a row the account was full.
     :param capacity_deadline: when the wait for capacity ends, in seconds since 1970.
     """

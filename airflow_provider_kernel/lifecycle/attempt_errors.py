@@ -16,12 +16,21 @@ from airflow_provider_kernel.lifecycle.record import Record
 MAX_IDS = 5
 
 
-def no_capacity_error(reason: str = "") -> KernelCapacityTimeoutError:
-    """Return the error for an account that was full for too long; ``reason`` is Airflow's, if that ended the wait."""
-    because = f" Airflow ended the wait ({reason})." if reason else ""
+def no_capacity_error() -> KernelCapacityTimeoutError:
+    """Return the error for an account that was full for too long."""
     return KernelCapacityTimeoutError(
-        f"Kernel's account was full until capacity_timeout or execution_timeout had passed.{because}"
+        "Kernel's account was full until capacity_timeout or execution_timeout had passed."
     )
+
+
+def capacity_wait_ended_error(reason: str) -> KernelCapacityTimeoutError:
+    """Return the error for a wait for capacity that Airflow ended for ``reason``."""
+    return KernelCapacityTimeoutError(f"Airflow ended the wait for capacity ({reason}).")
+
+
+def too_late_error() -> KernelCapacityTimeoutError:
+    """Return the error for an ``execution_timeout`` that passed before the submission."""
+    return KernelCapacityTimeoutError("The task's execution_timeout had passed before the submission.")
 
 
 def gone_error(invocation_id: str) -> KernelInvocationUnknownError:
@@ -37,7 +46,7 @@ def lookup_failed_error(intent: Record, error: KernelError) -> KernelLostReplyEr
     """Return the error for a lost reply about which Kernel cannot be asked."""
     return KernelLostReplyError(
         f"An invocation of {intent.app_name}/{intent.action_name} may be running: whether Kernel accepted it could not "
-        f"be found out. {sentence(str(error))}"
+        f"be determined. {sentence(str(error))}"
     )
 
 

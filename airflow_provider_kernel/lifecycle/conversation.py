@@ -65,7 +65,7 @@ def cancel(
     invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
 ) -> Conversation[Cancellation]:
     """
-    Cancel an invocation: look, end it unless it has ended, and close its browsers, which would bill on.
+    Cancel an invocation: look, end it unless it has ended, and close its browsers, which would keep accruing charges.
 
     The browsers of an invocation that succeeded are left alone: they may be its result.
 

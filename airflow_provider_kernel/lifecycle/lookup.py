@@ -4,12 +4,13 @@ The look-up of a submission whose reply was lost, among the app's invocations. N
 Kernel has no idempotency key, so every payload carries a mark (:mod:`~airflow_provider_kernel.api.payload_mark`). The
 rules:
 
-- The invocation with the mark of the submission is the one that was submitted. Nothing else is: an equal payload, such
-  as that of another run of the same Dag, proves nothing.
+- The invocation with the key of the submission, in its mark or metadata field, is the one that was submitted. An equal
+  payload, such as that of another run of the same Dag, proves nothing.
 - If none is listed within :data:`LOOKUP_SECONDS`, Kernel has not accepted the submission. That is certain if other
   invocations that were listed carry marks, so that Kernel keeps the white space of payloads.
-- An invocation is ambiguous if it has an equal payload and no mark while none has one, for Kernel may write JSON anew;
-  and if it has no payload. ``metadata_field`` makes the look-up exact even then, as the payload itself has the key.
+- An invocation without a mark may be the one, so that the result is ambiguous, if its payload is equal and no listed
+  invocation has a mark (Kernel may store JSON anew), or if it has no payload. ``metadata_field`` makes the look-up exact even
+  then, because the payload itself has the key.
 """
 
 from __future__ import annotations

@@ -133,10 +133,10 @@ class Record:
 class Decision(Enum):
     """What an attempt does about the invocation of an earlier one."""
 
-    REATTACH = "the task reattaches to it"
-    CANCEL = "the task cancels it and waits for its end"
-    SUBMIT = "the task submits a new one"
-    FAIL = "its result is unknown"
+    REATTACH = "The task reattaches to it."
+    CANCEL = "The task cancels it and waits for its end."
+    SUBMIT = "The task submits another one."
+    FAIL = "Its result is unknown."
 
 
 def decide(record: Record, found: Invocation | None, *, generation: int, fingerprint: str) -> Decision:

@@ -41,7 +41,7 @@ from airflow_provider_kernel.lifecycle.log_buffer import LogBuffer
 
 #: Seconds without a single good answer from Kernel after which the wait gives up.
 MAX_OUTAGE = 900.0
-#: Minimum consecutive failures before giving up; one failure after suspension proves nothing.
+#: Minimum consecutive failures before giving up; one failure after the process was suspended proves nothing.
 MIN_ERRORS = 5
 #: Seconds for which a 404 may mean that the invocation is not known yet, or not to the server that answered.
 NOT_FOUND_GRACE = 30.0
@@ -59,7 +59,7 @@ LOG_DRAIN_SECONDS, LOG_DRAIN_SECONDS_WITHOUT_STREAM = 90.0, 2.0
 #: Maximum jitter in seconds before the poll after a broken stream: the streams of many waits may break at once.
 RECONNECT_SPREAD = 1.0
 #: Seconds after the deadline that the last poll may take.
-LAST_LOOK = 3.0
+FINAL_POLL_GRACE = 3.0
 #: Minimum ``poll_interval`` in seconds; a shorter one is raised to it.
 MIN_POLL_INTERVAL = 0.1
 #: Maximum pause in seconds before a broken stream is opened again.
@@ -136,15 +136,15 @@ class WaitMachine:
         self._deadline = deadline
         self._poll_interval = max(poll_interval, MIN_POLL_INTERVAL)
         self._on_log = on_log
-        self._on_trouble = on_transient_error
+        self._on_transient_error = on_transient_error
         self._on_reconnect = on_reconnect
         self._jitter = jitter
         self._log = LogBuffer(replayed_before)
         self._log_complete = on_log is None
         self._outcome: Ended | GaveUp | None = None
-        self._look_due = False
+        self._poll_due = False
         self._wake = now
-        self._looks = 0
+        self._polls = 0
         self._errors = self._refusals = 0
         self._failing_since = now
         self._stream_opened = self._stream_heard = now
@@ -161,7 +161,7 @@ class WaitMachine:
         now = self._elapsed(now)
         if self._outcome:
             if isinstance(self._outcome, Ended) and not self._log_complete:
-                left = inf if self._deadline is None else self._deadline + LAST_LOOK - now
+                left = inf if self._deadline is None else self._deadline + FINAL_POLL_GRACE - now
                 if left > 0 and now < self._wake:
                     return Sleep(min(self._wake - now, left))
                 if left > 0:
@@ -170,19 +170,19 @@ class WaitMachine:
             self._write(self._log.flush(self._clock))
             return self._outcome
         if self._is_overdue(now):
-            return self._look(now)
+            return self._poll(now)
         if now < self._wake:
             return Sleep(min(self._wake, self._deadline or self._wake) - now)
-        if self._look_due or now < self._stream_after:
-            return self._look(now)
+        if self._poll_due or now < self._stream_after:
+            return self._poll(now)
         self._log_complete = self._on_log is None
         max_lifetime = (
             STREAM_MAX_LIFETIME if self._deadline is None else min(STREAM_MAX_LIFETIME, self._deadline - now)
         )
         return self._follow(STREAM_IDLE_TIMEOUT, max_lifetime, now)
 
-    def _look(self, now: float) -> Poll:
-        return Poll(None if self._deadline is None else max(0.0, self._deadline - now) + LAST_LOOK)
+    def _poll(self, now: float) -> Poll:
+        return Poll(None if self._deadline is None else max(0.0, self._deadline - now) + FINAL_POLL_GRACE)
 
     def _follow(self, idle_timeout: float, max_lifetime: float, now: float) -> Follow:
         self._stream_opened = self._stream_heard = now
@@ -220,9 +220,9 @@ class WaitMachine:
             self._stream_failures += 1
             self._stream_after = now + exponential(self._stream_failures, MAX_STREAM_PAUSE, initial=2.0)
         else:
-            self._stream_failures = self._looks = 0
+            self._stream_failures = self._polls = 0
             self._stream_after = now
-        self._look_due = True
+        self._poll_due = True
         self._wake = now
         if error is not None:
             self._wake += max(self._jitter() * RECONNECT_SPREAD, retry_after(error))
@@ -264,11 +264,11 @@ class WaitMachine:
             self._outcome = GaveUp(None)
         else:
             self._errors = self._refusals = 0
-            self._look_due = False
-            self._looks += 1
+            self._poll_due = False
+            self._polls += 1
             self._wake = now
             if now < self._stream_after:
-                self._wake += self._pause(self._looks)
+                self._wake += self._pause(self._polls)
 
     def on_error(self, error: KernelError, now: float) -> None:
         """Handle a failed poll."""
@@ -283,10 +283,10 @@ class WaitMachine:
         elif self._is_overdue(now):
             self._outcome = GaveUp(None)
         else:
-            self._look_due = True
+            self._poll_due = True
             self._wake = now + max(self._pause(self._errors), retry_after(error))
         if should_log_failure(self._errors):
-            self._on_trouble(error)
+            self._on_transient_error(error)
 
     def _elapsed(self, now: float) -> float:
         """Return the time of a clock that never goes back."""
@@ -330,9 +330,9 @@ class StatusLookup(WaitMachine):
         deadline: float | None = None,
     ) -> None:
         super().__init__(invocation_id, now, on_transient_error=on_transient_error, deadline=deadline)
-        self._look_due = True
+        self._poll_due = True
 
-    def _look(self, now: float) -> Poll:
+    def _poll(self, now: float) -> Poll:
         return Poll()
 
     def on_invocation(self, invocation: Invocation, now: float) -> None:
@@ -353,7 +353,7 @@ def wait_for_end(
     :param skim: whether payload and output may be missing in what is returned.
     :return: the invocation, succeeded or failed.
     :raises KernelInvocationTimeoutError: it had not ended by the deadline.
-    :raises KernelInvocationUnknownError: its state could not be found out.
+    :raises KernelInvocationUnknownError: its state could not be determined.
     """
     while True:
         match machine.next(clock()):
@@ -386,6 +386,6 @@ def gave_up(invocation_id: str, error: KernelError | None) -> KernelInvocationEr
             f"Kernel invocation {invocation_id} had not ended by its deadline.", invocation_id=invocation_id
         )
     return KernelInvocationUnknownError(
-        f"The state of Kernel invocation {invocation_id} could not be found out: {error}",
+        f"The state of Kernel invocation {invocation_id} could not be determined: {error}",
         invocation_id=invocation_id,
     )

@@ -40,7 +40,7 @@ class TaskAttempt:
     def __init__(self, context: Context, durable: bool = True, *, retry_may_be_vetoed: bool = False) -> None:
         self._ti: Any = context["ti"]
         self._store: Any = context.get("task_state_store") if durable else None
-        #: When the invocation was submitted, as the deferral kept it; for Airflows without a record.
+        #: When the invocation was submitted, as the deferral kept it; for Airflow versions without a task state store.
         self.deferred_submitted_at: float | None = None
         self.id = attempt_id(self._ti)
         self.generation: int = getattr(self._ti, "max_tries", 0) or 0
@@ -134,11 +134,11 @@ class TaskAttempt:
         :raises KernelError: Airflow did not store it.
         """
         self.record = record
-        self._store_record("No invocation was requested")
+        self._store_record("so nothing was submitted")
 
     def update_record(self, **changes: Any) -> None:
         """
-        Change fields of the record. If Airflow cannot store it now, that is a warning: what it has will do.
+        Change fields of the record. A failure to store it is a warning: the previously stored record is good enough.
 
         :raises KernelSupersededError: another attempt has the task.
         """
@@ -146,11 +146,19 @@ class TaskAttempt:
             return
         self.record = replace(self.record, **changes)
         try:
-            self._store_record("The task goes on")
+            self._store_record("but the task continues")
         except KernelSupersededError:
             raise
         except KernelError as error:
             log.warning("%s", error)
+
+    def check_not_superseded(self) -> None:
+        """
+        Check that this attempt still has the task, by storing its record again; without a record, do nothing.
+
+        :raises KernelSupersededError: another attempt has the task.
+        """
+        self.update_record()
 
     def delete_record(self) -> None:
         """Delete the record: Kernel has not accepted the submission. A failure is a warning."""
@@ -173,7 +181,7 @@ class TaskAttempt:
                 ) from None
             # Not Airflow's own words: they may be of any length.
             raise KernelError(
-                f"{consequence}: Airflow's task state store could not be written ({type(error).__name__})."
+                f"Airflow's task state store could not be written ({type(error).__name__}), {consequence}."
             ) from None
 
     def is_killed(self, *, including_success: bool = True) -> bool | None:

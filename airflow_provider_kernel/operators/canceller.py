@@ -1,4 +1,4 @@
-"""Cancel an invocation on a worker."""
+"""Cancel an invocation from a worker."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Canceller:
         :raises KernelSupersededError: another attempt has the task, and may wait for the invocation.
         :raises KernelError: the invocation could not be cancelled.
         """
-        self._attempt.update_record()
+        self._attempt.check_not_superseded()
         return self.cancel_even_if_superseded(invocation_id, reason)
 
     def cancel_even_if_superseded(self, invocation_id: str, reason: str) -> Cancellation:

@@ -56,12 +56,14 @@ class AttemptExit:
 
         A user may have ended the task; or a node is drained, or Airflow's API could not be reached.
         """
-        by_user = self._attempt.is_killed()
-        if not by_user and self._attempt.will_retry:
+        is_killed = self._attempt.is_killed()
+        if not is_killed and self._attempt.will_retry:
             return Event.TERMINATED, KernelError(
-                "This attempt was ended from outside. A retry reattaches to its invocation, if there is one."
+                "The worker process was terminated. A retry reattaches to the invocation, if there is one."
             )
-        if not self._cancels_on_kill() and by_user is not False:
+        if is_killed is False:
+            return Event.TERMINATED, KernelError("The worker process was terminated.")
+        if not self._cancels_on_kill():
             return Event.KILLED_WITHOUT_CANCELLING, KernelError(
                 "The task was killed. Its invocation, if there is one, runs on (cancel_on_kill=False)."
             )
@@ -73,7 +75,7 @@ class AttemptExit:
             log.warning(
                 "%s ended this attempt. A retry reattaches to its invocation, if there is one.", cause
             )
-            return Event.PROCESS_EXIT_LEFT
+            return Event.PROCESS_EXIT_KEEPS_INVOCATION
         if self._cancels_on_kill():
             return Event.PROCESS_EXIT
         if progress.invocation_id:
@@ -88,15 +90,22 @@ class AttemptExit:
                 "%s ended this attempt during its submission. The invocation may run on (cancel_on_kill=False).",
                 cause,
             )
-        return Event.PROCESS_EXIT_LEFT
+        return Event.PROCESS_EXIT_KEEPS_INVOCATION
 
     def stop(self, progress: Progress) -> BaseException:
-        """Cancel what the attempt has started; return its error, which says what came of that if the task was killed."""
+        """
+        Cancel what the attempt has started, and report the outcome.
+
+        :param progress: of the attempt; its error is the reason to stop.
+        :return: the attempt's error: with the outcome if the task was killed or the worker terminated, else unchanged, and
+            the outcome is logged.
+        """
         error = progress.error
         assert error  # noqa: S101 - the attempt ends for it
-        is_killed = isinstance(error, KernelError)
-        if is_killed:
-            reason, fact = "the task was killed", "The task was killed"
+        is_ours = isinstance(error, KernelError)
+        if is_ours:
+            fact = str(error).rstrip(".")
+            reason = fact[0].lower() + fact[1:]
         elif isinstance(error, AirflowTaskTimeout):
             reason, fact = "its execution_timeout passed", "execution_timeout passed"
         else:
@@ -105,17 +114,17 @@ class AttemptExit:
         level = logging.WARNING
         try:
             cancellation = self._cancel(progress, reason)
-            said = f"{fact}. {cancellation or 'No invocation of it was started.'}"
+            outcome = f"{fact}. {cancellation or 'No invocation was started.'}"
         except KernelSupersededError as superseded:
-            if is_killed:
+            if is_ours:
                 return superseded
-            said = f"{fact}. {superseded}"
+            outcome = f"{fact}. {superseded}"
         except KernelError as cancel_error:
-            said = f"{fact}, but what the task started may be running: {cancel_error}"
+            outcome = f"{fact}, but what the task started may be running: {cancel_error}"
             level = logging.ERROR
-        if is_killed:
-            return KernelError(said)
-        log.log(level, "%s", said)
+        if is_ours:
+            return KernelError(outcome)
+        log.log(level, "%s", outcome)
         return error
 
     def _cancel(self, progress: Progress, reason: str) -> Cancellation | None:

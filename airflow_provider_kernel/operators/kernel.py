@@ -48,8 +48,8 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
     While the invocation runs, the task is deferred and holds no worker; the lines that the app logs appear in the
     task's log. The invocation's id is pushed to XCom as ``invocation_id`` as soon as Kernel has accepted it.
 
-    Whatever dies on the way, the action runs once. Each attempt stores a record in Airflow, by which a retry reattaches
-    to the invocation; this needs Airflow 3.3, the first with a task state store. Each payload carries a random key, as
+    With Airflow 3.3 or later, the action runs once, whatever dies on the way. Each attempt stores a record in Airflow, by which a retry reattaches
+    to the invocation; earlier Airflows have no store for it. Each payload carries a random key, as
     white space after its JSON text, by which the invocation of a lost reply is found. If a user kills the task, or its
     deadline passes, the invocation is cancelled.
 
@@ -292,7 +292,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         :param context: Airflow's.
         :return: as that of :meth:`execute`.
         """
-        self.has_link = True  # if an empty one
+        self.has_link = True  # the deferred leg pushed a link, or failed to; get_link then returns ""
         try:
             return super().resume_execution(next_method, next_kwargs, context)
         except Exception as error:
@@ -300,7 +300,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
                 raise
             is_timeout = (next_kwargs or {}).get("error") in TIMED_OUT
             with self._runner(context) as runner:
-                return runner.resume_after_ended_deferral(error, is_timeout=is_timeout)
+                return runner.resume_after_failed_deferral(error, is_timeout=is_timeout)
 
     def on_kill(self) -> None:
         """End the wait; :meth:`execute` then deals with the invocation. Airflow calls this in a signal handler."""

@@ -41,10 +41,12 @@ from airflow_provider_kernel.lifecycle.attempt import (
     next_transition,
 )
 from airflow_provider_kernel.lifecycle.attempt_errors import (
+    capacity_wait_ended_error,
     gone_error,
     lookup_failed_error,
     lost_reply_error,
     no_capacity_error,
+    too_late_error,
 )
 from airflow_provider_kernel.lifecycle.log_buffer import app_lines
 from airflow_provider_kernel.lifecycle.lookup import LOOKUP_SECONDS
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
 log = logging.getLogger(__name__)
-#: Seconds for which a cancelled invocation of an earlier attempt is waited for.
+#: Maximum wait in seconds for a cancelled invocation of an earlier attempt to end.
 CANCEL_WAIT_SECONDS = 60.0
 
 
@@ -122,8 +124,6 @@ class InvocationRunner:
         #: Whether the link to the invocation is shown.
         self.has_link = False
 
-    # Entry points: execute, and the three ways in which Airflow resumes a deferred task.
-
     def start(self) -> Any:
         """Reattach to the invocation of an earlier attempt, or submit one; return the result, or defer."""
         return self._run(self._read_record)
@@ -145,14 +145,14 @@ class InvocationRunner:
             lambda: self._resumed(State.WAIT_FOR_CAPACITY, ti_id) or self._read_capacity_result(event)
         )
 
-    def resume_after_ended_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
+    def resume_after_failed_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
         """
-        Continue after Airflow has ended the deferral.
+        Continue after Airflow has ended the deferral itself.
 
         :param error: what Airflow raised.
         :param is_timeout: whether the deferral timed out; otherwise its trigger failed.
         """
-        return self._run(lambda: self._resumed(State.WAIT) or self._read_ended_deferral(error, is_timeout))
+        return self._run(lambda: self._resumed(State.WAIT) or self._read_failed_deferral(error, is_timeout))
 
     def _run(self, first: Callable[[], Event]) -> Any:
         action: Callable[[], Any] = first
@@ -177,7 +177,7 @@ class InvocationRunner:
     def _actions(self) -> dict[State, Callable[[], Any]]:
         return {
             State.LOOK_UP: self._look_up,
-            State.REATTACH: self._reattach,
+            State.CHECK_PREVIOUS: self._check_previous,
             State.CANCEL_PREVIOUS: self._cancel_previous,
             State.SUBMIT: self._submit,
             State.WAIT_FOR_CAPACITY: self._wait_for_capacity,
@@ -212,8 +212,10 @@ class InvocationRunner:
             return self._exit.on_process_exit(type(error).__name__, self._progress)
         if isinstance(error, KernelSupersededError):
             return Event.SUPERSEDED
-        is_refused = isinstance(error, (KernelConfigurationError, KernelRecordError))
-        if is_refused or (isinstance(error, KernelApiError) and error.is_refusal):
+        if isinstance(error, KernelRecordError):
+            return Event.RECORD_UNREADABLE
+        is_refusal = isinstance(error, KernelApiError) and error.is_refusal
+        if is_refusal or isinstance(error, KernelConfigurationError):
             return Event.REFUSED_WHILE_RUNNING if self._progress.invocation_id else Event.REFUSED
         return Event.ERROR
 
@@ -232,8 +234,7 @@ class InvocationRunner:
         error.args = (f"{sentence(str(error))} {hint}",)
         raise error
 
-    # The actions, in the order of an invocation's life. Each returns what happened.
-
+    # One method for each state, in the order of an invocation's life; each returns what happened.
     def _read_record(self) -> Event:
         record = self._attempt.record
         is_same_generation = record is not None and record.generation == self._attempt.generation
@@ -258,7 +259,7 @@ class InvocationRunner:
         """Find the invocation of a submission whose reply was lost, in this attempt or an earlier one."""
         intent, is_own = self._progress.intent, self._progress.is_own
         assert intent  # noqa: S101 - the state is reached with one
-        log.info("Looking for the invocation among those of the app, for up to %.0f s.", LOOKUP_SECONDS)
+        log.info("Looking for the invocation among those of the app, for %.0f s.", LOOKUP_SECONDS)
         try:
             result = self._interruptible.run(lambda: self._hook._look_up(intent))
         except KernelError as error:
@@ -269,40 +270,41 @@ class InvocationRunner:
                 return self._accept(result.found, intent)
             return self._event(Event.FOUND, invocation_id=result.found.id)
         was_cleared = intent.generation != self._attempt.generation
-        failure = lost_reply_error(intent, result)
-        if was_cleared and result.ambiguous:
-            log.warning("%s The task was cleared since, so the action runs again.", failure)
         can_repeat = self._options.on_lost_reply == "resubmit" and not self._progress.has_resubmitted
         if was_cleared or (can_repeat and not result.ambiguous):
-            log.info("Kernel did not accept the submission. The task submits it again.")
-            return self._event(Event.MAY_SUBMIT_AGAIN, has_resubmitted=is_own)
-        self._change(error=failure)
-        return Event.AMBIGUOUS if result.ambiguous else Event.NOT_ACCEPTED
+            if result.ambiguous:
+                ids = ", ".join(result.ambiguous)
+                log.warning(
+                    "The reply to an earlier submission was lost; one of these may be running: %s.", ids
+                )
+            else:
+                log.info("Kernel lists no invocation of the submission. The task submits it again.")
+            return self._event(Event.MAY_SUBMIT_AGAIN, has_resubmitted=True)
+        event = Event.AMBIGUOUS if result.ambiguous else Event.NOT_ACCEPTED
+        return self._event(event, error=lost_reply_error(intent, result))
 
-    def _reattach(self) -> Event:
+    def _check_previous(self) -> Event:
         """Decide about the invocation of an earlier attempt."""
         record, invocation_id = self._attempt.record, self._progress.invocation_id
         assert record  # noqa: S101 - the state is reached with both
         assert invocation_id  # noqa: S101
         is_retry = record.generation == self._attempt.generation
-        # A function that makes the payload is not called to compare, unless a user wants a new run.
-        is_given = is_retry and not self._options.is_deterministic
-        fingerprint = record.fingerprint if is_given else self._submitter.fingerprint
+        # On a retry, a function that makes the payload is not called just to compare fingerprints.
+        skip_comparison = is_retry and not self._options.is_deterministic
+        fingerprint = record.fingerprint if skip_comparison else self._submitter.fingerprint
         try:
             found = self._interruptible.run(lambda: self._hook._find_invocation(invocation_id))
         except KernelInvocationUnknownError as error:
             return self._event(Event.UNKNOWN, error=error)
         decision = decide(record, found, generation=self._attempt.generation, fingerprint=fingerprint)
-        status = found.status if found else "gone"
-        log.info(
-            "Kernel invocation %s of an earlier attempt is %s: %s.", invocation_id, status, decision.value
-        )
+        status = f"{invocation_id} (status: {found.status if found else 'gone'})"
+        log.info("An earlier attempt started Kernel invocation %s. %s", status, decision.value)
         if decision is Decision.FAIL:
             return self._event(Event.GONE, error=gone_error(invocation_id))
         if decision is Decision.CANCEL:
             return Event.OUTDATED
         if decision is Decision.SUBMIT:
-            return Event.OVER
+            return Event.ENDED_UNUSABLE
         if record.fingerprint != fingerprint:
             log.warning(
                 "The arguments changed since the invocation was submitted. The task reattaches to it anyway."
@@ -332,7 +334,7 @@ class InvocationRunner:
     def _submit(self) -> Event:
         """Send the request, once."""
         if time.time() >= self._execution_deadline():
-            return self._event(Event.NO_CAPACITY, error=no_capacity_error())
+            return self._event(Event.TOO_LATE, error=too_late_error())
         self._change(invocation_id=None, invocation=None)
         self._submitter.check()
         self._interruptible.check()
@@ -467,8 +469,8 @@ class InvocationRunner:
         return self._event(Event.ENDED, invocation=found, reported=WaitResult.of(found))
 
     def _gave_up(self, error: KernelInvocationError) -> Event:
-        self._change(error=error)
-        return Event.DEADLINE if isinstance(error, KernelInvocationTimeoutError) else Event.UNKNOWN
+        is_timeout = isinstance(error, KernelInvocationTimeoutError)
+        return self._event(Event.DEADLINE if is_timeout else Event.UNKNOWN, error=error)
 
     def _defer_wait(self, invocation_id: str) -> NoReturn:
         self._attempt.update_record(deferred=True)
@@ -509,11 +511,11 @@ class InvocationRunner:
         self._count_end(succeeded=False)
         return Event.CANCELLED
 
-    def _read_ended_deferral(self, error: Exception, is_timeout: bool) -> Event:
+    def _read_failed_deferral(self, error: Exception, is_timeout: bool) -> Event:
         invocation_id = self._attempt.invocation_id()
         if not invocation_id:
             return self._event(
-                Event.NO_CAPACITY, state=State.WAIT_FOR_CAPACITY, error=no_capacity_error(str(error))
+                Event.NO_CAPACITY, state=State.WAIT_FOR_CAPACITY, error=capacity_wait_ended_error(str(error))
             )
         self._change(invocation_id=invocation_id)
         kind = KernelInvocationTimeoutError if is_timeout else KernelInvocationUnknownError
@@ -558,8 +560,7 @@ class InvocationRunner:
         self._change(invocation=invocation, error=None)
         if self._was_cancelled_by_another_attempt(invocation):
             log.warning(
-                "Another attempt of this task cancelled Kernel invocation %s. The task submits another one.",
-                invocation.id,
+                "Another attempt cancelled Kernel invocation %s. The task submits another.", invocation.id
             )
             return self._event(Event.CANCELLED_BY_ANOTHER_ATTEMPT, replaces_cancelled=True)
         record_result_metadata(self._context, self._hook, invocation, self._result_options)
@@ -581,7 +582,7 @@ class InvocationRunner:
         return self._event(Event.STOPPED, error=self._exit.stop(self._progress))
 
     def _was_cancelled_by_another_attempt(self, invocation: Invocation) -> bool:
-        """Return whether a worker that was cut off cancelled it late; once, or two attempts would chase each other."""
+        """Return whether another attempt cancelled it; once per task, so that two attempts cannot cancel and submit forever."""
         record = self._attempt.record
         is_first = not (record and record.replaces_cancelled)
         is_other = self._attempt.is_another_attempt(invocation.cancelled_by or {})

@@ -50,8 +50,8 @@ class Submitter:
         self._metadata_field = metadata_field
 
     @cached_property
-    def _request(self) -> InvocationRequest | Exception:
-        # Not before it is needed: a template that fails by now must not lose a result that waits at Kernel.
+    def _request_or_error(self) -> InvocationRequest | Exception:
+        # Built lazily: if it fails now, a retry can still return a finished result.
         try:
             return self._build_request()
         except Exception as error:  # noqa: BLE001 - it is raised when the request is to be submitted
@@ -60,7 +60,7 @@ class Submitter:
     @property
     def fingerprint(self) -> str:
         """What tells this attempt's request from others; empty if the request cannot be built."""
-        return "" if isinstance(self._request, Exception) else self._request.fingerprint()
+        return "" if isinstance(self._request_or_error, Exception) else self._request_or_error.fingerprint()
 
     def check(self) -> None:
         """
@@ -68,8 +68,8 @@ class Submitter:
 
         :raises Exception: what the task is to fail with.
         """
-        if isinstance(self._request, Exception):
-            raise self._request
+        if isinstance(self._request_or_error, Exception):
+            raise self._request_or_error
 
     def new_intent(self, *, replaces_cancelled: bool) -> Record:
         """
@@ -77,10 +77,10 @@ class Submitter:
 
         :param replaces_cancelled: whether it replaces an invocation that another attempt cancelled.
         """
-        assert isinstance(self._request, InvocationRequest)  # noqa: S101 - it was checked
+        assert isinstance(self._request_or_error, InvocationRequest)  # noqa: S101 - it was checked
         before = self._attempt.record
         return Record.of_request(
-            self._request,
+            self._request_or_error,
             ti_id=self._attempt.id,
             generation=self._attempt.generation,
             submitted_at=time.time(),
@@ -100,8 +100,8 @@ class Submitter:
         :raises KernelLostReplyError: the reply was lost.
         :raises KernelError: Kernel has not accepted the request.
         """
-        assert isinstance(self._request, InvocationRequest)  # noqa: S101 - there is an intent
-        request = replace(self._request, key=intent.key)
+        assert isinstance(self._request_or_error, InvocationRequest)  # noqa: S101 - there is an intent
+        request = replace(self._request_or_error, key=intent.key)
         if intent.metadata_field:
             metadata = {"key": intent.key, **self._attempt.task_identity, **trace_context()}
             request = request.with_metadata(intent.metadata_field, metadata)

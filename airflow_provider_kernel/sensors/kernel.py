@@ -244,7 +244,7 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
         :param context: Airflow's.
         :return: the decoded output.
         """
-        self.has_link = True  # if an empty one
+        self.has_link = True  # execute pushed a link, or failed to; get_link then returns ""
         if next_method == FAIL_METHOD:
             with self.hook:
                 ended = self._ended()

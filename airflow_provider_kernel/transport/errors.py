@@ -128,5 +128,5 @@ def lost_reply(request: InvocationRequest, error: KernelError) -> KernelLostRepl
         return None
     return KernelLostReplyError(
         f"The reply to the submission of {request.app_name}/{request.action_name} was lost, so the invocation may be "
-        f"running: {sentence(str(error))} Look for it among the app's invocations before you run the action again."
+        f"running: {sentence(str(error))}"
     )

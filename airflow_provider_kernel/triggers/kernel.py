@@ -133,7 +133,7 @@ class KernelInvocationTrigger(BaseTrigger):
                     outcome = WaitResult.of_open(error)
             await wait_for_min_deferral(self.task_instance, self.deferred_at)
         except asyncio.CancelledError:
-            is_ctrl_c = is_dag_test()  # whose process ends with this
+            is_ctrl_c = is_dag_test()  # there, only Ctrl-C cancels a trigger
             # Before Airflow 3.3, a user's kill looks like a restart.
             if is_ctrl_c or not hasattr(BaseTrigger, "on_kill"):
                 await self._run_shielded(self._end_killed(if_unknown=is_ctrl_c))
@@ -185,7 +185,7 @@ class KernelInvocationTrigger(BaseTrigger):
         try:
             try:
                 if self.task_instance is not None:
-                    is_killed = not await asking(ask_in_thread, self._is_still_owned)
+                    is_killed = not await asking(ask_in_thread, self._is_still_wanted)
             except Exception as error:  # noqa: BLE001 - Airflow is away, or one that cannot be asked
                 self.log.warning("Airflow could not be asked for the task's state: %s.", type(error).__name__)
             if not is_killed:
@@ -213,12 +213,12 @@ class KernelInvocationTrigger(BaseTrigger):
             cancellation = hook.cancel_invocation(self.invocation_id, KILLED, self._by())
             self.log.info("The task was killed. %s", cancellation)
 
-    def _is_still_owned(self) -> bool:
+    def _is_still_wanted(self) -> bool:
         """
-        Return whether the task was not killed: another triggerer has taken over, or Airflow will retry the task.
+        Return whether the task still wants the invocation: another triggerer has taken over, or Airflow will retry the task.
 
-        Airflow retries if it loses track of a task that is deferred for a few seconds only. A task that waits for
-        another invocation was cleared; this trigger belongs to an earlier attempt.
+        Airflow may retry a task that was deferred only seconds ago. If the task waits for another invocation, it was cleared,
+        and this trigger belongs to an earlier attempt.
         """
         from airflow.providers.common.compat.sdk import XCom
 

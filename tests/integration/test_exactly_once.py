@@ -420,7 +420,7 @@ class TestALostReply:
         proxy.on(POST, faults.drop_reply(), times=1)
         proxy.on("GET /invocations", faults.answer(403), times=1)
         task, payload = echo(retries=1)
-        with pytest.raises(KernelError, match="A retry of the task looks again"):
+        with pytest.raises(KernelError, match="A retry of the task looks the invocation up again"):
             task.run()
         assert task.retry().run() == payload
         assert statuses() == ["succeeded"]
@@ -523,7 +523,7 @@ class TestTheStore:
         task, _ = echo(retries=1)
 
         task.at("before:intent", away)
-        with pytest.raises(KernelError, match="No invocation was requested") as error:
+        with pytest.raises(KernelError, match="so nothing was submitted") as error:
             task.run()
         assert "hunter2" not in str(error.value)
         assert proxy.seen(POST) == []
@@ -642,7 +642,10 @@ class TestAKill:
 
     def test_from_outside_leaves_the_invocation_to_the_retry(self, statuses):
         task = sleeping(deferrable=False, retries=1)
-        with task.killed(), pytest.raises(KernelError, match="A retry reattaches to its invocation"):
+        with (
+            task.killed(),
+            pytest.raises(KernelError, match="The worker process was terminated. A retry reattaches"),
+        ):
             task.run()
         assert statuses() == ["running"]
         task.arguments["deferrable"] = True
@@ -658,7 +661,10 @@ class TestAKill:
     def test_counts_as_from_outside_if_airflow_cannot_be_asked(self, statuses):
         task = sleeping(deferrable=False, retries=1)
         task.ti.get_task_states = None
-        with task.killed(), pytest.raises(KernelError, match="A retry reattaches to its invocation"):
+        with (
+            task.killed(),
+            pytest.raises(KernelError, match="The worker process was terminated. A retry reattaches"),
+        ):
             task.run()
         assert statuses() == ["running"]
 
@@ -823,7 +829,7 @@ class TestAWaitThatIsGivenUp:
         ]
         with pytest.raises(
             KernelInvocationUnknownError,
-            match=r"could not be found out.*A retry of the task reattaches to the invocation",
+            match=r"could not be determined.*A retry of the task reattaches to the invocation",
         ):
             task.run()
         assert statuses() == ["running"]

@@ -46,7 +46,7 @@ LONG = 25.0
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch, no_backoff):
     monkeypatch.setattr(errors, "MAX_ATTEMPTS", 1)
-    monkeypatch.setattr(wait_machine, "LAST_LOOK", 0.5)
+    monkeypatch.setattr(wait_machine, "FINAL_POLL_GRACE", 0.5)
     monkeypatch.setattr(wait_machine, "RECONNECT_SPREAD", 0.01)
 
 

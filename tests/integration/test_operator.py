@@ -169,7 +169,7 @@ class TestAgainstAKernelThatMisbehaves:
         server.on("GET /invocations/inv1/events", error(401))
         server.on("GET /invocations/inv1", error(401))
         with pytest.raises(
-            AirflowFailException, match=r"could not be found out: Kernel answered 401.*may be running"
+            AirflowFailException, match=r"could not be determined: Kernel answered 401.*may be running"
         ):
             Task(deferrable=deferrable).run()
 
@@ -390,7 +390,7 @@ class TestTrigger:
         monkeypatch.delattr(BaseTrigger, "on_kill", raising=False)
         told = {"return_value": outcome == "waits on"} if outcome != "unknown" else {"side_effect": OSError}
         mocker.patch.object(kernel_trigger, "ASKING_SECONDS", 0.1)
-        mocker.patch.object(KernelInvocationTrigger, "_is_still_owned", **told)
+        mocker.patch.object(KernelInvocationTrigger, "_is_still_wanted", **told)
 
         async def start_and_cancel():
             trigger = KernelInvocationTrigger(running)

@@ -93,7 +93,7 @@ def test_the_end_that_an_event_tells_is_believed_only_of_a_look(server, wait):
 def test_a_refusal_is_asked_once_more_and_then_given_up(server, wait, refusal):
     server.on(STREAM, refusal)
     server.on(LOOK, refusal)
-    says = f"inv1 could not be found out: Kernel answered {refusal.status}"
+    says = f"inv1 could not be determined: Kernel answered {refusal.status}"
     with pytest.raises(KernelInvocationUnknownError, match=says):
         wait("inv1")
     assert len(server.seen(LOOK)) == 2

@@ -80,7 +80,7 @@ ENDINGS = {
     State.CANCEL: r"fails|retry",
     State.STOP: r"",
     State.RAISE: r"",
-    State.REATTACH: r"reattaches",
+    State.CHECK_PREVIOUS: r"reattaches",
 }
 ROWS = [
     ("the reply to the request is lost", State.SUBMIT, Event.REPLY_LOST),

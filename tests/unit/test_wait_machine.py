@@ -595,8 +595,8 @@ OUTCOMES = {
         ("timeout, cancelled", "timeout", False, "It was cancelled"),
         ("timeout, not cancelled", "timeout", True, "may be running"),
         ("timeout, had ended", "succeeded", False, ""),
-        ("unknown, cancelled", "unknown", False, "could not be found out"),
-        ("unknown, not cancelled", "unknown", True, "could not be found out"),
+        ("unknown, cancelled", "unknown", False, "could not be determined"),
+        ("unknown, not cancelled", "unknown", True, "could not be determined"),
     ],
 )
 def test_an_outcome_travels_small_and_unchanged(name, status, possibly_running, words):
