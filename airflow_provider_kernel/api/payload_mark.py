@@ -16,7 +16,7 @@ KEY_BITS = 64
 _PREFIX = "1011001110001111"
 #: Length of a mark, in characters and bytes.
 MARK_LENGTH = len(_PREFIX) + KEY_BITS
-_MARK = re.compile(rf"[ \t]{{{MARK_LENGTH}}}\Z")
+_MARK = re.compile(rf"[ \t]{{{MARK_LENGTH}}}")
 _WHITE_SPACE = str.maketrans("01", " \t")
 _BITS = str.maketrans(" \t", "01")
 
@@ -38,6 +38,6 @@ def add_mark(payload: str, key: str) -> str:
 
 def read_mark(payload: str | None) -> str | None:
     """Return the key in the mark of ``payload``; None if it has no mark."""
-    match = _MARK.search(payload or "")
+    match = _MARK.fullmatch((payload or "")[-MARK_LENGTH:])
     bits = match[0].translate(_BITS) if match else ""
     return f"{int(bits[len(_PREFIX) :], 2):0{KEY_BITS // 4}x}" if bits.startswith(_PREFIX) else None

@@ -132,16 +132,33 @@ class KernelHook(BaseHook):
         request = InvocationRequest(app_name, action_name, payload, version, async_, async_timeout_seconds)
         return self._submit(request, is_certainly_not_accepted)
 
-    def _submit(self, request: InvocationRequest, may_repeat: Callable[[KernelError], bool]) -> Invocation:
-        """As :meth:`invoke`; ``may_repeat`` returns whether the request may be sent again after an error."""
+    def _submit(
+        self,
+        request: InvocationRequest,
+        may_repeat: Callable[[KernelError], bool],
+        before_sending: Callable[[], None] = lambda: None,
+    ) -> Invocation:
+        """
+        As :meth:`invoke`.
+
+        :param may_repeat: returns whether the request may be sent again after an error.
+        :param before_sending: called each time before the request is sent; what it raises ends the submission.
+        """
+        call = endpoints.invoke(request, may_repeat)
+
+        def send() -> Invocation:
+            before_sending()
+            return self._send_once(call)
+
         try:
-            return self._send(endpoints.invoke(request, may_repeat))
+            accepted: Invocation = Retrying(**retrying(call))(send)
+            return accepted
         except (KernelApiError, KernelTransportError) as error:
             raise lost_reply(request, error) or error from None
 
     def _look_up(self, intent: Record) -> LookupResult:
         """Look up a submission whose reply was lost; see :class:`SubmissionLookup`."""
-        return self._drive(SubmissionLookup(intent, time.time).steps())
+        return self._drive(SubmissionLookup(intent, time.monotonic).steps())
 
     def _find_invocation(self, invocation_id: str, *, timeout: float | None = None) -> Invocation | None:
         """

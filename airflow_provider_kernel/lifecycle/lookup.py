@@ -67,7 +67,7 @@ class SubmissionLookup:
     The look-up of one submission, as a conversation: iterate over :meth:`steps`.
 
     :param intent: the record of the submission.
-    :param clock: returns the time, in seconds since 1970.
+    :param clock: returns seconds that never go back, such as the monotonic clock's.
     """
 
     def __init__(self, intent: Record, clock: Callable[[], float]) -> None:
@@ -113,7 +113,7 @@ class SubmissionLookup:
             self._last_reply = self._clock()
             for invocation in invocations:
                 self._judge(invocation)
-            if pages.is_cut or self._last_reply - deadline >= MAX_OUTAGE:
+            if not self._found and (pages.is_cut or self._last_reply - deadline >= MAX_OUTAGE):
                 raise KernelTransportError("Kernel's list of the app's invocations does not come to an end.")
 
     def _request(self, *, limit: int, offset: int | None) -> Request[Page]:
@@ -131,7 +131,7 @@ class SubmissionLookup:
         mark = invocation.mark
         metadata = invocation.metadata(intent.metadata_field) if intent.metadata_field else {}
         if key is not None and key in (mark, metadata.get("key")):
-            # Without its payload and output: a list may shorten them, and GET tells the output.
+            # Without its payload and output, which may be megabytes; GET has them.
             self._found = replace(invocation, payload=None, raw_output=None)
         elif invocation.id == intent.replaces:
             pass  # the task's own invocation before this one

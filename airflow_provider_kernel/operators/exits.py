@@ -131,7 +131,9 @@ class AttemptExit:
         """Cancel the invocation, after a look-up if its id is not known; return None if Kernel has accepted none."""
         invocation_id, intent = progress.invocation_id, progress.intent
         if invocation_id is None and intent is not None:
-            result = self._hook._look_up(intent)
+            # A session of its own: an interrupted wait may be in the middle of a request.
+            with self._hook.clone() as hook:
+                result = hook._look_up(intent)
             if result.ambiguous:
                 raise lost_reply_error(intent, result)
             if result.found is None:

@@ -25,6 +25,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeoutError,
     KernelInvocationUnknownError,
     KernelLostReplyError,
+    KernelResponseTooLargeError,
     is_full,
     retry_after,
     was_not_sent,
@@ -46,6 +47,7 @@ from airflow_provider_kernel.lifecycle.attempt_errors import (
     lookup_failed_error,
     lost_reply_error,
     no_capacity_error,
+    too_large_error,
     too_late_error,
 )
 from airflow_provider_kernel.lifecycle.log_buffer import app_lines
@@ -146,12 +148,7 @@ class InvocationRunner:
         )
 
     def resume_after_failed_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
-        """
-        Continue after Airflow has ended the deferral itself.
-
-        :param error: what Airflow raised.
-        :param is_timeout: whether the deferral timed out; otherwise its trigger failed.
-        """
+        """Continue after Airflow ended the deferral with ``error``: it timed out, or its trigger failed."""
         return self._run(lambda: self._resumed(State.WAIT) or self._read_failed_deferral(error, is_timeout))
 
     def _run(self, first: Callable[[], Event]) -> Any:
@@ -201,8 +198,8 @@ class InvocationRunner:
         if isinstance(error, TaskDeferred) and not self._interruptible.is_interrupted:
             raise error
         if isinstance(error, (TaskDeferred, Interrupted, AirflowTaskTerminated)):
-            event, failure = self._exit.on_kill()
-            return self._event(event, error=failure)
+            event, killed = self._exit.on_kill()
+            return self._event(event, error=killed)
         self._change(error=error)
         if isinstance(error, AirflowTaskTimeout):
             self._interruptible.is_interrupted = True  # a request that is under way is not sent again
@@ -226,6 +223,8 @@ class InvocationRunner:
             assert invocation is not None  # noqa: S101 - it has failed
             raise invocation.failure(hint)
         if row.to is State.RAISE:
+            if hint:
+                log.error("%s", hint)
             raise error
         if row.hint is Hint.REFUSED and not isinstance(error, KernelApiError):
             hint = ""  # the error says what to write instead
@@ -264,11 +263,11 @@ class InvocationRunner:
             result = self._interruptible.run(lambda: self._hook._look_up(intent))
         except KernelError as error:
             return self._event(Event.LOOKUP_FAILED, error=lookup_failed_error(intent, error))
-        self._change(intent=None)
         if result.found:
             if is_own:
                 return self._accept(result.found, intent)
-            return self._event(Event.FOUND, invocation_id=result.found.id)
+            return self._event(Event.FOUND, invocation_id=result.found.id, intent=None)
+        self._change(intent=None)
         was_cleared = intent.generation != self._attempt.generation
         can_repeat = self._options.on_lost_reply == "resubmit" and not self._progress.has_resubmitted
         if was_cleared or (can_repeat and not result.ambiguous):
@@ -312,7 +311,6 @@ class InvocationRunner:
         self._attempt.update_record(
             ti_id=self._attempt.id,
             generation=self._attempt.generation,
-            fingerprint=fingerprint,
             invocation_id=invocation_id,
             deferred=False,
         )
@@ -341,37 +339,37 @@ class InvocationRunner:
         is_sending: list[bool] = []
         try:
             self._hook.get_conn()  # reads the connection, which is not to happen between the intent and the request
-            intent = self._submitter.new_intent(replaces_cancelled=self._progress.replaces_cancelled)
+            intent, request = self._submitter.new_submission(
+                replaces_cancelled=self._progress.replaces_cancelled
+            )
             self._change(intent=intent, is_own=True)
             self._attempt.write_intent(intent)
         except KernelError as error:
             return self._not_accepted(error)
         try:
-            invocation = self._submitter.send(intent, lambda: is_sending.append(True))
+            invocation = self._submitter.send(request, intent, lambda: is_sending.append(True))
         except KernelLostReplyError as error:
             log.warning("%s", error)
             return Event.REPLY_LOST
-        except Interrupted:
+        except KernelError as error:
+            self._forget_intent(is_superseded=isinstance(error, KernelSupersededError))
+            return self._not_accepted(error)
+        except Exception:
             if not is_sending:  # otherwise the reply may still come, or be lost
                 self._forget_intent()
             raise
-        except KernelError as error:
-            self._forget_intent()
-            return self._not_accepted(error)
         return self._accept(invocation, intent)
 
     def _not_accepted(self, error: KernelError) -> Event:
         """Return what happened if Kernel certainly did not accept the submission."""
-        self._change(error=error)
-        if is_full(error):
-            return Event.FULL
-        if was_not_sent(error):
-            return Event.NOT_SENT
-        raise error
+        if not (is_full(error) or was_not_sent(error)):
+            raise error
+        return self._event(Event.FULL if is_full(error) else Event.NOT_SENT, error=error)
 
-    def _forget_intent(self) -> None:
+    def _forget_intent(self, *, is_superseded: bool = False) -> None:
         self._change(intent=None)
-        self._attempt.delete_record()
+        if not is_superseded:  # otherwise the record is the other attempt's
+            self._attempt.delete_record()
 
     def _accept(self, invocation: Invocation, intent: Record) -> Event:
         """Store the id of the invocation that Kernel has accepted, before anything else happens."""
@@ -405,7 +403,7 @@ class InvocationRunner:
         if event.get("capacity") == "timeout":
             return self._event(Event.NO_CAPACITY, error=no_capacity_error())
         if event.get("capacity") != "free":
-            raise KernelConfigurationError(str(event.get("message")))
+            raise KernelConfigurationError(f"The wait for capacity ended: {event.get('message')}")
         return Event.CAPACITY_FREE
 
     def _wait_for_capacity(self) -> Event:
@@ -553,6 +551,8 @@ class InvocationRunner:
                     lambda: self._hook._find_invocation(reported.invocation_id)
                 )
             except KernelInvocationUnknownError as error:
+                if reported.is_end and isinstance(error.__cause__, KernelResponseTooLargeError):
+                    return self._event(Event.TOO_LARGE, error=too_large_error(reported, error.__cause__))
                 return self._event(Event.UNKNOWN, error=error)
             if invocation is None or not invocation.is_ended:
                 return self._event(Event.UNKNOWN, error=reported.unconfirmed_error(invocation))

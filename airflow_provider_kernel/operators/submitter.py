@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from airflow.providers.common.compat.sdk import AirflowFailException
+
 from airflow_provider_kernel.api.errors import KernelError, was_not_sent
 from airflow_provider_kernel.api.models import Invocation, InvocationRequest
 from airflow_provider_kernel.lifecycle.record import Record
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Seconds for which the reply is waited for after the process was told to end; Airflow kills the process after 5.
 KILL_GRACE_SECONDS = 2.0
-#: Seconds after which the intent is stored again before the request is sent: another attempt may have the task by then.
+#: Seconds after which the intent is stored again before the request is sent (again): another attempt may have the task.
 INTENT_MAX_AGE = 5.0
 
 
@@ -71,16 +73,18 @@ class Submitter:
         if isinstance(self._request_or_error, Exception):
             raise self._request_or_error
 
-    def new_intent(self, *, replaces_cancelled: bool) -> Record:
+    def new_submission(self, *, replaces_cancelled: bool) -> tuple[Record, InvocationRequest]:
         """
-        Return the record of the next submission, after :meth:`check`.
+        Return the intent and the request of the next submission, after :meth:`check`.
 
         :param replaces_cancelled: whether it replaces an invocation that another attempt cancelled.
+        :raises AirflowFailException: the request is too large with what the task adds to the payload.
         """
-        assert isinstance(self._request_or_error, InvocationRequest)  # noqa: S101 - it was checked
+        request = self._request_or_error
+        assert isinstance(request, InvocationRequest)  # noqa: S101 - it was checked
         before = self._attempt.record
-        return Record.of_request(
-            self._request_or_error,
+        intent = Record.of_request(
+            request,
             ti_id=self._attempt.id,
             generation=self._attempt.generation,
             submitted_at=time.time(),
@@ -88,11 +92,19 @@ class Submitter:
             replaces=before.invocation_id if before else None,
             replaces_cancelled=replaces_cancelled,
         )
+        try:
+            if self._metadata_field:
+                metadata = {"key": intent.key, **self._attempt.task_identity, **trace_context()}
+                request = request.with_metadata(self._metadata_field, metadata)
+            return intent, replace(request, key=intent.key)
+        except ValueError as error:
+            raise AirflowFailException(str(error)) from error
 
-    def send(self, intent: Record, on_sending: Callable[[], None]) -> Invocation:
+    def send(self, request: InvocationRequest, intent: Record, on_sending: Callable[[], None]) -> Invocation:
         """
         Send the request, and wait for the reply.
 
+        :param request: what to send.
         :param intent: its record, which is stored.
         :param on_sending: called when the request begins to be sent.
         :return: the invocation that Kernel has accepted.
@@ -100,19 +112,22 @@ class Submitter:
         :raises KernelLostReplyError: the reply was lost.
         :raises KernelError: Kernel has not accepted the request.
         """
-        assert isinstance(self._request_or_error, InvocationRequest)  # noqa: S101 - there is an intent
-        request = replace(self._request_or_error, key=intent.key)
-        if intent.metadata_field:
-            metadata = {"key": intent.key, **self._attempt.task_identity, **trace_context()}
-            request = request.with_metadata(intent.metadata_field, metadata)
+        stored_at = intent.submitted_at
 
-        def send() -> Invocation:
-            if time.time() - intent.submitted_at > INTENT_MAX_AGE:  # the process was frozen
+        def before_sending() -> None:
+            nonlocal stored_at
+            self._interruptible.check()
+            if time.time() - stored_at > INTENT_MAX_AGE:
+                # The process may have been frozen: has another attempt the task now?
                 self._attempt.write_intent(intent)
+                stored_at = time.time()
+                self._interruptible.check()
             on_sending()
-            return self._hook._submit(request, self._may_send_again)
 
-        return self._interruptible.run(send, grace=KILL_GRACE_SECONDS)
+        return self._interruptible.run(
+            lambda: self._hook._submit(request, self._may_send_again, before_sending),
+            grace=KILL_GRACE_SECONDS,
+        )
 
     def _may_send_again(self, error: KernelError) -> bool:
         return was_not_sent(error) and not self._interruptible.is_interrupted

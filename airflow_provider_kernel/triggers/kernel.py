@@ -233,7 +233,7 @@ class KernelInvocationTrigger(BaseTrigger):
             run_id=ti.run_id,
             map_index=ti.map_index,
         )
-        return bool(pushed == self.invocation_id)
+        return pushed in (None, self.invocation_id)  # None: the push failed
 
     def _by(self) -> dict[str, Any] | None:
         """Return who cancels the invocation, for its output; None if Airflow does not tell."""

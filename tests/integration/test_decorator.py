@@ -179,7 +179,7 @@ def test_kernel_error_in_the_function_is_not_taken_for_the_tasks_own(proxy, stat
 def test_task_killed_while_its_function_runs_submits_nothing(proxy):
     task = Decorated(lambda: task.operator.on_kill() or {})
     task.state = "failed"
-    with pytest.raises(Exception, match=r"killed\. No invocation of it was started"):
+    with pytest.raises(Exception, match=r"killed\. No invocation was started"):
         task.run()
     assert proxy.accepted == []
 
