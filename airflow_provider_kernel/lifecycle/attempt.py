@@ -69,7 +69,6 @@ class Event(StrEnum):
     CANCEL_FAILED = "the invocation could not be cancelled"
     SUCCEEDED = "the invocation succeeded"
     FAILED = "the invocation failed"
-    TOO_LARGE = "the invocation has ended, and its output is larger than the connection allows"
     CANCELLED_BY_ANOTHER_ATTEMPT = "another attempt cancelled the invocation"
     KILLED = "a user, or the end of the Dag run, ended the task"
     KILLED_WITHOUT_CANCELLING = "the task was ended, and cancel_on_kill is False"
@@ -111,7 +110,6 @@ class Hint(StrEnum):
     SUBMITS = "No invocation was started. A retry of the task submits the request again."
     WAITS_AGAIN = "No invocation was started. A retry of the task waits again."
     UNCERTAIN = "The task is not retried, because a retry might run the action a second time."
-    SAME_OUTPUT = "The task is not retried, because the output would be the same."
     REFUSED = "The task is not retried, because Kernel would refuse again."
 
 
@@ -194,7 +192,6 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     _T(_S.CONCLUDE, _E.SUCCEEDED, _S.RETURN_OUTPUT, Fate.ENDED),
     _T(_S.CONCLUDE, _E.FAILED, _S.FAIL, Fate.ENDED, Hint.RUNS_AGAIN),
-    _T(_S.CONCLUDE, _E.TOO_LARGE, _S.FAIL_WITHOUT_RETRY, Fate.ENDED, Hint.SAME_OUTPUT),
     _T(_S.CONCLUDE, _E.CANCELLED_BY_ANOTHER_ATTEMPT, _S.SUBMIT, Fate.ENDED),
     *_unless_retried(_S.CONCLUDE, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
     _T(_S.STOP, _E.STOPPED, _S.RAISE),

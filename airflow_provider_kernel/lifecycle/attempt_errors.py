@@ -7,12 +7,10 @@ from airflow_provider_kernel.api.errors import (
     KernelError,
     KernelInvocationUnknownError,
     KernelLostReplyError,
-    KernelResponseTooLargeError,
 )
 from airflow_provider_kernel.api.text import sentence
 from airflow_provider_kernel.lifecycle.lookup import LookupResult
 from airflow_provider_kernel.lifecycle.record import Record
-from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 
 #: Ids that a message names at most.
 MAX_IDS = 5
@@ -33,14 +31,6 @@ def capacity_wait_ended_error(reason: str) -> KernelCapacityTimeoutError:
 def too_late_error() -> KernelCapacityTimeoutError:
     """Return the error for an ``execution_timeout`` that passed before the submission."""
     return KernelCapacityTimeoutError("The task's execution_timeout had passed before the submission.")
-
-
-def too_large_error(reported: WaitResult, error: KernelResponseTooLargeError) -> KernelInvocationUnknownError:
-    """Return the error for an invocation that has ended, as ``reported``, with an output that is too large."""
-    return KernelInvocationUnknownError(
-        f"Kernel invocation {reported.invocation_id} has {reported.status}. {error}",
-        invocation_id=reported.invocation_id,
-    )
 
 
 def gone_error(invocation_id: str) -> KernelInvocationUnknownError:

@@ -25,7 +25,6 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeoutError,
     KernelInvocationUnknownError,
     KernelLostReplyError,
-    KernelResponseTooLargeError,
     is_full,
     retry_after,
     was_not_sent,
@@ -47,7 +46,6 @@ from airflow_provider_kernel.lifecycle.attempt_errors import (
     lookup_failed_error,
     lost_reply_error,
     no_capacity_error,
-    too_large_error,
     too_late_error,
 )
 from airflow_provider_kernel.lifecycle.log_buffer import app_lines
@@ -551,8 +549,6 @@ class InvocationRunner:
                     lambda: self._hook._find_invocation(reported.invocation_id)
                 )
             except KernelInvocationUnknownError as error:
-                if reported.is_end and isinstance(error.__cause__, KernelResponseTooLargeError):
-                    return self._event(Event.TOO_LARGE, error=too_large_error(reported, error.__cause__))
                 return self._event(Event.UNKNOWN, error=error)
             if invocation is None or not invocation.is_ended:
                 return self._event(Event.UNKNOWN, error=reported.unconfirmed_error(invocation))

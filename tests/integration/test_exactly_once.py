@@ -25,12 +25,14 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationUnknownError,
     KernelTransportError,
 )
+from airflow_provider_kernel.api.payload import MAX_PAYLOAD_BYTES
+from airflow_provider_kernel.api.payload_mark import MARK_LENGTH
 from airflow_provider_kernel.capacity import limit as capacity_limit
 from airflow_provider_kernel.capacity import queue as capacity_queue
 from airflow_provider_kernel.hooks import connection, kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.lifecycle import wait_machine
-from airflow_provider_kernel.operators import runner
+from airflow_provider_kernel.operators import runner, submitter
 from airflow_provider_kernel.operators.attempt import KernelSupersededError
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
@@ -324,6 +326,14 @@ class TestAfterAClear:
         task.legs(lambda: task.operator.resume_execution("execute_complete", arguments, task.context))
         assert statuses() == ["succeeded", "succeeded"]
 
+    def test_runs_the_new_arguments_although_a_retry_reattached_to_the_old_invocation(self, proxy):
+        task, _ = echo(retries=2)
+        task.run_until_it_dies_at("after:accepted")
+        task.arguments["payload"] = changed = unique()
+        task.retry().run_until_it_dies_at("before:ended")  # it reattached, and has returned nothing
+        assert task.clear().run() == changed
+        assert len(proxy.accepted) == 2
+
 
 class TestALostReply:
     @both_waits
@@ -516,6 +526,43 @@ def superseded(task, meanwhile):
 
 def away():
     raise ConnectionError("Airflow's API, with hunter2")
+
+
+class TestTheRequest:
+    def test_that_is_too_large_with_its_metadata_leaves_no_intent(self, proxy):
+        payload = {"text": "x" * (MAX_PAYLOAD_BYTES - MARK_LENGTH - 40)}
+        task = Task("echo", payload, metadata_field="airflow", retries=1)
+        with pytest.raises(AirflowFailException, match=r"4\.5 MB at most"):
+            task.run()
+        assert task.record is None
+        assert proxy.seen(POST) == []
+
+    def test_is_not_sent_again_by_a_superseded_attempt(self, proxy, monkeypatch):
+        monkeypatch.setattr(submitter, "INTENT_MAX_AGE", 0.0)
+        task, _ = echo(retries=1)
+        proxy.go_down()
+
+        def supersede():
+            task.retry()
+            proxy.come_up()
+
+        def at_the_next_intent(do):
+            return lambda: task.at("before:intent", do)
+
+        # The intent is stored first, again before the first sending, which reaches nobody, and before the second one.
+        task.at("before:intent", at_the_next_intent(at_the_next_intent(supersede)))
+        with pytest.raises(KernelSupersededError):
+            task.run()
+        assert proxy.accepted == []
+
+    def test_is_not_sent_if_a_kill_came_while_the_intent_was_stored(self, proxy):
+        task, _ = echo()
+        task.state = "failed"
+        task.at("after:intent", task.operator.on_kill)
+        with pytest.raises(KernelError, match=r"The task was killed\. No invocation was started"):
+            task.run()
+        assert proxy.seen(POST) == []
+        assert task.record is None
 
 
 class TestTheStore:

@@ -588,10 +588,10 @@ class TestSecrets:
         seen = []
 
         def converse(sock, request):
+            seen.append(request)
             sock.sendall(
                 f"HTTP/1.1 {status} you are user:{self.PROXY_PASSWORD} dXNlcjpodW50ZXIyLXBAc3M= \x1b[2J\r\n\r\n".encode()
             )
-            seen.append(request)
 
         with listening(converse) as url:
             proxy = url.replace("://", "://user:hunter2-p%40ss@")
