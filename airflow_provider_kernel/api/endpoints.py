@@ -151,7 +151,7 @@ def auth_context() -> Request[dict[str, Any]]:
     return Request("GET", "/auth/context", lambda data, headers: dict(data))
 
 
-class Limits(NamedTuple):
+class ConcurrencyLimits(NamedTuple):
     """
     Maximum number of concurrent invocations.
 
@@ -163,18 +163,18 @@ class Limits(NamedTuple):
     per_app: int | None
 
 
-def entitlements() -> Request[Limits]:
+def entitlements() -> Request[ConcurrencyLimits]:
     """Return the request for the organization's limits, which not every token may read."""
     return Request("GET", "/org/entitlements", _limits)
 
 
-def _limits(data: Any, headers: Mapping[str, str]) -> Limits:
+def _limits(data: Any, headers: Mapping[str, str]) -> ConcurrencyLimits:
     limits = dict(data)["limits"] or {}
     total = limits.get("max_concurrent_invocations")
     per_app = limits.get("default_max_concurrent_invocations_per_app")
     if not _is_limit(total):
         raise TypeError("a limit is a whole number")
-    return Limits(total, per_app if _is_limit(per_app) else None)
+    return ConcurrencyLimits(total, per_app if _is_limit(per_app) else None)
 
 
 def _is_limit(value: Any) -> TypeGuard[int]:
@@ -206,7 +206,7 @@ def is_success(status: int) -> bool:
 
 
 def read_reply(
-    call: Request[T],
+    request: Request[T],
     status: int,
     headers: Mapping[str, str],
     body: bytes,
@@ -216,7 +216,7 @@ def read_reply(
     """
     Turn a reply into the request's result.
 
-    :param call: the request.
+    :param request: the request.
     :param status: the reply's HTTP status.
     :param headers: the reply's, a case-insensitive mapping.
     :param body: the whole body, or the skimmed one.
@@ -229,11 +229,11 @@ def read_reply(
     if not is_success(status):
         raise_for_status(status, headers, body, redactor)
     try:
-        data = _decoded(body, redactor) if call.has_result and status != 204 else None
-        result = call.read(data, headers)
+        data = _decoded(body, redactor) if request.has_result and status != 204 else None
+        result = request.read(data, headers)
     except _MALFORMED:
         raise KernelTransportError(
-            f"{call.method} {call.path} was answered {status} with {_kind(headers, redactor)} that is not Kernel's "
+            f"{request.method} {request.path} was answered {status} with {_kind(headers, redactor)} that is not Kernel's "
             "reply; a proxy may have answered."
         ) from None
     if isinstance(result, Page):

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 from airflow_provider_kernel.api import endpoints
-from airflow_provider_kernel.api.endpoints import Limits
+from airflow_provider_kernel.api.endpoints import ConcurrencyLimits
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 from airflow_provider_kernel.api.settings import API_KEYS_URL, KernelSettings
 from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
@@ -39,7 +39,7 @@ def check_connection(hook: Hook) -> tuple[bool, str]:
     return is_good, " ".join([said, *(settings.warnings if settings else ())])
 
 
-def _ask(hook: Hook, settings: KernelSettings) -> tuple[Any, Limits | None]:
+def _ask(hook: Hook, settings: KernelSettings) -> tuple[Any, ConcurrencyLimits | None]:
     """
     Ask for the token's owner and the account's limits, in a thread.
 
@@ -64,10 +64,10 @@ def _ask(hook: Hook, settings: KernelSettings) -> tuple[Any, Limits | None]:
         raise KernelTransportError(f"{settings.base_url} did not answer within {TEST_SECONDS:.0f} seconds.")
     if isinstance(answer, Exception):
         raise answer
-    return answer, next((each for each in outcome[1:] if isinstance(each, Limits)), None)
+    return answer, next((each for each in outcome[1:] if isinstance(each, ConcurrencyLimits)), None)
 
 
-def _verdict(who: Any, limits: Limits | None, settings: KernelSettings) -> tuple[bool, str]:
+def _verdict(who: Any, limits: ConcurrencyLimits | None, settings: KernelSettings) -> tuple[bool, str]:
     try:
         organization = who["organization"]["id"]
         project = who["authorization"]["effective_scope"]["project_id"]

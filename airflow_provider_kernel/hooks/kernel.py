@@ -144,14 +144,14 @@ class KernelHook(BaseHook):
         :param may_repeat: returns whether the request may be sent again after an error.
         :param before_sending: called each time before the request is sent; what it raises ends the submission.
         """
-        call = endpoints.invoke(request, may_repeat)
+        post = endpoints.invoke(request, may_repeat)
 
         def send() -> Invocation:
             before_sending()
-            return self._send_once(call)
+            return self._send_once(post)
 
         try:
-            accepted: Invocation = Retrying(**retrying(call))(send)
+            accepted: Invocation = Retrying(**retrying(post))(send)
             return accepted
         except (KernelApiError, KernelTransportError) as error:
             raise lost_reply(request, error) or error from None

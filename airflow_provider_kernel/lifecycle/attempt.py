@@ -16,7 +16,7 @@ from airflow_provider_kernel.lifecycle.record import Record
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 
 
-class State(StrEnum):
+class AttemptState(StrEnum):
     """What the attempt does. The last five end it."""
 
     START = "start"
@@ -36,7 +36,7 @@ class State(StrEnum):
     RAISE = "raise the error as it is"
 
 
-class Event(StrEnum):
+class AttemptEvent(StrEnum):
     """What happened."""
 
     NOTHING_RECORDED = "no attempt has left an invocation"
@@ -126,16 +126,19 @@ class Transition:
     :param will_retry: the row applies only if Airflow will retry the task (True), or will not (False). None: always.
     """
 
-    state: State | None
-    event: Event
-    to: State
+    state: AttemptState | None
+    event: AttemptEvent
+    to: AttemptState
     fate: Fate = Fate.NONE
     hint: Hint = Hint.NONE
     will_retry: bool | None = None
 
 
 def _unless_retried(
-    state: State | None, event: Event, retried: tuple[State, Fate, Hint], else_: tuple[State, Fate, Hint]
+    state: AttemptState | None,
+    event: AttemptEvent,
+    retried: tuple[AttemptState, Fate, Hint],
+    else_: tuple[AttemptState, Fate, Hint],
 ) -> tuple[Transition, Transition]:
     return (
         Transition(state, event, *retried, will_retry=True),
@@ -143,9 +146,9 @@ def _unless_retried(
     )
 
 
-_LEFT_TO_RETRY = (State.FAIL, Fate.RUNS_ON, Hint.REATTACHES)
-_CANCELLED = (State.CANCEL, Fate.CANCELLED, Hint.NONE)
-_S, _E, _T = State, Event, Transition
+_LEFT_TO_RETRY = (AttemptState.FAIL, Fate.RUNS_ON, Hint.REATTACHES)
+_CANCELLED = (AttemptState.CANCEL, Fate.CANCELLED, Hint.NONE)
+_S, _E, _T = AttemptState, AttemptEvent, Transition
 TRANSITIONS: tuple[Transition, ...] = (
     _T(_S.START, _E.NOTHING_RECORDED, _S.SUBMIT),
     _T(_S.START, _E.INTENT_RECORDED, _S.LOOK_UP),
@@ -226,7 +229,7 @@ _BY_KEY = {
 }
 
 
-def next_transition(state: State, event: Event, *, will_retry: bool) -> Transition:
+def next_transition(state: AttemptState, event: AttemptEvent, *, will_retry: bool) -> Transition:
     """
     Return the row that applies.
 
@@ -256,7 +259,7 @@ class Progress:
     :param capacity_deadline: when the wait for capacity ends, in seconds since 1970.
     """
 
-    state: State = State.START
+    state: AttemptState = AttemptState.START
     intent: Record | None = None
     is_own: bool = False
     invocation_id: str | None = None

@@ -1,7 +1,7 @@
 """
 The wait for an invocation as a state machine: given an event, a poll, an error and the time, what is next? No I/O.
 
-:func:`wait_for_end` asks :class:`WaitMachine` for the next :data:`Step`, and reports what came of it. Both HTTP clients run
+:func:`wait_for_end` asks :class:`WaitMachine` for the next :data:`WaitStep`, and reports what came of it. Both HTTP clients run
 the same conversation, so their waits cannot differ. The rules:
 
 - ``GET`` is the authority. The end of a stream, silence, an event or an unknown status only leads to a poll.
@@ -99,7 +99,7 @@ class GaveUp:
     error: KernelError | None
 
 
-Step = Follow | Poll | Sleep | Ended | GaveUp
+WaitStep = Follow | Poll | Sleep | Ended | GaveUp
 
 
 class WaitMachine:
@@ -156,7 +156,7 @@ class WaitMachine:
         self._log_drain_tries = 0
         self._ended_at = now
 
-    def next(self, now: float) -> Step:
+    def next(self, now: float) -> WaitStep:
         """Return the next step."""
         now = self._elapsed(now)
         if self._outcome:

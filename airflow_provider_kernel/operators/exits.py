@@ -12,7 +12,7 @@ from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api.arguments import DEFAULT_ASYNC_TIMEOUT_SECONDS
 from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.hooks.connection import is_dag_test
-from airflow_provider_kernel.lifecycle.attempt import Event, Progress
+from airflow_provider_kernel.lifecycle.attempt import AttemptEvent, Progress
 from airflow_provider_kernel.lifecycle.attempt_errors import lost_reply_error
 from airflow_provider_kernel.operators.attempt import KernelSupersededError, TaskAttempt
 
@@ -50,7 +50,7 @@ class AttemptExit:
         self._options = options
         self._cancels_on_kill = cancels_on_kill
 
-    def on_kill(self) -> tuple[Event, KernelError]:
+    def on_kill(self) -> tuple[AttemptEvent, KernelError]:
         """
         Return why the process was told to end, and the attempt's error.
 
@@ -58,26 +58,26 @@ class AttemptExit:
         """
         is_killed = self._attempt.is_killed()
         if not is_killed and self._attempt.will_retry:
-            return Event.TERMINATED, KernelError(
+            return AttemptEvent.TERMINATED, KernelError(
                 "The worker process was terminated. A retry reattaches to the invocation, if there is one."
             )
         if is_killed is False:
-            return Event.TERMINATED, KernelError("The worker process was terminated.")
+            return AttemptEvent.TERMINATED, KernelError("The worker process was terminated.")
         if not self._cancels_on_kill():
-            return Event.KILLED_WITHOUT_CANCELLING, KernelError(
+            return AttemptEvent.KILLED_WITHOUT_CANCELLING, KernelError(
                 "The task was killed. Its invocation, if there is one, runs on (cancel_on_kill=False)."
             )
-        return Event.KILLED, KernelError("The task was killed.")
+        return AttemptEvent.KILLED, KernelError("The task was killed.")
 
-    def on_process_exit(self, cause: str, progress: Progress) -> Event:
+    def on_process_exit(self, cause: str, progress: Progress) -> AttemptEvent:
         """Return whether to cancel the invocation when ``cause`` ends the process: Ctrl-C, or a library that exits."""
         if self._attempt.will_retry and not is_dag_test():
             log.warning(
                 "%s ended this attempt. A retry reattaches to its invocation, if there is one.", cause
             )
-            return Event.PROCESS_EXIT_KEEPS_INVOCATION
+            return AttemptEvent.PROCESS_EXIT_KEEPS_INVOCATION
         if self._cancels_on_kill():
-            return Event.PROCESS_EXIT
+            return AttemptEvent.PROCESS_EXIT
         if progress.invocation_id:
             log.warning(
                 "%s ended this attempt. Kernel invocation %s runs on (cancel_on_kill=False), for %d s at most.",
@@ -90,7 +90,7 @@ class AttemptExit:
                 "%s ended this attempt during its submission. The invocation may run on (cancel_on_kill=False).",
                 cause,
             )
-        return Event.PROCESS_EXIT_KEEPS_INVOCATION
+        return AttemptEvent.PROCESS_EXIT_KEEPS_INVOCATION
 
     def stop(self, progress: Progress) -> BaseException:
         """

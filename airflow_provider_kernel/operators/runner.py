@@ -33,10 +33,10 @@ from airflow_provider_kernel.api.models import Invocation, InvocationRequest, In
 from airflow_provider_kernel.api.text import sentence
 from airflow_provider_kernel.capacity.queue import MIN_PAUSE, worker_pause
 from airflow_provider_kernel.lifecycle.attempt import (
-    Event,
+    AttemptEvent,
+    AttemptState,
     Hint,
     Progress,
-    State,
     Transition,
     next_transition,
 )
@@ -137,61 +137,63 @@ class InvocationRunner:
         :param submitted_at: when the invocation was submitted, as the deferral kept it.
         """
         self._attempt.deferred_submitted_at = submitted_at
-        return self._run(lambda: self._resumed(State.WAIT, ti_id) or self._read_wait_result(event))
+        return self._run(lambda: self._resumed(AttemptState.WAIT, ti_id) or self._read_wait_result(event))
 
     def resume_after_capacity_wait(self, event: dict[str, Any], ti_id: str | None) -> Any:
         """Continue after the capacity trigger has fired; the parameters are those of :meth:`resume_after_wait`."""
         return self._run(
-            lambda: self._resumed(State.WAIT_FOR_CAPACITY, ti_id) or self._read_capacity_result(event)
+            lambda: self._resumed(AttemptState.WAIT_FOR_CAPACITY, ti_id) or self._read_capacity_result(event)
         )
 
     def resume_after_failed_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
         """Continue after Airflow ended the deferral with ``error``: it timed out, or its trigger failed."""
-        return self._run(lambda: self._resumed(State.WAIT) or self._read_failed_deferral(error, is_timeout))
+        return self._run(
+            lambda: self._resumed(AttemptState.WAIT) or self._read_failed_deferral(error, is_timeout)
+        )
 
-    def _run(self, first: Callable[[], Event]) -> Any:
+    def _run(self, first: Callable[[], AttemptEvent]) -> Any:
         action: Callable[[], Any] = first
         while True:
             try:
                 result = action()
-                if not isinstance(result, Event):  # an end
+                if not isinstance(result, AttemptEvent):  # an end
                     self._interruptible.check()
                     return result[0]
                 event = result
             except BaseException as error:
-                if self._progress.state is State.STOP:
+                if self._progress.state is AttemptState.STOP:
                     raise
                 event = self._event_of(error)
             row = next_transition(self._progress.state, event, will_retry=self._attempt.will_retry)
             self._change(state=row.to)
-            if row.to in (State.FAIL, State.FAIL_WITHOUT_RETRY, State.RAISE):
+            if row.to in (AttemptState.FAIL, AttemptState.FAIL_WITHOUT_RETRY, AttemptState.RAISE):
                 self._fail(row)
             action = self._actions[row.to]
 
     @cached_property
-    def _actions(self) -> dict[State, Callable[[], Any]]:
+    def _actions(self) -> dict[AttemptState, Callable[[], Any]]:
         return {
-            State.LOOK_UP: self._look_up,
-            State.CHECK_PREVIOUS: self._check_previous,
-            State.CANCEL_PREVIOUS: self._cancel_previous,
-            State.SUBMIT: self._submit,
-            State.WAIT_FOR_CAPACITY: self._wait_for_capacity,
-            State.WAIT: self._wait,
-            State.CANCEL: self._cancel,
-            State.CONCLUDE: self._conclude,
-            State.STOP: self._stop,
-            State.RETURN_OUTPUT: self._return_output,
-            State.RETURN_ID: self._return_id,
+            AttemptState.LOOK_UP: self._look_up,
+            AttemptState.CHECK_PREVIOUS: self._check_previous,
+            AttemptState.CANCEL_PREVIOUS: self._cancel_previous,
+            AttemptState.SUBMIT: self._submit,
+            AttemptState.WAIT_FOR_CAPACITY: self._wait_for_capacity,
+            AttemptState.WAIT: self._wait,
+            AttemptState.CANCEL: self._cancel,
+            AttemptState.CONCLUDE: self._conclude,
+            AttemptState.STOP: self._stop,
+            AttemptState.RETURN_OUTPUT: self._return_output,
+            AttemptState.RETURN_ID: self._return_id,
         }
 
     def _change(self, **changes: Any) -> None:
         self._progress = replace(self._progress, **changes)
 
-    def _event(self, event: Event, **changes: Any) -> Event:
+    def _event(self, event: AttemptEvent, **changes: Any) -> AttemptEvent:
         self._change(**changes)
         return event
 
-    def _event_of(self, error: BaseException) -> Event:
+    def _event_of(self, error: BaseException) -> AttemptEvent:
         """Return the event for an exception, and keep what the attempt is to fail with."""
         if isinstance(error, TaskDeferred) and not self._interruptible.is_interrupted:
             raise error
@@ -201,70 +203,71 @@ class InvocationRunner:
         self._change(error=error)
         if isinstance(error, AirflowTaskTimeout):
             self._interruptible.is_interrupted = True  # a request that is under way is not sent again
-            return Event.EXECUTION_TIMEOUT
+            return AttemptEvent.EXECUTION_TIMEOUT
         if not isinstance(error, Exception):
             self._interruptible.is_interrupted = True
             return self._exit.on_process_exit(type(error).__name__, self._progress)
         if isinstance(error, KernelSupersededError):
-            return Event.SUPERSEDED
+            return AttemptEvent.SUPERSEDED
         if isinstance(error, KernelRecordError):
-            return Event.RECORD_UNREADABLE
+            return AttemptEvent.RECORD_UNREADABLE
         is_refusal = isinstance(error, KernelApiError) and error.is_refusal
         if is_refusal or isinstance(error, KernelConfigurationError):
-            return Event.REFUSED_WHILE_RUNNING if self._progress.invocation_id else Event.REFUSED
-        return Event.ERROR
+            return (
+                AttemptEvent.REFUSED_WHILE_RUNNING if self._progress.invocation_id else AttemptEvent.REFUSED
+            )
+        return AttemptEvent.ERROR
 
     def _fail(self, row: Transition) -> NoReturn:
         """Raise the attempt's error, with what a retry will do."""
         error, invocation, hint = self._progress.error, self._progress.invocation, str(row.hint)
-        if error is None:
-            assert invocation is not None  # noqa: S101 - it has failed
+        if error is None and invocation:
             raise invocation.failure(hint)
-        if row.to is State.RAISE:
+        assert error  # noqa: S101 - or the invocation has failed
+        if row.to is AttemptState.RAISE:
             if hint:
                 log.error("%s", hint)
             raise error
         if row.hint is Hint.REFUSED and not isinstance(error, KernelApiError):
             hint = ""  # the error says what to write instead
-        if row.to is State.FAIL_WITHOUT_RETRY:
+        if row.to is AttemptState.FAIL_WITHOUT_RETRY:
             raise AirflowFailException(f"{sentence(str(error))} {hint}".rstrip()) from error
         error.args = (f"{sentence(str(error))} {hint}",)
         raise error
 
     # One method for each state, in the order of an invocation's life; each returns what happened.
-    def _read_record(self) -> Event:
+    def _read_record(self) -> AttemptEvent:
         record = self._attempt.record
-        is_same_generation = record is not None and record.generation == self._attempt.generation
-        if record is None or (record.ended and not is_same_generation):
-            return Event.NOTHING_RECORDED
+        if record is None or (record.ended and record.generation != self._attempt.generation):
+            return AttemptEvent.NOTHING_RECORDED
         self._change(invocation_id=record.invocation_id)
         if record.ended and not self._options.wait_for_completion:
-            return Event.RETURNED_BEFORE
+            return AttemptEvent.RETURNED_BEFORE
         if record.invocation_id is None:
             log.info("An earlier attempt of this task ended during its submission to Kernel.")
-            return self._event(Event.INTENT_RECORDED, intent=record)
-        return Event.INVOCATION_RECORDED
+            return self._event(AttemptEvent.INTENT_RECORDED, intent=record)
+        return AttemptEvent.INVOCATION_RECORDED
 
-    def _resumed(self, state: State, ti_id: str | None = None) -> Event | None:
+    def _resumed(self, state: AttemptState, ti_id: str | None = None) -> AttemptEvent | None:
         """Go on in ``state``; or start anew, where Airflow resumes a new attempt after a clear."""
         if self._attempt.is_resumed_in_place_of(ti_id):
             return self._read_record()
         self._change(state=state)
         return None
 
-    def _look_up(self) -> Event:
+    def _look_up(self) -> AttemptEvent:
         """Find the invocation of a submission whose reply was lost, in this attempt or an earlier one."""
-        intent, is_own = self._progress.intent, self._progress.is_own
+        intent = self._progress.intent
         assert intent  # noqa: S101 - the state is reached with one
         log.info("Looking for the invocation among those of the app, for %.0f s.", LOOKUP_SECONDS)
         try:
             result = self._interruptible.run(lambda: self._hook._look_up(intent))
         except KernelError as error:
-            return self._event(Event.LOOKUP_FAILED, error=lookup_failed_error(intent, error))
+            return self._event(AttemptEvent.LOOKUP_FAILED, error=lookup_failed_error(intent, error))
         if result.found:
-            if is_own:
+            if self._progress.is_own:
                 return self._accept(result.found, intent)
-            return self._event(Event.FOUND, invocation_id=result.found.id, intent=None)
+            return self._event(AttemptEvent.FOUND, invocation_id=result.found.id, intent=None)
         self._change(intent=None)
         was_cleared = intent.generation != self._attempt.generation
         can_repeat = self._options.on_lost_reply == "resubmit" and not self._progress.has_resubmitted
@@ -276,11 +279,11 @@ class InvocationRunner:
                 )
             else:
                 log.info("Kernel lists no invocation of the submission. The task submits it again.")
-            return self._event(Event.MAY_SUBMIT_AGAIN, has_resubmitted=True)
-        event = Event.AMBIGUOUS if result.ambiguous else Event.NOT_ACCEPTED
+            return self._event(AttemptEvent.MAY_SUBMIT_AGAIN, has_resubmitted=True)
+        event = AttemptEvent.AMBIGUOUS if result.ambiguous else AttemptEvent.NOT_ACCEPTED
         return self._event(event, error=lost_reply_error(intent, result))
 
-    def _check_previous(self) -> Event:
+    def _check_previous(self) -> AttemptEvent:
         """Decide about the invocation of an earlier attempt."""
         record, invocation_id = self._attempt.record, self._progress.invocation_id
         assert record  # noqa: S101 - the state is reached with both
@@ -292,16 +295,16 @@ class InvocationRunner:
         try:
             found = self._interruptible.run(lambda: self._hook._find_invocation(invocation_id))
         except KernelInvocationUnknownError as error:
-            return self._event(Event.UNKNOWN, error=error)
+            return self._event(AttemptEvent.UNKNOWN, error=error)
         decision = decide(record, found, generation=self._attempt.generation, fingerprint=fingerprint)
         status = f"{invocation_id} (status: {found.status if found else 'gone'})"
         log.info("An earlier attempt started Kernel invocation %s. %s", status, decision.value)
         if decision is Decision.FAIL:
-            return self._event(Event.GONE, error=gone_error(invocation_id))
+            return self._event(AttemptEvent.GONE, error=gone_error(invocation_id))
         if decision is Decision.CANCEL:
-            return Event.OUTDATED
+            return AttemptEvent.OUTDATED
         if decision is Decision.SUBMIT:
-            return Event.ENDED_UNUSABLE
+            return AttemptEvent.ENDED_UNUSABLE
         if record.fingerprint != fingerprint:
             log.warning(
                 "The arguments changed since the invocation was submitted. The task reattaches to it anyway."
@@ -312,9 +315,9 @@ class InvocationRunner:
             invocation_id=invocation_id,
             deferred=False,
         )
-        return self._event(Event.REATTACHED, invocation=found)
+        return self._event(AttemptEvent.REATTACHED, invocation=found)
 
-    def _cancel_previous(self) -> Event:
+    def _cancel_previous(self) -> AttemptEvent:
         """Cancel the invocation from before a clear, and wait for its end."""
         invocation_id = self._progress.invocation_id
         assert invocation_id  # noqa: S101 - the state is reached with one
@@ -324,13 +327,13 @@ class InvocationRunner:
                 lambda: self._hook.wait_for_invocation(invocation_id, timeout=CANCEL_WAIT_SECONDS)
             )
         except KernelInvocationUnknownError as error:
-            return self._event(Event.UNKNOWN, error=error)
-        return Event.CANCELLED
+            return self._event(AttemptEvent.UNKNOWN, error=error)
+        return AttemptEvent.CANCELLED
 
-    def _submit(self) -> Event:
+    def _submit(self) -> AttemptEvent:
         """Send the request, once."""
         if time.time() >= self._execution_deadline():
-            return self._event(Event.TOO_LATE, error=too_late_error())
+            return self._event(AttemptEvent.TOO_LATE, error=too_late_error())
         self._change(invocation_id=None, invocation=None)
         self._submitter.check()
         self._interruptible.check()
@@ -348,7 +351,7 @@ class InvocationRunner:
             invocation = self._submitter.send(request, intent, lambda: is_sending.append(True))
         except KernelLostReplyError as error:
             log.warning("%s", error)
-            return Event.REPLY_LOST
+            return AttemptEvent.REPLY_LOST
         except KernelError as error:
             self._forget_intent(is_superseded=isinstance(error, KernelSupersededError))
             return self._not_accepted(error)
@@ -358,18 +361,18 @@ class InvocationRunner:
             raise
         return self._accept(invocation, intent)
 
-    def _not_accepted(self, error: KernelError) -> Event:
+    def _not_accepted(self, error: KernelError) -> AttemptEvent:
         """Return what happened if Kernel certainly did not accept the submission."""
         if not (is_full(error) or was_not_sent(error)):
             raise error
-        return self._event(Event.FULL if is_full(error) else Event.NOT_SENT, error=error)
+        return self._event(AttemptEvent.FULL if is_full(error) else AttemptEvent.NOT_SENT, error=error)
 
     def _forget_intent(self, *, is_superseded: bool = False) -> None:
         self._change(intent=None)
         if not is_superseded:  # otherwise the record is the other attempt's
             self._attempt.delete_record()
 
-    def _accept(self, invocation: Invocation, intent: Record) -> Event:
+    def _accept(self, invocation: Invocation, intent: Record) -> AttemptEvent:
         """Store the id of the invocation that Kernel has accepted, before anything else happens."""
         self._change(invocation_id=invocation.id, invocation=invocation, intent=None)
         try:
@@ -382,29 +385,29 @@ class InvocationRunner:
                 log.warning(
                     "Kernel invocation %s is left to the attempt that has the task now.", invocation.id
                 )
-                return Event.SUPERSEDED
+                return AttemptEvent.SUPERSEDED
             with suppress(KernelError):  # which is logged
                 self._canceller.cancel_even_if_superseded(
                     invocation.id, "another attempt has replaced the one that submitted it"
                 )
-            return Event.SUPERSEDED_WITHOUT_SUCCESSOR
+            return AttemptEvent.SUPERSEDED_WITHOUT_SUCCESSOR
         metrics.submitted(intent)
         action = f"{intent.app_name}/{intent.action_name}, version {intent.app_version}"
         log.info("Kernel accepted invocation %s of %s.", invocation.id, action)
-        return Event.ACCEPTED
+        return AttemptEvent.ACCEPTED
 
-    def _read_capacity_result(self, event: dict[str, Any]) -> Event:
+    def _read_capacity_result(self, event: dict[str, Any]) -> AttemptEvent:
         record = self._attempt.record
         if record and record.invocation_id is None:
             self._attempt.delete_record()  # the intent of the refused submission, which Airflow could not delete then
         self._change(capacity_deadline=event.get("deadline"))
         if event.get("capacity") == "timeout":
-            return self._event(Event.NO_CAPACITY, error=no_capacity_error())
+            return self._event(AttemptEvent.NO_CAPACITY, error=no_capacity_error())
         if event.get("capacity") != "free":
             raise KernelConfigurationError(f"The wait for capacity ended: {event.get('message')}")
-        return Event.CAPACITY_FREE
+        return AttemptEvent.CAPACITY_FREE
 
-    def _wait_for_capacity(self) -> Event:
+    def _wait_for_capacity(self) -> AttemptEvent:
         """Wait until it is time to submit again: deferred, or on the worker."""
         refusal, now = self._progress.error, time.time()
         deadline = self._progress.capacity_deadline
@@ -412,7 +415,7 @@ class InvocationRunner:
             deadline = min(now + self._options.capacity_timeout, self._execution_deadline())
             self._change(capacity_deadline=deadline)
         if now >= deadline:
-            return self._event(Event.NO_CAPACITY, error=no_capacity_error())
+            return self._event(AttemptEvent.NO_CAPACITY, error=no_capacity_error())
         if self._options.deferrable:
             log.info("%s The task waits for capacity, deferred.", refusal)
             trigger = KernelCapacityTrigger(
@@ -427,9 +430,9 @@ class InvocationRunner:
         log.info("%s The task waits for capacity, and submits again in %.0f s.", refusal, pause)
         pause = min(pause, max(deadline - now, MIN_PAUSE))
         self._interruptible.run(partial(time.sleep, pause))
-        return Event.CAPACITY_FREE
+        return AttemptEvent.CAPACITY_FREE
 
-    def _wait(self) -> Event:
+    def _wait(self) -> AttemptEvent:
         """Wait for the end: deferred, or on the worker."""
         self._interruptible.check()
         invocation = self._progress.invocation
@@ -438,13 +441,11 @@ class InvocationRunner:
         self._attempt.push_invocation_id(invocation.id)
         if not self._options.wait_for_completion:
             self._attempt.update_record(ended=True)
-            return Event.NOT_WAITED_FOR
+            return AttemptEvent.NOT_WAITED_FOR
         if invocation.is_ended:
             # The reply to a submission may lack the output; GET has it.
-            has_output = invocation.raw_output is not None
-            return self._event(
-                Event.ENDED, invocation=invocation if has_output else None, reported=WaitResult.of(invocation)
-            )
+            whole = invocation if invocation.raw_output is not None else None
+            return self._event(AttemptEvent.ENDED, invocation=whole, reported=WaitResult.of(invocation))
         if self._options.deferrable:
             self._defer_wait(invocation.id)
 
@@ -462,11 +463,11 @@ class InvocationRunner:
             )
         except KernelInvocationError as error:
             return self._gave_up(error)
-        return self._event(Event.ENDED, invocation=found, reported=WaitResult.of(found))
+        return self._event(AttemptEvent.ENDED, invocation=found, reported=WaitResult.of(found))
 
-    def _gave_up(self, error: KernelInvocationError) -> Event:
+    def _gave_up(self, error: KernelInvocationError) -> AttemptEvent:
         is_timeout = isinstance(error, KernelInvocationTimeoutError)
-        return self._event(Event.DEADLINE if is_timeout else Event.UNKNOWN, error=error)
+        return self._event(AttemptEvent.DEADLINE if is_timeout else AttemptEvent.UNKNOWN, error=error)
 
     def _defer_wait(self, invocation_id: str) -> NoReturn:
         self._attempt.update_record(deferred=True)
@@ -495,30 +496,32 @@ class InvocationRunner:
             timeout=backstop(deadline, time.time()),
         )
 
-    def _read_wait_result(self, event: Any) -> Event:
+    def _read_wait_result(self, event: Any) -> AttemptEvent:
         self._change(invocation_id=self._attempt.invocation_id())
         result = WaitResult.from_event(event)
         self._change(invocation_id=result.invocation_id, reported=result)
         if result.is_end:
-            return Event.ENDED
+            return AttemptEvent.ENDED
         if result.possibly_running:
             return self._gave_up(result.error())
         self._change(error=result.error())
         self._count_end(succeeded=False)
-        return Event.CANCELLED
+        return AttemptEvent.CANCELLED
 
-    def _read_failed_deferral(self, error: Exception, is_timeout: bool) -> Event:
+    def _read_failed_deferral(self, error: Exception, is_timeout: bool) -> AttemptEvent:
         invocation_id = self._attempt.invocation_id()
         if not invocation_id:
             return self._event(
-                Event.NO_CAPACITY, state=State.WAIT_FOR_CAPACITY, error=capacity_wait_ended_error(str(error))
+                AttemptEvent.NO_CAPACITY,
+                state=AttemptState.WAIT_FOR_CAPACITY,
+                error=capacity_wait_ended_error(str(error)),
             )
         self._change(invocation_id=invocation_id)
         kind = KernelInvocationTimeoutError if is_timeout else KernelInvocationUnknownError
         reason = f"Airflow ended the wait for Kernel invocation {invocation_id} ({error})."
         return self._gave_up(kind(reason, invocation_id=invocation_id))
 
-    def _cancel(self) -> Event:
+    def _cancel(self) -> AttemptEvent:
         """Cancel the invocation that the attempt gives up."""
         error = self._progress.error
         assert isinstance(error, KernelInvocationError)  # noqa: S101 - the state is reached with one
@@ -528,18 +531,18 @@ class InvocationRunner:
             raise
         except KernelError as cancel_error:
             return self._event(
-                Event.CANCEL_FAILED, error=WaitResult.of_giving_up(error, cancel_error).error()
+                AttemptEvent.CANCEL_FAILED, error=WaitResult.of_giving_up(error, cancel_error).error()
             )
         result = WaitResult.of_giving_up(error, cancellation)
         if result.is_end:
             return self._event(
-                Event.ENDED, invocation_id=error.invocation_id, invocation=None, reported=result
+                AttemptEvent.ENDED, invocation_id=error.invocation_id, invocation=None, reported=result
             )
         self._change(error=result.error())
         self._count_end(succeeded=False)
-        return Event.CANCELLED
+        return AttemptEvent.CANCELLED
 
-    def _conclude(self) -> Event:
+    def _conclude(self) -> AttemptEvent:
         """Ask Kernel how the invocation ended, unless a reply has said so, and tell Airflow."""
         invocation, reported = self._progress.invocation, self._progress.reported
         assert reported  # noqa: S101 - the state is reached with one
@@ -549,21 +552,21 @@ class InvocationRunner:
                     lambda: self._hook._find_invocation(reported.invocation_id)
                 )
             except KernelInvocationUnknownError as error:
-                return self._event(Event.UNKNOWN, error=error)
+                return self._event(AttemptEvent.UNKNOWN, error=error)
             if invocation is None or not invocation.is_ended:
-                return self._event(Event.UNKNOWN, error=reported.unconfirmed_error(invocation))
+                return self._event(AttemptEvent.UNKNOWN, error=reported.unconfirmed_error(invocation))
         self._interruptible.check()
         self._change(invocation=invocation, error=None)
         if self._was_cancelled_by_another_attempt(invocation):
             log.warning(
                 "Another attempt cancelled Kernel invocation %s. The task submits another.", invocation.id
             )
-            return self._event(Event.CANCELLED_BY_ANOTHER_ATTEMPT, replaces_cancelled=True)
+            return self._event(AttemptEvent.CANCELLED_BY_ANOTHER_ATTEMPT, replaces_cancelled=True)
         record_result_metadata(self._context, self._hook, invocation, self._result_options)
         self._attempt.update_record(ended=True)
         succeeded = invocation.status == InvocationStatus.SUCCEEDED
         self._count_end(succeeded=succeeded)
-        return Event.SUCCEEDED if succeeded else Event.FAILED
+        return AttemptEvent.SUCCEEDED if succeeded else AttemptEvent.FAILED
 
     def _return_output(self) -> tuple[Any]:
         invocation = self._progress.invocation
@@ -574,8 +577,8 @@ class InvocationRunner:
     def _return_id(self) -> tuple[Any]:
         return (return_without_waiting(self._context, self._progress.invocation_id, self._result_options),)
 
-    def _stop(self) -> Event:
-        return self._event(Event.STOPPED, error=self._exit.stop(self._progress))
+    def _stop(self) -> AttemptEvent:
+        return self._event(AttemptEvent.STOPPED, error=self._exit.stop(self._progress))
 
     def _was_cancelled_by_another_attempt(self, invocation: Invocation) -> bool:
         """Return whether another attempt cancelled it; once per task, so that two attempts cannot cancel and submit forever."""

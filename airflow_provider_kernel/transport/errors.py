@@ -33,20 +33,20 @@ MAX_WAIT = 60.0
 _backoff = wait_exponential(multiplier=0.5, max=20) + wait_random(0, 1)
 
 
-def retrying(call: Request[Any]) -> dict[str, Any]:
+def retrying(request: Request[Any]) -> dict[str, Any]:
     """Return the arguments of tenacity's ``Retrying`` and ``AsyncRetrying`` for a request."""
 
     def should_retry(error: BaseException) -> bool:
-        return isinstance(error, KernelError) and call.may_repeat(error) and retry_after(error) <= MAX_WAIT
+        return isinstance(error, KernelError) and request.may_repeat(error) and retry_after(error) <= MAX_WAIT
 
     return {
         "retry": retry_if_exception(should_retry),
-        "stop": stop_after_attempt(call.max_attempts or MAX_ATTEMPTS),
+        "stop": stop_after_attempt(request.max_attempts or MAX_ATTEMPTS),
         "wait": _wait,
         "before_sleep": lambda state: log.warning(
             "%s %s: %s Trying again in %.1f s.",
-            call.method,
-            call.path,
+            request.method,
+            request.path,
             sentence(str(_error(state))),
             state.upcoming_sleep,
         ),

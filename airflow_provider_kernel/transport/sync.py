@@ -69,7 +69,7 @@ def new_session(settings: KernelSettings) -> requests.Session:
 def exchange(
     session: requests.Session,
     settings: KernelSettings,
-    call: Request[Any],
+    request: Request[Any],
     limits: Limits,
     *,
     stream: bool = False,
@@ -79,7 +79,7 @@ def exchange(
 
     :param session: of the connection.
     :param settings: how to reach Kernel.
-    :param call: what to send.
+    :param request: what to send.
     :param limits: how long it may take.
     :param stream: whether the reply is an event stream.
     :raises KernelTransportError: there was no reply, or it was not complete in time.
@@ -93,18 +93,18 @@ def exchange(
     response = None
     headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
     body = None
-    if call.body is not None:
+    if request.body is not None:
         headers["Content-Type"] = "application/json"
-        body = json.dumps(call.body, ensure_ascii=False).encode()
+        body = json.dumps(request.body, ensure_ascii=False).encode()
     began = time.monotonic()
     total = limits.total
     with RequestDeadline(limits.head if total is None else min(limits.head, total)) as deadline:
         try:
             with deadline.on_this_thread():
                 response = session.request(
-                    call.method,
-                    settings.base_url + call.path,
-                    params=call.params,
+                    request.method,
+                    settings.base_url + request.path,
+                    params=request.params,
                     data=body,
                     headers=headers,
                     timeout=(max(0.1, min(CONNECT_TIMEOUT, deadline.seconds)), limits.idle_timeout),
@@ -127,11 +127,11 @@ def exchange(
             raise _transport_error(settings, error, timed_out=deadline.has_expired, proxy=proxy) from None
 
 
-def result_of(call: Request[T], response: requests.Response, settings: KernelSettings) -> T:
+def result_of(request: Request[T], response: requests.Response, settings: KernelSettings) -> T:
     """
     Read the reply to a request.
 
-    :param call: what was sent.
+    :param request: what was sent.
     :param response: the reply.
     :param settings: how Kernel was reached.
     :raises KernelApiError: Kernel refused.
@@ -140,16 +140,18 @@ def result_of(call: Request[T], response: requests.Response, settings: KernelSet
     status, headers = response.status_code, response.headers
     body = ReplyBody(
         headers,
-        is_success=call.has_result and endpoints.is_success(status),
+        is_success=request.has_result and endpoints.is_success(status),
         limit=settings.max_response_bytes,
     )
     while not body.full and (chunk := response.raw.read1(READ_BYTES, decode_content=False)):
         for _ in body.feed(chunk):
             pass
-    return endpoints.read_reply(call, status, headers, body.close(), settings.redactor, body.size)
+    return endpoints.read_reply(request, status, headers, body.close(), settings.redactor, body.size)
 
 
-def events_of(call: Request[Any], response: requests.Response, settings: KernelSettings) -> Iterator[Event]:
+def events_of(
+    request: Request[Any], response: requests.Response, settings: KernelSettings
+) -> Iterator[Event]:
     """
     Read the reply to a request for an event stream; the parameters are those of :func:`result_of`.
 
@@ -157,7 +159,7 @@ def events_of(call: Request[Any], response: requests.Response, settings: KernelS
     :raises KernelTransportError: the reply is not an event stream.
     """
     if response.status_code != 200:
-        result_of(call, response, settings)
+        result_of(request, response, settings)
     endpoints.check_stream(response.headers, settings.redactor)
     decoder = EventDecoder(redactor=settings.redactor)
     # Not iter_content: it yields nothing before the end of a stream that a proxy sends unchunked.

@@ -8,12 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_kernel.lifecycle.attempt import TRANSITIONS, Event, Fate, Hint, State, next_transition
+from airflow_provider_kernel.lifecycle.attempt import (
+    TRANSITIONS,
+    AttemptEvent,
+    AttemptState,
+    Fate,
+    Hint,
+    next_transition,
+)
 
 pytestmark = pytest.mark.no_airflow
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
-ENDS = {State.RETURN_OUTPUT, State.RETURN_ID, State.FAIL, State.FAIL_WITHOUT_RETRY, State.RAISE}
+ENDS = {
+    AttemptState.RETURN_OUTPUT,
+    AttemptState.RETURN_ID,
+    AttemptState.FAIL,
+    AttemptState.FAIL_WITHOUT_RETRY,
+    AttemptState.RAISE,
+}
 
 
 def test_a_row_is_unambiguous():
@@ -31,14 +44,14 @@ def test_a_row_that_depends_on_a_retry_has_its_counterpart():
 
 
 def test_every_event_is_in_the_table_and_every_state_is_reached():
-    assert {row.event for row in TRANSITIONS} == set(Event)
-    assert {row.to for row in TRANSITIONS} == set(State) - {State.START}
+    assert {row.event for row in TRANSITIONS} == set(AttemptEvent)
+    assert {row.to for row in TRANSITIONS} == set(AttemptState) - {AttemptState.START}
     assert not {row.state for row in TRANSITIONS} & ENDS
 
 
 def test_every_state_but_an_end_leads_to_an_end():
-    reaches = dict.fromkeys(State, False) | dict.fromkeys(ENDS, True)
-    for _ in State:
+    reaches = dict.fromkeys(AttemptState, False) | dict.fromkeys(ENDS, True)
+    for _ in AttemptState:
         for row in TRANSITIONS:
             if row.state is not None:
                 reaches[row.state] |= reaches[row.to]
@@ -47,17 +60,17 @@ def test_every_state_but_an_end_leads_to_an_end():
 
 @pytest.mark.parametrize("will_retry", [True, False])
 def test_an_event_of_any_state_applies_in_each(will_retry):
-    for state in set(State) - ENDS:
-        assert next_transition(state, Event.KILLED, will_retry=will_retry).to is State.STOP
+    for state in set(AttemptState) - ENDS:
+        assert next_transition(state, AttemptEvent.KILLED, will_retry=will_retry).to is AttemptState.STOP
     with pytest.raises(LookupError):
-        next_transition(State.START, Event.ACCEPTED, will_retry=will_retry)
+        next_transition(AttemptState.START, AttemptEvent.ACCEPTED, will_retry=will_retry)
 
 
 def test_no_attempt_fails_for_good_while_its_invocation_is_left_to_a_retry():
     for row in TRANSITIONS:
-        if row.to is State.FAIL_WITHOUT_RETRY:
+        if row.to is AttemptState.FAIL_WITHOUT_RETRY:
             assert row.hint not in (Hint.REATTACHES, Hint.RUNS_AGAIN, Hint.LOOKS_AGAIN, Hint.SUBMITS)
-        if row.fate is Fate.RUNS_ON and row.to is State.FAIL:
+        if row.fate is Fate.RUNS_ON and row.to is AttemptState.FAIL:
             assert row.hint is Hint.REATTACHES
         if row.fate is Fate.CANCELLED and row.will_retry:
             pytest.fail(f"a retry could reattach: {row}")
@@ -72,34 +85,34 @@ def cells(label):
 
 #: Words in the README's second cell for the end that a row leads to.
 ENDINGS = {
-    State.FAIL_WITHOUT_RETRY: r"without a retry",
-    State.FAIL: r"fails|retry",
-    State.WAIT_FOR_CAPACITY: r"waits for room",
-    State.LOOK_UP: r"looks for it",
-    State.SUBMIT: r"submits",
-    State.CANCEL: r"fails|retry",
-    State.STOP: r"",
-    State.RAISE: r"",
-    State.CHECK_PREVIOUS: r"reattaches",
+    AttemptState.FAIL_WITHOUT_RETRY: r"without a retry",
+    AttemptState.FAIL: r"fails|retry",
+    AttemptState.WAIT_FOR_CAPACITY: r"waits for room",
+    AttemptState.LOOK_UP: r"looks for it",
+    AttemptState.SUBMIT: r"submits",
+    AttemptState.CANCEL: r"fails|retry",
+    AttemptState.STOP: r"",
+    AttemptState.RAISE: r"",
+    AttemptState.CHECK_PREVIOUS: r"reattaches",
 }
 ROWS = [
-    ("the reply to the request is lost", State.SUBMIT, Event.REPLY_LOST),
-    ("… and Kernel lists no invocation with its mark", State.LOOK_UP, Event.NOT_ACCEPTED),
-    ("… and it is ambiguous", State.LOOK_UP, Event.AMBIGUOUS),
-    ("… and Kernel cannot be asked", State.LOOK_UP, Event.LOOKUP_FAILED),
-    ("Kernel refuses the request", State.SUBMIT, Event.REFUSED),
-    ("Kernel cannot be reached", State.SUBMIT, Event.NOT_SENT),
-    ("the account is full", State.SUBMIT, Event.FULL),
-    ("the action raises", State.CONCLUDE, Event.FAILED),
-    ("the task gives up waiting", State.WAIT, Event.UNKNOWN),
-    ("`timeout` or `execution_timeout` passes", State.WAIT, Event.DEADLINE),
-    ("the invocation could not be cancelled", State.CANCEL, Event.CANCEL_FAILED),
-    ("the worker or the scheduler dies", State.START, Event.INVOCATION_RECORDED),
-    ("the worker is told to end", State.WAIT, Event.TERMINATED),
-    ("a worker freezes", State.SUBMIT, Event.SUPERSEDED),
-    ("a worker freezes", State.SUBMIT, Event.SUPERSEDED_WITHOUT_SUCCESSOR),
-    ("Ctrl-C in `dag.test()`", State.WAIT, Event.PROCESS_EXIT),
-    ("a user marks the task", State.WAIT, Event.KILLED),
+    ("the reply to the request is lost", AttemptState.SUBMIT, AttemptEvent.REPLY_LOST),
+    ("… and Kernel lists no invocation with its mark", AttemptState.LOOK_UP, AttemptEvent.NOT_ACCEPTED),
+    ("… and it is ambiguous", AttemptState.LOOK_UP, AttemptEvent.AMBIGUOUS),
+    ("… and Kernel cannot be asked", AttemptState.LOOK_UP, AttemptEvent.LOOKUP_FAILED),
+    ("Kernel refuses the request", AttemptState.SUBMIT, AttemptEvent.REFUSED),
+    ("Kernel cannot be reached", AttemptState.SUBMIT, AttemptEvent.NOT_SENT),
+    ("the account is full", AttemptState.SUBMIT, AttemptEvent.FULL),
+    ("the action raises", AttemptState.CONCLUDE, AttemptEvent.FAILED),
+    ("the task gives up waiting", AttemptState.WAIT, AttemptEvent.UNKNOWN),
+    ("`timeout` or `execution_timeout` passes", AttemptState.WAIT, AttemptEvent.DEADLINE),
+    ("the invocation could not be cancelled", AttemptState.CANCEL, AttemptEvent.CANCEL_FAILED),
+    ("the worker or the scheduler dies", AttemptState.START, AttemptEvent.INVOCATION_RECORDED),
+    ("the worker is told to end", AttemptState.WAIT, AttemptEvent.TERMINATED),
+    ("a worker freezes", AttemptState.SUBMIT, AttemptEvent.SUPERSEDED),
+    ("a worker freezes", AttemptState.SUBMIT, AttemptEvent.SUPERSEDED_WITHOUT_SUCCESSOR),
+    ("Ctrl-C in `dag.test()`", AttemptState.WAIT, AttemptEvent.PROCESS_EXIT),
+    ("a user marks the task", AttemptState.WAIT, AttemptEvent.KILLED),
 ]
 
 
