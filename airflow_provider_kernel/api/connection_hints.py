@@ -1,4 +1,4 @@
-"""What to do about a connection that Airflow does not find."""
+"""Advice about a connection that Airflow does not find. No I/O."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from airflow_provider_kernel.api.errors import KernelConfigurationError
 from airflow_provider_kernel.api.settings import API_KEYS_URL, looks_like_token, shown
 
-#: The fields that Airflow takes in the JSON form of a connection.
+#: The fields of a connection in JSON, as Airflow reads them.
 FIELDS = ("conn_type", "description", "host", "login", "password", "schema", "port", "extra")
 _SHELL_NAME = re.compile(r"\w+", re.ASCII)
 
 
 def how_to_make(conn_id: str, *, or_key: bool) -> str:
     """
-    Return what is missing, and how to make it.
+    Return a sentence that says what is missing, and one that says how to make it.
 
     :param conn_id: the id of the connection.
-    :param or_key: whether ``KERNEL_API_KEY`` serves in its place.
+    :param or_key: whether ``KERNEL_API_KEY`` may replace the connection.
     """
     key = ", and the environment has no KERNEL_API_KEY" if or_key else ""
     how = "Make one of type 'kernel' in Airflow's UI (Admin, Connections) or with `airflow connections add`"
@@ -32,7 +32,7 @@ def how_to_make(conn_id: str, *, or_key: bool) -> str:
 
 def check_variable(conn_id: str, environ: Mapping[str, str]) -> None:
     """
-    Check that it is not the connection's environment variable that Airflow cannot read.
+    Check that the connection is not missing because Airflow cannot read its environment variable.
 
     :param conn_id: the id of a connection that Airflow does not find.
     :param environ: the environment.
@@ -53,7 +53,7 @@ def _why(text: str) -> str:
     except ValueError:
         return "It is not valid JSON."
     if unknown:
-        return f"It has no field {shown(unknown[0])}: what is not {', '.join(FIELDS)} belongs into the extra."
+        return f"It has no field {shown(unknown[0])}: what is not {', '.join(FIELDS)} belongs in the extra."
     return "Its port must be a number, and its extra a JSON object."
 
 

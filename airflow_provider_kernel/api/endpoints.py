@@ -345,17 +345,17 @@ def _page(data: Any, headers: Mapping[str, str], read: Callable[[Any], Any], off
     if not isinstance(data, list):
         raise TypeError("a page is a JSON array")
     if len(data) > limit:
-        raise ValueError("a page has no more items than it was asked for")
+        raise ValueError("the page has more items than were requested")
     # X-Next-Offset is absolute, and 0 on the last page.
     following = headers.get("X-Next-Offset") or None
     has_more = headers.get("X-Has-More", "").lower()
     if has_more == "true" and following is None:
-        raise ValueError("a list that goes on, but not where, would be cut short silently")
+        raise ValueError("the list continues, but the reply does not say where")
     if has_more == "false" or not data or following is None:
         following = "0"
     next_offset = int(following) or None
     if next_offset is not None and not offset + len(data) <= next_offset <= MAX_OFFSET:
-        raise ValueError("a list that goes on where it was would be asked for for ever")
+        raise ValueError("the next page does not follow this one")
     return Page([read(item) for item in data], next_offset)
 
 

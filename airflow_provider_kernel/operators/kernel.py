@@ -75,7 +75,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         that it generates, so the option does not tell whether a user has set it.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails. Default:
         None, which is ``async_timeout_seconds`` and ten minutes. ``execution_timeout`` bounds the wait too, from
-        the start of the try, deferred or not.
+        the start of the attempt, deferred or not.
     :param poll_interval: longest time in seconds between two polls of the invocation while its event stream cannot
         be followed. Default 30.
     :param follow_logs: whether the lines that the app logs are written to the task's log. Default True.

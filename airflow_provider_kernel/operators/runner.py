@@ -249,7 +249,7 @@ class InvocationRunner:
         return AttemptEvent.INVOCATION_RECORDED
 
     def _resumed(self, state: AttemptState, ti_id: str | None = None) -> AttemptEvent | None:
-        """Go on in ``state``; or start anew, where Airflow resumes a new attempt after a clear."""
+        """Continue in ``state``; or read the record, if Airflow resumes a new attempt after a clear."""
         if self._attempt.is_resumed_in_place_of(ti_id):
             return self._read_record()
         self._change(state=state)
@@ -472,7 +472,7 @@ class InvocationRunner:
     def _defer_wait(self, invocation_id: str) -> NoReturn:
         self._attempt.update_record(deferred=True)
         if self._attempt.is_killed():
-            # Nobody will be told: the trigger will not run, and this process may end before a signal.
+            # The trigger will not run, and this process may end before a signal comes.
             self._interruptible.interrupt()
         self._interruptible.check()
         deadline = self._deadline()
