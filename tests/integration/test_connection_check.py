@@ -72,7 +72,7 @@ def context(project):
         (Reply(200, []), None, False, "Check the connection's host"),
     ],
 )
-def test_the_sentence_says_what_is_the_matter_and_what_to_do(server, press, reply, project, good, says):
+def test_message_states_the_problem_and_the_remedy(server, press, reply, project, good, says):
     server.on(WHO, reply)
     tested, sentence = press(host=server.url, extra={"project": project})
     assert tested is good
@@ -113,7 +113,7 @@ LIMITS = "GET /org/entitlements"
         (Reply(drop=True), "no particular project."),
     ],
 )
-def test_a_good_token_says_the_accounts_limit_if_it_may_read_that(server, press, reply, says):
+def test_message_contains_the_limits_when_the_token_may_read_them(server, press, reply, says):
     server.on(WHO, context(None))
     server.on(LIMITS, reply)
     tested, sentence = press(host=server.url)
@@ -121,7 +121,7 @@ def test_a_good_token_says_the_accounts_limit_if_it_may_read_that(server, press,
     assert sentence.endswith(says)
 
 
-def test_limits_that_never_come_make_no_token_bad(server, press, monkeypatch):
+def test_token_is_valid_when_the_limits_do_not_arrive(server, press, monkeypatch):
     monkeypatch.setattr(connection_test, "TEST_SECONDS", 1.0)
     server.on(WHO, context(None))
     server.on(LIMITS, lambda request: (server.over.wait(30) and Reply()) or Reply())
@@ -130,7 +130,7 @@ def test_limits_that_never_come_make_no_token_bad(server, press, monkeypatch):
     assert sentence.endswith("no particular project.")
 
 
-def test_an_extra_without_effect_is_told(server, press):
+def test_message_contains_an_extra_without_effect(server, press):
     server.on(WHO, context(None))
     tested, sentence = press(host=server.url, extra={"timeuot": 5})
     assert tested
@@ -151,7 +151,7 @@ def test_an_extra_without_effect_is_told(server, press):
         ("insufficient-scope", None, "The token is valid"),
     ],
 )
-def test_what_the_emulator_refuses_on_request(start_emulator, press, refuse, project, says):
+def test_message_explains_the_emulators_refusals(start_emulator, press, refuse, project, says):
     emulator = start_emulator(refuse=refuse)
     assert says in press(host=emulator.base_url, extra={"project": project})[1]
 
@@ -167,7 +167,9 @@ def test_what_the_emulator_refuses_on_request(start_emulator, press, refuse, pro
         ),
     ],
 )
-def test_a_refusal_that_is_not_of_the_project_does_not_tell_to_look_there(server, press, code, message, says):
+def test_message_does_not_mention_the_project_when_the_refusal_has_another_reason(
+    server, press, code, message, says
+):
     server.on(WHO, Reply(403, {"code": code, "message": message}))
     tested, sentence = press(host=server.url, extra={"project": "reports"})
     assert not tested
@@ -175,21 +177,21 @@ def test_a_refusal_that_is_not_of_the_project_does_not_tell_to_look_there(server
     assert "'reports'" not in sentence
 
 
-def test_a_dashboard_address_that_is_none_is_told(server, press):
+def test_message_names_an_unusable_dashboard_address(server, press):
     server.on(WHO, context(None))
     tested, sentence = press(host=server.url, extra={"dashboard_url": "https://d.example/{id}"})
     assert tested is False
     assert "The connection's extra 'dashboard_url' must be an http(s) address" in sentence
 
 
-def test_a_missing_token_is_told(press):
+def test_message_says_that_the_token_is_missing(press):
     tested, sentence = press(password=None)
     assert not tested
     assert "has no token. Make one at https://dashboard.onkernel.com/api-keys" in sentence
 
 
 @pytest.mark.parametrize("is_missing", [True, False])
-def test_a_missing_connection_is_told(monkeypatch, is_missing):
+def test_message_says_that_the_connection_is_missing(monkeypatch, is_missing):
     monkeypatch.setattr(connection, "ASK_AGAIN_AFTER", 0)
     monkeypatch.setattr(connection, "_is_missing", lambda conn_id: is_missing)
     tested, sentence = KernelHook("no_such_connection").test_connection()
@@ -198,7 +200,7 @@ def test_a_missing_connection_is_told(monkeypatch, is_missing):
     assert "Check the connection's host" not in sentence
 
 
-def test_nobody_there_is_told(press):
+def test_message_says_that_nothing_listens(press):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -207,14 +209,14 @@ def test_nobody_there_is_told(press):
     assert "could not be reached (Connection refused). Is the emulator running there?" in sentence
 
 
-def test_no_such_host_is_told(press):
+def test_message_says_that_the_host_does_not_exist(press):
     tested, sentence = press(host="https://kernel.invalid")
     assert not tested
     assert "https://kernel.invalid could not be reached" in sentence
     assert "Check the connection's host and proxy" in sentence
 
 
-def test_an_unknown_certificate_is_told_with_the_way_out(tls, press):
+def test_message_mentions_verify_when_the_certificate_is_unknown(tls, press):
     with serving(tls.server()) as server:
         tested, sentence = press(host=server.url)
         assert not tested
@@ -223,7 +225,7 @@ def test_an_unknown_certificate_is_told_with_the_way_out(tls, press):
         assert press(host=server.url, extra={"verify": tls.ca})[0]
 
 
-def test_a_host_that_never_answers_is_given_up_in_time(server, press, monkeypatch):
+def test_check_ends_in_time_when_the_host_never_answers(server, press, monkeypatch):
     monkeypatch.setattr(connection_test, "TEST_SECONDS", 0.5)
     server.on(WHO, lambda request: (server.over.wait(30) and Reply()) or Reply())
     started = time.monotonic()

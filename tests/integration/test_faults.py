@@ -80,7 +80,7 @@ SPELLS = {
 
 
 @pytest.mark.parametrize("spell", SPELLS.values(), ids=SPELLS)
-def test_the_wait_goes_on_and_no_line_is_lost_or_doubled(proxy, submit, wait, by_proxy, spell):
+def test_wait_succeeds_and_writes_each_line_once_during_a_fault(proxy, submit, wait, by_proxy, spell):
     by_proxy(timeout=0.5)
     rules = [proxy.on(route, fault, times=times) for route, fault, times in spell]
     lines = []
@@ -91,7 +91,7 @@ def test_the_wait_goes_on_and_no_line_is_lost_or_doubled(proxy, submit, wait, by
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_the_wait_goes_on_in_any_weather(proxy, submit, wait, by_proxy, seed):
+def test_wait_succeeds_during_random_faults(proxy, submit, wait, by_proxy, seed):
     by_proxy(timeout=0.5)
     everywhere = {fault: 0.06 for name, fault in BOTH_ANSWER.items() if name != "404"}
     proxy.plan = faults.random_plan(
@@ -107,7 +107,7 @@ def test_the_wait_goes_on_in_any_weather(proxy, submit, wait, by_proxy, seed):
     assert {exchange.did for exchange in proxy.exchanges} != {"pass"}
 
 
-def test_retry_after_is_honoured_by_both_requests(proxy, submit, wait):
+def test_stream_and_poll_honour_retry_after(proxy, submit, wait):
     for route in (STREAM, LOOK):
         proxy.on(route, faults.answer(429, headers={"Retry-After": "1"}), times=1)
     wait(submit("echo", 1))
@@ -127,9 +127,7 @@ def test_retry_after_is_honoured_by_both_requests(proxy, submit, wait):
     ],
     ids=lambda spell: ", ".join(fault.name for fault in spell),
 )
-def test_the_log_is_read_to_its_end_though_its_streams_break_after_the_end(
-    proxy, submit, wait, spell, monkeypatch
-):
+def test_log_is_read_completely_when_streams_break_after_the_end(proxy, submit, wait, spell, monkeypatch):
     # The second stream opens after the end, and not before.
     monkeypatch.setattr(wait_machine, "MAX_STREAM_PAUSE", 1000.0)
     monkeypatch.setattr(wait_machine, "SHORT_LIFE", 1000.0)
@@ -143,7 +141,7 @@ def test_the_log_is_read_to_its_end_though_its_streams_break_after_the_end(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_token_that_was_changed_meanwhile_is_read_anew(proxy, submit, wait, by_proxy, status):
+def test_changed_token_is_read_again_during_a_wait(proxy, submit, wait, by_proxy, status):
     lines = []
 
     def rotate_once_it_runs(line):
@@ -161,7 +159,7 @@ def test_a_token_that_was_changed_meanwhile_is_read_anew(proxy, submit, wait, by
     assert NEW in proxy.exchanges[-1].headers["Authorization"]
 
 
-def test_a_reply_that_trickles_is_not_waited_for_for_ever(proxy, submit, wait, by_proxy):
+def test_trickling_reply_ends_at_the_timeout(proxy, submit, wait, by_proxy):
     by_proxy(timeout=0.1)
     proxy.on(STREAM, faults.answer(503))
     proxy.on(LOOK, faults.trickle(0.05), times=1)
@@ -170,7 +168,7 @@ def test_a_reply_that_trickles_is_not_waited_for_for_ever(proxy, submit, wait, b
     assert time.monotonic() - began < 10
 
 
-def test_a_reply_about_another_invocation_is_not_believed(proxy, submit, wait):
+def test_wait_ignores_a_reply_about_another_invocation(proxy, submit, wait):
     other = {"id": "another", "status": "failed", "status_reason": "not mine"}
     event = {"event": "invocation_state", "timestamp": "2026-01-01T00:00:00Z", "invocation": other}
     proxy.on(STREAM, faults.garble([b"data: " + json.dumps(event).encode() + b"\n\n"]))
@@ -181,7 +179,7 @@ def test_a_reply_about_another_invocation_is_not_believed(proxy, submit, wait):
     assert [exchange.did for exchange in proxy.seen(LOOK)] == ["answer 200"] * 3 + ["pass"]
 
 
-def test_the_log_is_shown_again_and_marked_when_the_wait_is_taken_up_anew(submit, wait, client):
+def test_log_is_shown_again_with_notices_when_a_wait_restarts(submit, wait, client):
     class Killed(BaseException):
         pass
 

@@ -43,14 +43,14 @@ def hook(server):
     [*map(error, (500, 503, 529, 429, 408)), html(502), html(200), Reply(drop=True)],
     ids=str,
 )
-def test_a_get_is_sent_again_after_trouble_that_may_pass(server, ask, trouble):
+def test_get_is_retried_after_a_transient_error(server, ask, trouble):
     server.on(GET, trouble, trouble, invocation("running"))
     assert ask("get_invocation", "inv1").status == "running"
     assert len(server.seen(GET)) == 3
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-def test_a_refused_get_is_not_sent_again_and_says_what_kernel_said(server, ask, status):
+def test_get_raises_kernels_message_without_a_retry_after_a_refusal(server, ask, status):
     server.on(GET, error(status, "a_code", X_Request_Id="req_7"))
     with pytest.raises(
         KernelApiError, match=rf"answered {status} a_code \(request req_7\): Kernel's sentence\."
@@ -60,14 +60,14 @@ def test_a_refused_get_is_not_sent_again_and_says_what_kernel_said(server, ask, 
     assert len(server.seen(GET)) == 1
 
 
-def test_trouble_that_does_not_pass_is_reported_in_the_end(server, ask):
+def test_get_raises_after_the_last_attempt(server, ask):
     server.on(GET, html(503))
     with pytest.raises(KernelApiError, match="answered 503: the body is text/html and not Kernel's"):
         ask("get_invocation", "inv1")
     assert len(server.seen(GET)) == errors.MAX_ATTEMPTS
 
 
-def test_retry_after_is_waited_for(server, ask, mocker):
+def test_get_waits_for_retry_after(server, ask, mocker):
     sleep = mocker.patch("time.sleep"), mocker.patch("asyncio.sleep")
     server.on(GET, error(429, Retry_After="7"), invocation("running"))
     ask("get_invocation", "inv1")
@@ -75,7 +75,7 @@ def test_retry_after_is_waited_for(server, ask, mocker):
     assert waited == [7.0]
 
 
-def test_a_retry_after_beyond_reason_is_left_to_the_caller(server, ask):
+def test_get_raises_at_once_when_retry_after_is_too_long(server, ask):
     server.on(GET, error(429, Retry_After="3000"))
     with pytest.raises(KernelApiError) as refused:
         ask("get_invocation", "inv1")
@@ -88,7 +88,7 @@ def test_a_retry_after_beyond_reason_is_left_to_the_caller(server, ask):
     [*map(error, (500, 502, 503, 504)), html(502), html(200), Reply(drop=True), Reply(200, {"id": 7})],
     ids=str,
 )
-def test_an_invocation_that_may_have_been_accepted_is_never_requested_again(server, hook, trouble):
+def test_invoke_is_not_retried_when_kernel_may_have_accepted_it(server, hook, trouble):
     server.on(POST, trouble)
     with pytest.raises(
         KernelLostReplyError, match="of shop/price was lost, so the invocation may be running"
@@ -98,7 +98,7 @@ def test_an_invocation_that_may_have_been_accepted_is_never_requested_again(serv
 
 
 @pytest.mark.parametrize("status", [429, 529])
-def test_an_invocation_that_was_certainly_not_accepted_is_requested_again(server, hook, status):
+def test_invoke_is_retried_when_kernel_did_not_accept_it(server, hook, status):
     server.on(
         POST,
         error(status),
@@ -109,7 +109,7 @@ def test_an_invocation_that_was_certainly_not_accepted_is_requested_again(server
     assert len(server.seen(POST)) == 3
 
 
-def test_a_reply_that_takes_too_long_is_a_lost_one(server, connect):
+def test_invoke_raises_a_lost_reply_error_after_the_timeout(server, connect):
     connect(host=server.url, password=TOKEN, extra={"timeout": 0.2})
     server.on(POST, lambda request: (server.over.wait(5) and Reply()) or Reply())
     with KernelHook() as hook, pytest.raises(KernelLostReplyError, match="did not reply in time"):
@@ -117,14 +117,14 @@ def test_a_reply_that_takes_too_long_is_a_lost_one(server, connect):
     assert len(server.seen(POST)) == 1
 
 
-def test_a_synchronous_invocation_is_waited_for_longer_than_kernel_takes_to_cut_it(server, hook, mocker):
+def test_synchronous_invoke_waits_longer_than_kernels_limit(server, hook, mocker):
     server.on(POST, Reply(200, {"id": "inv1", "action_name": "price", "status": "succeeded", "output": "1"}))
     request = mocker.spy(hook.get_conn(), "request")
     assert hook.invoke("shop", "price", async_=False).output == 1
     assert request.call_args.kwargs["timeout"][1] > 100
 
 
-def test_nothing_listening_is_said_with_the_address_and_the_reason(ask, connect):
+def test_error_names_address_and_reason_when_nothing_listens(ask, connect):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -137,7 +137,7 @@ def test_nothing_listening_is_said_with_the_address_and_the_reason(ask, connect)
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_the_token_does_not_follow_a_redirect(server, ask, status):
+def test_redirect_does_not_receive_the_token(server, ask, status):
     with serving() as other:
         server.on(GET, Reply(status, b"", {"Location": f"{other.url}/invocations/inv1?q=secret"}))
         other.on(GET, invocation("succeeded"))
@@ -149,21 +149,21 @@ def test_the_token_does_not_follow_a_redirect(server, ask, status):
 
 
 @pytest.mark.parametrize("location", ["http://[", "https://a:b/", "//\udcff"])
-def test_a_malformed_redirect_is_a_reply_like_another(server, ask, location):
+def test_malformed_redirect_raises_an_api_error(server, ask, location):
     server.on(GET, Reply(302, b"", {"Location": location.encode(errors="surrogateescape").decode("latin-1")}))
     with pytest.raises(KernelApiError, match="answered 302: a redirect to"):
         ask("get_invocation", "inv1")
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://[", "http://proxy:99999"])
-def test_a_proxy_that_cannot_be_one_is_told_and_nothing_was_sent(ask, connect, monkeypatch, proxy):
+def test_unusable_proxy_of_the_environment_raises_before_sending(ask, connect, monkeypatch, proxy):
     connect(host="https://kernel.invalid", password=TOKEN)
     monkeypatch.setenv("https_proxy", proxy)
     with pytest.raises(KernelConfigurationError, match="HTTPS_PROXY"):
         ask("get_invocation", "inv1")
 
 
-def test_over_tls_too_a_silent_reply_is_ended_in_time(tls, connect, monkeypatch):
+def test_silent_reply_over_tls_ends_at_the_timeout(tls, connect, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", tls.ca)
     with serving(tls.server()) as server, KernelHook() as hook:
         connect(host=server.url, password=TOKEN)
@@ -176,7 +176,7 @@ def test_over_tls_too_a_silent_reply_is_ended_in_time(tls, connect, monkeypatch)
             assert response.content
 
 
-def test_a_netrc_file_does_not_replace_the_token(server, ask, monkeypatch, tmp_path):
+def test_netrc_file_does_not_replace_the_token(server, ask, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password else\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     server.on(GET, invocation("running"))
@@ -184,14 +184,14 @@ def test_a_netrc_file_does_not_replace_the_token(server, ask, monkeypatch, tmp_p
     assert server.seen(GET)[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
 
-def test_the_agent_is_named(server, ask):
+def test_request_has_the_user_agent(server, ask):
     server.on(GET, invocation("running"))
     ask("get_invocation", "inv1")
     assert server.seen(GET)[0].headers["User-Agent"].startswith("airflow-provider-kernel/")
 
 
 @pytest.mark.parametrize("found", ["running", "queued", "paused"])
-def test_cancelling_ends_what_has_not_ended_and_closes_its_browsers(server, ask, found):
+def test_cancel_ends_an_active_invocation_and_closes_its_browsers(server, ask, found):
     server.on(GET, invocation(found))
     server.on(PATCH, invocation("failed"))
     server.on(DELETE, Reply(204))
@@ -200,7 +200,7 @@ def test_cancelling_ends_what_has_not_ended_and_closes_its_browsers(server, ask,
     assert server.seen(PATCH)[0].json == {"status": "failed", "output": '{"cancelled": "why"}'}
 
 
-def test_all_pages_of_a_list_are_read(server, hook):
+def test_list_reads_all_pages(server, hook):
     def page(request):
         offset = int(request.path.partition("offset=")[2] or 0)
         items = [{**invocation("running").body, "id": f"inv{offset + i}"} for i in range(2)]
@@ -215,7 +215,7 @@ def test_all_pages_of_a_list_are_read(server, hook):
 
 
 @pytest.mark.parametrize("fields", [{}, {"password": TOKEN, "host": "http://kernel.example.com"}])
-def test_an_invocation_that_the_connection_kept_from_being_sent_is_not_a_lost_one(connect, fields):
+def test_invoke_raises_no_lost_reply_error_when_the_connection_cannot_be_used(connect, fields):
     connect(**fields)
     with KernelHook() as hook, pytest.raises(KernelConfigurationError):
         hook.invoke("shop", "price")
@@ -228,7 +228,7 @@ def nowhere(monkeypatch):
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_the_environment_serves_where_the_default_connection_does_not_exist(server, ask, monkeypatch):
+def test_environment_is_used_when_the_default_connection_does_not_exist(server, ask, monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_KERNEL_DEFAULT")
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
     monkeypatch.setenv("KERNEL_BASE_URL", server.url)
@@ -238,7 +238,7 @@ def test_the_environment_serves_where_the_default_connection_does_not_exist(serv
 
 
 @pytest.mark.usefixtures("nowhere")
-def test_the_environment_does_not_serve_in_place_of_a_named_connection(monkeypatch):
+def test_environment_is_not_used_in_place_of_a_named_connection(monkeypatch):
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
     with pytest.raises(
         KernelConfigurationError,
@@ -247,7 +247,7 @@ def test_the_environment_does_not_serve_in_place_of_a_named_connection(monkeypat
         _ = KernelHook("reports").settings
 
 
-def test_the_token_is_in_no_representation_and_no_log(server, hook, caplog):
+def test_repr_and_log_do_not_contain_the_token(server, hook, caplog):
     caplog.set_level(logging.DEBUG)
     server.on(GET, error(503), error(401))
     with pytest.raises(KernelApiError) as refused:
@@ -258,7 +258,7 @@ def test_the_token_is_in_no_representation_and_no_log(server, hook, caplog):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_makes_the_synchronous_hook_read_the_connection_again(
+def test_synchronous_hook_reads_the_connection_again_after_a_refused_token(
     server, hook, mocker, connect, status
 ):
     server.on(GET, error(status), invocation("running"))
@@ -282,14 +282,14 @@ async def get():
         return await hook.get_invocation("inv1")
 
 
-class TestWhatTheAsynchronousHooksShare:
+class TestAsynchronousHooks:
     """A thousand triggers in one event loop."""
 
     @pytest.fixture
     def reads(self, mocker):
         return mocker.spy(kernel_async, "get_async_connection")
 
-    async def test_one_session_which_closes_with_the_last_hook(self, server):
+    async def test_share_a_session_that_closes_with_the_last_hook(self, server):
         server.on(GET, invocation("running"))
         async with KernelAsyncHook() as first, KernelAsyncHook() as second:
             assert first._in_use().session is second._in_use().session
@@ -301,13 +301,13 @@ class TestWhatTheAsynchronousHooksShare:
         assert session.closed
         assert not kernel_async._shared.here()
 
-    async def test_one_reading_of_the_connection_for_all_at_once(self, server, reads):
+    async def test_share_one_read_of_the_connection(self, server, reads):
         server.on(GET, invocation("running"))
         await asyncio.gather(*(get() for _ in range(50)))
         assert reads.call_count == 1
 
     @pytest.mark.parametrize("status", [401, 403])
-    async def test_a_refused_token_makes_the_connection_be_read_again(self, server, reads, connect, status):
+    async def test_read_the_connection_again_after_a_refused_token(self, server, reads, connect, status):
         server.on(GET, error(status), invocation("running"))
         async with KernelAsyncHook() as hook:
             with pytest.raises(KernelApiError):
@@ -317,7 +317,7 @@ class TestWhatTheAsynchronousHooksShare:
         assert reads.call_count == 2
         assert server.seen(GET)[1].headers["Authorization"] == "Bearer sk_new_token"
 
-    async def test_the_connection_is_read_again_after_a_minute(self, server, reads):
+    async def test_read_the_connection_again_after_a_minute(self, server, reads):
         server.on(GET, invocation("running"))
         async with KernelAsyncHook() as hook:
             await hook.get_invocation("inv1")
@@ -325,7 +325,7 @@ class TestWhatTheAsynchronousHooksShare:
             await hook.get_invocation("inv1")
         assert reads.call_count == 2
 
-    async def test_a_connection_that_cannot_be_read_for_a_while_is_used_as_it_was(self, server, mocker):
+    async def test_keep_the_settings_while_the_connection_cannot_be_read(self, server, mocker):
         server.on(GET, invocation("running"))
         async with KernelAsyncHook() as hook:
             await hook.get_invocation("inv1")
@@ -333,9 +333,7 @@ class TestWhatTheAsynchronousHooksShare:
             mocker.patch.object(kernel_async, "get_async_connection", side_effect=OSError("sk_canary"))
             assert (await hook.get_invocation("inv1")).status == "running"
 
-    async def test_a_connection_that_cannot_be_read_at_first_is_trouble_that_may_pass(
-        self, server, hook, mocker
-    ):
+    async def test_raise_a_transport_error_when_the_connection_was_never_read(self, server, hook, mocker):
         server.on(GET, invocation("running"))
         connection = mocker.patch.object(
             kernel_async, "get_async_connection", side_effect=OSError("sk_canary")
@@ -346,7 +344,7 @@ class TestWhatTheAsynchronousHooksShare:
             assert "canary" not in str(error.value)
         assert connection.call_count == errors.MAX_ATTEMPTS
 
-    async def test_a_cancelled_reader_leaves_the_reading_to_the_next(self, server, mocker):
+    async def test_read_the_connection_after_another_reader_was_cancelled(self, server, mocker):
         server.on(GET, invocation("running"))
         started = asyncio.Event()
         real = kernel_async.get_async_connection

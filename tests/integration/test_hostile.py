@@ -51,7 +51,7 @@ def little_patience(monkeypatch, no_backoff):
 
 
 class TestSize:
-    def test_a_gigabyte_in_a_megabyte_of_gzip_is_not_unpacked(self, ask, connect):
+    def test_gigabyte_in_a_megabyte_of_gzip_is_not_decoded(self, ask, connect):
         packed = bomb()
 
         def converse(sock, request):
@@ -67,7 +67,7 @@ class TestSize:
                 ask("get_invocation", "inv1")
             assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 250
 
-    def test_the_largest_reply_is_the_connections_to_say(self, server, ask, connect):
+    def test_maximum_reply_size_is_the_connections(self, server, ask, connect):
         server.on(GET, invocation("succeeded", output='"' + "x" * 2_000_000 + '"'))
         connect(host=server.url, password=TOKEN, extra={"max_response_mb": 3})
         assert len(ask("get_invocation", "inv1").output) == 2_000_000
@@ -75,14 +75,14 @@ class TestSize:
         with pytest.raises(KernelResponseTooLargeError, match=r"larger than 1 MB.*max_response_mb"):
             ask("get_invocation", "inv1")
 
-    def test_a_reply_may_be_compressed(self, server, ask):
+    def test_compressed_reply_is_read(self, server, ask):
         body = gzip.compress(json.dumps(invocation("succeeded", output='"é"').body).encode())
         server.on(GET, Reply(200, body, GZIP))
         assert ask("get_invocation", "inv1").output == "é"
         assert server.seen(GET)[0].headers["Accept-Encoding"] == "gzip"
 
     @pytest.mark.parametrize("status", [200, 500])
-    def test_a_body_without_an_end_is_left(self, ask, connect, status):
+    def test_endless_body_is_left(self, ask, connect, status):
         def converse(sock, request):
             sock.sendall(head(status, {"Content-Type": "application/json", **CHUNKED}))
             for_ever(sock, b"10000\r\n" + b"x" * 65_536 + b"\r\n")
@@ -96,7 +96,7 @@ class TestSize:
         else:
             assert error.value.status_code == 500
 
-    def test_what_nobody_reads_may_have_any_length(self, ask, connect):
+    def test_unused_body_may_have_any_length(self, ask, connect):
         def converse(sock, request):
             if request.startswith("DELETE"):
                 sock.sendall(head(200, CHUNKED))
@@ -110,7 +110,7 @@ class TestSize:
             cancellation = ask("cancel_invocation", "inv1")
         assert cancellation.browsers_error is None
 
-    def test_an_encoded_stream_is_refused_and_the_wait_goes_on_without(self, wait, connect):
+    def test_encoded_stream_is_refused_and_the_wait_polls(self, wait, connect):
         packed = bomb()
 
         def converse(sock, request):
@@ -138,7 +138,7 @@ class TestSize:
         ],
         ids=["a line", "events", "empty lines of data", "lines of data", "comments", "line ends"],
     )
-    def test_a_stream_that_floods_is_left_at_the_deadline_and_takes_little_memory(self, wait, connect, piece):
+    def test_flooding_stream_is_left_at_the_deadline_and_takes_little_memory(self, wait, connect, piece):
         def converse(sock, request):
             if "/events" in request:
                 sock.sendall(head(200, {"Content-Type": "text/event-stream", "Connection": "close"}))
@@ -154,7 +154,7 @@ class TestSize:
                 wait("inv1", timeout=1.0)
             assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 60
 
-    def test_a_list_of_versions_without_an_end_is_left(self, server, connect):
+    def test_endless_list_of_versions_is_left(self, server, connect):
         def page(request):
             offset = int(request.path.partition("offset=")[2].partition("&")[0] or 0)
             return Reply(200, [{"app": "x" * 1000}] * 100, {"X-Next-Offset": str(offset + 100)})
@@ -168,7 +168,7 @@ class TestSize:
             hook.get_app_versions()
         assert len(server.seen("GET /apps")) < 20
 
-    def test_many_keys_that_become_the_same_do_not_take_for_ever(self):
+    def test_many_keys_that_become_equal_are_parsed_in_time(self):
         # Each is half a surrogate pair, which is replaced; it took the cube of their number, hours for one event.
         def seconds(count):
             keys = [f"\\u{0xD800 + n % 1024:x}\\u{0xD800 + n // 1024:x}" for n in range(count)]
@@ -179,7 +179,7 @@ class TestSize:
 
         assert seconds(20_000) < 200 * max(0.01, min(seconds(2_000) for _ in range(3)))  # and not 1,000
 
-    def test_pages_that_are_too_large_are_asked_for_smaller(self, server, connect):
+    def test_too_large_page_is_requested_with_fewer_items(self, server, connect):
         def page(request):
             limit = int(request.path.partition("limit=")[2].partition("&")[0])
             offset = int(request.path.partition("offset=")[2].partition("&")[0] or 0)
@@ -231,7 +231,7 @@ def for_ever_slowly(sock, piece: bytes) -> None:
 
 class TestTime:
     @pytest.mark.parametrize("drip", DRIPS)
-    def test_a_wait_is_over_soon_after_its_time(self, wait, connect, drip):
+    def test_wait_ends_soon_after_its_timeout(self, wait, connect, drip):
         with listening(lambda sock, request: DRIPS[drip](sock)) as url:
             connect(host=url, password=TOKEN)
             began = time.monotonic()
@@ -240,7 +240,7 @@ class TestTime:
             assert time.monotonic() - began < LONG
 
     @pytest.mark.parametrize("drip", DRIPS)
-    def test_a_request_is_over_in_ten_times_the_connections_time_and_its_head_in_that(
+    def test_request_ends_after_ten_times_the_timeout_and_its_head_after_the_timeout(
         self, ask, connect, drip
     ):
         with listening(lambda sock, request: DRIPS[drip](sock)) as url:
@@ -250,9 +250,7 @@ class TestTime:
                 ask("get_invocation", "inv1")
             assert time.monotonic() - began < LONG
 
-    def test_the_rest_of_a_log_is_not_waited_for_longer_than_the_wait_itself(
-        self, wait, connect, monkeypatch
-    ):
+    def test_log_drain_ends_with_the_timeout_of_the_wait(self, wait, connect, monkeypatch):
         monkeypatch.setattr(wait_machine, "LOG_DRAIN_IDLE_TIMEOUT", LONG)
 
         def converse(sock, request):
@@ -276,7 +274,7 @@ class TestTime:
             assert time.monotonic() - began < LONG
         assert "the rest of the log could not be read" in lines[-1]
 
-    async def test_a_stream_that_always_has_more_to_read_is_left_in_time_too(self):
+    async def test_stream_that_always_has_more_to_read_is_left_in_time(self):
         class Flood:
             """What aiohttp reads of one: it never waits, and no time-out of it strikes."""
 
@@ -294,7 +292,7 @@ class TestTime:
             await read_all()
         assert max(read) == aio.PIECE_BYTES
 
-    def test_a_tls_handshake_has_its_time_too(self, ask, connect):
+    def test_tls_handshake_ends_at_the_timeout(self, ask, connect):
         import socket
 
         listener = socket.create_server(("127.0.0.1", 0))
@@ -315,7 +313,7 @@ class TestTime:
                 ask("get_invocation", "inv1")
             assert time.monotonic() - began < LONG
 
-    def test_a_proxy_that_never_opens_its_tunnel_has_its_time_too(self, ask, connect):
+    def test_proxy_tunnel_ends_at_the_timeout(self, ask, connect):
         with listening(lambda sock, request: dripped(sock, b"HTTP/1.1 200 OK\r\nX: " + b"x" * 60_000)) as url:
             connect(host="https://kernel.example", password=TOKEN, extra={"proxy": url, "timeout": 0.5})
             began = time.monotonic()
@@ -323,7 +321,7 @@ class TestTime:
                 ask("get_invocation", "inv1")
             assert time.monotonic() - began < LONG
 
-    def test_a_connection_that_was_kept_open_is_ended_too(self, connect):
+    def test_request_on_a_kept_connection_ends_at_the_timeout(self, connect):
         answered = []
 
         def converse(sock, request):
@@ -343,7 +341,7 @@ class TestTime:
                 assert time.monotonic() - began < LONG
                 assert answered
 
-    def test_requests_within_a_stream_have_their_own_time_and_leave_it_its_connection(self, server):
+    def test_request_during_a_stream_has_its_own_deadline_and_connection(self, server):
         server.on(STREAM, Stream(log("one"), log("two"), state("succeeded")))
         server.on(GET, invocation("succeeded"))
         with KernelHook() as hook:
@@ -353,7 +351,7 @@ class TestTime:
             seen += [len(list(second)), hook.get_invocation("inv1").status]
         assert seen[2:] == ["succeeded", 2, "succeeded"]
 
-    def test_the_test_button_leaves_no_thread_behind(self, connect, monkeypatch):
+    def test_connection_test_leaves_no_thread_behind(self, connect, monkeypatch):
         monkeypatch.setattr(connection_test, "TEST_SECONDS", 0.5)
         before = set(threading.enumerate())
         with listening(lambda sock, request: DRIPS["a head"](sock)) as url:
@@ -425,7 +423,7 @@ RAW = {
 
 class TestHTTP:
     @pytest.mark.parametrize("raw", RAW)
-    def test_what_is_no_reply_is_an_error_of_ours(self, ask, wait, connect, caplog, raw):
+    def test_malformed_reply_raises_a_kernel_error(self, ask, wait, connect, caplog, raw):
         def converse(sock, request):
             sock.sendall(RAW[raw])
 
@@ -439,7 +437,7 @@ class TestHTTP:
                 wait("inv1", timeout=0.2)
 
     @pytest.mark.parametrize("raw", RAW)
-    def test_in_the_reply_to_a_post_it_is_a_lost_reply(self, connect, raw):
+    def test_malformed_reply_to_a_post_raises_a_lost_reply_error(self, connect, raw):
         with listening(lambda sock, request: sock.sendall(RAW[raw])) as url, KernelHook() as hook:
             connect(host=url, password=TOKEN, extra={"timeout": 5})
             refused = "status 304" if raw == "status 304" else None  # a redirect: Kernel has not taken it
@@ -453,7 +451,7 @@ IDS = ["..", ".", "", " ", "a/b", "a?b", "a%2fb", "x\n", "\x1b[2J", "i" * 1_000_
 
 class TestIds:
     @pytest.mark.parametrize("invocation_id", IDS, ids=lambda value: repr(value)[:12])
-    def test_an_accepted_invocation_with_a_wrong_id_is_a_lost_reply(self, server, invocation_id):
+    def test_invoke_raises_a_lost_reply_error_when_the_id_is_not_valid(self, server, invocation_id):
         server.on(
             "POST /invocations", Reply(202, {"id": invocation_id, "status": "queued", "action_name": "a"})
         )
@@ -462,7 +460,7 @@ class TestIds:
         assert len(str(error.value)) < 500
 
     @pytest.mark.parametrize("invocation_id", IDS, ids=lambda value: repr(value)[:12])
-    def test_a_wait_for_what_is_no_id_ends_with_an_error_of_ours(self, server, wait, invocation_id):
+    def test_wait_raises_a_kernel_error_when_the_id_is_not_valid(self, server, wait, invocation_id):
         with pytest.raises(KernelError):
             wait(invocation_id, timeout=5)
         assert server.requests == []
@@ -473,7 +471,7 @@ class TestTimes:
         "at",
         ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "0000-00-00T00:00:00Z", "", "soon", "x" * 100_000],
     )
-    def test_a_line_of_whatever_time_is_a_line(self, server, wait, at, no_line_is_late):
+    def test_line_with_any_time_is_written(self, server, wait, at, no_line_is_late):
         lines = []
         server.on(
             STREAM,
@@ -489,7 +487,7 @@ SAFE = r"ared\x1b]0;t\x07\r\n2026-01-01 00:00:00 ERROR forged \u202e\u2028\x9b"
 
 
 class TestText:
-    def test_what_kernel_says_is_shown_on_one_line_and_not_at_length(self, server, ask):
+    def test_kernels_message_is_shown_on_one_line_and_shortened(self, server, ask):
         server.on(
             GET,
             Reply(400, {"code": NASTY + "x" * 500_000, "message": NASTY, "details": [{"message": NASTY}]}),
@@ -500,14 +498,14 @@ class TestText:
         assert str(error.value).isprintable()
         assert len(str(error.value)) < 3000
 
-    def test_a_failures_reason_is_on_one_line_and_the_output_keeps_its_own(self, server, wait):
+    def test_failure_has_its_reason_on_one_line_and_keeps_lines_of_the_output(self, server, wait):
         server.on(STREAM, Stream(state("failed")))
         server.on(GET, invocation("failed", status_reason=NASTY, output="one\n\ttwo\x1b[2J"))
         with pytest.raises(KernelInvocationFailedError) as error:
             wait("inv1").result()
         assert str(error.value) == f"Kernel invocation inv1 failed: {SAFE}.\nIts output: one\n\ttwo\\x1b[2J"
 
-    def test_no_line_of_an_apps_log_passes_for_airflows(self, server, wait, no_line_is_late):
+    def test_log_line_of_an_app_cannot_imitate_airflows(self, server, wait, no_line_is_late):
         lines = []
         server.on(STREAM, Stream(log(NASTY), state("succeeded")))
         server.on(GET, invocation("succeeded"))
@@ -536,9 +534,7 @@ class TestSecrets:
             lambda quoted: Reply(200, {"id": "inv1", "status": quoted}),
         ],
     )
-    def test_a_server_that_quotes_the_header_does_not_put_the_token_into_our_words(
-        self, server, ask, caplog, reply
-    ):
+    def test_token_is_redacted_when_a_server_quotes_the_header(self, server, ask, caplog, reply):
         caplog.set_level(logging.DEBUG)
         server.on(GET, lambda request: reply(request.headers["Authorization"]))
         said = ""
@@ -549,14 +545,14 @@ class TestSecrets:
         assert server.seen(GET)[0].headers["Authorization"] == f"Bearer {TOKEN}"
         assert TOKEN not in said + caplog.text
 
-    def test_an_app_that_says_its_token_does_not_put_it_into_log_and_output(self, server, wait):
+    def test_token_is_redacted_when_an_app_prints_it(self, server, wait):
         lines = []
         server.on(STREAM, Stream(log(f"my token is {TOKEN}"), state("failed")))
         server.on(GET, invocation("failed", status_reason=TOKEN, output=json.dumps({"env": TOKEN})))
         found = wait("inv1", on_log=lines.append)
         assert TOKEN not in repr(found) + str(found.output) + str(found.failure()) + "".join(lines)
 
-    def test_the_test_button_does_not_say_it(self, server):
+    def test_connection_test_does_not_show_the_token(self, server):
         server.on(
             "GET /auth/context",
             lambda request: Reply(401, {"code": "c", "message": request.headers["Authorization"]}),
@@ -569,7 +565,7 @@ class TestSecrets:
     @pytest.mark.parametrize(
         "line", ["{}", ": {}", "X {}: y", " {}", "X: {}\r\n\tmore", "X: \x00{}", "Content-Length: {}"]
     )
-    def test_no_http_client_logs_headers_that_it_cannot_read(self, ask, connect, caplog, line):
+    def test_http_clients_do_not_log_malformed_headers(self, ask, connect, caplog, line):
         caplog.set_level(logging.DEBUG)
 
         def converse(sock, request):
@@ -583,7 +579,7 @@ class TestSecrets:
         assert TOKEN not in f"{error.value}{caplog.text}"
 
     @pytest.mark.parametrize("status", [407, 502])
-    def test_a_proxy_that_quotes_its_login_does_not_put_it_into_our_words(self, ask, connect, caplog, status):
+    def test_proxy_login_is_redacted_when_the_proxy_quotes_it(self, ask, connect, caplog, status):
         caplog.set_level(logging.DEBUG)
         seen = []
 
@@ -604,7 +600,7 @@ class TestSecrets:
         for secret in (self.PROXY_PASSWORD, "hunter2", "dXNlcjpodW50", "\x1b"):
             assert secret not in said
 
-    def test_the_environments_proxy_has_secrets_too(self, ask, connect, monkeypatch):
+    def test_secrets_of_the_environments_proxy_are_redacted(self, ask, connect, monkeypatch):
         def converse(sock, request):
             sock.sendall(b"HTTP/1.1 407 you said Basic dXNlcjpwcm94eXNlY3JldDk5\r\n\r\n")
 
@@ -634,7 +630,7 @@ class TestSecrets:
         ],
         ids=str,
     )
-    def test_a_token_in_the_wrong_field_is_not_quoted(self, connect, caplog, fields):
+    def test_token_in_a_wrong_field_is_not_quoted(self, connect, caplog, fields):
         caplog.set_level(logging.WARNING)
         connect(**{"host": "http://127.0.0.1:1", "password": "sk_other_0123456789"} | fields)
         good, said = KernelHook().test_connection()
@@ -647,7 +643,7 @@ class TestSecrets:
         ]
         assert TOKEN not in said + "".join(ours)
 
-    def test_a_token_in_the_place_of_a_connections_id_is_not_quoted(self, monkeypatch):
+    def test_token_in_place_of_a_connection_id_is_not_quoted(self, monkeypatch):
         from airflow_provider_kernel.hooks import connection
 
         monkeypatch.setattr(connection, "_secrets_backends", list)
@@ -703,9 +699,7 @@ class TestFiles:
                     file.truncate(10**12)
         return path
 
-    def test_whatever_is_no_file_of_certificates_is_the_same_sentence_and_holds_nothing_up(
-        self, ask, connect, path
-    ):
+    def test_unusable_file_of_certificates_raises_the_same_message_without_blocking(self, ask, connect, path):
         connect(host="https://127.0.0.1:1", password=TOKEN, extra={"verify": str(path)})
         with pytest.raises(KernelConfigurationError) as error:
             ask("get_invocation", "inv1")

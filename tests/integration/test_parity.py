@@ -235,7 +235,7 @@ ROWS = [
 
 @both_waits
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_an_option_does_the_same_in_both_waits(row, deferrable, proxy, told, mocker):
+def test_option_has_the_same_effect_in_both_waits(row, deferrable, proxy, told, mocker):
     task = Task(row.action, row.payload, deferrable=deferrable, **row.arguments)
     tell_states(mocker, task.ti, task.ti.get_task_states)
     for route, fault, times in row.ways:
@@ -263,7 +263,7 @@ def test_an_option_does_the_same_in_both_waits(row, deferrable, proxy, told, moc
             hook.cancel_invocation(found.id)
 
 
-def test_no_option_is_missing_in_the_table():
+def test_table_contains_every_option():
     what_is_submitted = {"app_name", "action_name", "payload", "version", "kernel_conn_id"}
     options = set(inspect.signature(KernelInvokeOperator.__init__).parameters) - {"self", "kwargs"}
     assert options - what_is_submitted - {"deferrable"} <= {row.option for row in ROWS}

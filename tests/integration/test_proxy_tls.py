@@ -215,7 +215,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_the_way_is_the_same_for_both_hooks(row, ask, world, connect, monkeypatch, told):
+def test_proxy_and_tls_are_the_same_for_both_hooks(row, ask, world, connect, monkeypatch, told):
     extra = {name: world.fill(value) for name, value in row.extra.items()}
     connect(host=world.fill(row.host), password=TOKEN, extra=extra)
     for name, value in row.env.items():
@@ -245,7 +245,7 @@ def test_the_way_is_the_same_for_both_hooks(row, ask, world, connect, monkeypatc
         assert secret not in seen
 
 
-def test_certificates_that_are_renewed_under_the_same_name_are_read_again(ask, world, connect, tmp_path):
+def test_certificates_are_read_again_when_the_file_changes(ask, world, connect, tmp_path):
     (tmp_path / "others").mkdir()
     certificates = tmp_path / "ca.pem"
     connect(host=world.secure.url, password=TOKEN, extra={"verify": str(certificates)})
@@ -257,7 +257,7 @@ def test_certificates_that_are_renewed_under_the_same_name_are_read_again(ask, w
     assert ask("get_invocation", "inv1").status == "running"
 
 
-def test_without_verification_there_is_one_warning(ask, world, connect, caplog):
+def test_verify_false_logs_one_warning(ask, world, connect, caplog):
     caplog.set_level(logging.DEBUG)
     connect(host=world.secure.url, password=TOKEN, extra={"verify": False})
     with warnings.catch_warnings(record=True) as warned:
@@ -270,7 +270,7 @@ def test_without_verification_there_is_one_warning(ask, world, connect, caplog):
     assert world.secure.url in told[0]
 
 
-def test_airflow_is_told_to_mask_the_proxys_password(ask, world, connect, mocker):
+def test_proxy_password_is_registered_with_airflows_secrets_masker(ask, world, connect, mocker):
     extra = {"verify": world.tls.ca, "proxy": world.fill("PROXY")}
     connect(host=world.secure.url, password=TOKEN, extra=extra)
     mask = mocker.patch("airflow_provider_kernel.hooks.connection._mask")
@@ -278,7 +278,7 @@ def test_airflow_is_told_to_mask_the_proxys_password(ask, world, connect, mocker
     assert {call.args[0] for call in mask.call_args_list} == {PASSWORD, quote(PASSWORD, safe="")}
 
 
-def test_the_proxys_password_is_in_no_representation(world, connect):
+def test_repr_does_not_contain_the_proxy_password(world, connect):
     connect(password=TOKEN, extra={"proxy": world.fill("PROXY")})
     with KernelHook() as hook:
         assert hook.get_conn().proxies["https"].startswith("http://user:")

@@ -125,7 +125,7 @@ def sent_by_sdk(server):
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_the_synchronous_hook_sends_what_the_sdk_sends(server, sent_by_sdk, call):
+def test_synchronous_hook_sends_the_same_request_as_the_sdk(server, sent_by_sdk, call):
     expected = sent_by_sdk(call)
     with KernelHook() as hook:
         CALLS[call][1](hook)
@@ -133,7 +133,7 @@ def test_the_synchronous_hook_sends_what_the_sdk_sends(server, sent_by_sdk, call
 
 
 @pytest.mark.parametrize("call", ["get", "cancel", "follow"])
-async def test_the_asynchronous_hook_sends_what_the_sdk_sends(server, sent_by_sdk, call):
+async def test_asynchronous_hook_sends_the_same_request_as_the_sdk(server, sent_by_sdk, call):
     expected = sent_by_sdk(call)
     async with KernelAsyncHook() as hook:
         if call == "follow":

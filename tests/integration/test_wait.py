@@ -29,7 +29,7 @@ def no_pauses(monkeypatch):
     monkeypatch.setattr(wait_machine, "RECONNECT_SPREAD", 0.01)
 
 
-def test_a_stream_to_the_end_costs_two_requests(server, wait):
+def test_wait_takes_two_requests_when_the_stream_works(server, wait):
     lines = []
     server.on(STREAM, Stream(state("running"), log("one", 1), log("two", 2), state("succeeded")))
     server.on(LOOK, invocation("succeeded", output='{"price": 1}'))
@@ -39,7 +39,7 @@ def test_a_stream_to_the_end_costs_two_requests(server, wait):
 
 
 @pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "as an old proxy passes it on"])
-def test_a_log_line_is_there_before_the_stream_ends(server, wait, chunked):
+def test_log_line_is_written_before_the_stream_ends(server, wait, chunked):
     seen, before_the_end = threading.Event(), []
 
     def events():
@@ -56,7 +56,7 @@ def test_a_log_line_is_there_before_the_stream_ends(server, wait, chunked):
 
 
 @pytest.mark.parametrize("end", ["cut", "end"])
-def test_a_stream_that_breaks_is_opened_again_where_it_stopped_and_no_line_comes_twice(server, wait, end):
+def test_broken_stream_is_reopened_without_repeated_lines(server, wait, end):
     lines = []
     server.on(
         STREAM,
@@ -69,28 +69,28 @@ def test_a_stream_that_breaks_is_opened_again_where_it_stopped_and_no_line_comes
     assert "since=2026-01-01T00:00:04.000000000Z" in unquote(server.seen(STREAM)[1].path)
 
 
-def test_a_silent_stream_makes_it_look(server, wait, monkeypatch):
+def test_silent_stream_causes_a_poll(server, wait, monkeypatch):
     monkeypatch.setattr(wait_machine, "STREAM_IDLE_TIMEOUT", 0.2)
     server.on(STREAM, Stream(state("running"), end="silent"))
     server.on(LOOK, invocation("running"), invocation("succeeded"))
     assert wait("inv1").status == "succeeded"
 
 
-def test_even_a_stream_that_seems_well_is_left_now_and_then_to_look(server, wait, monkeypatch):
+def test_working_stream_is_left_for_a_poll_after_its_maximum_lifetime(server, wait, monkeypatch):
     monkeypatch.setattr(wait_machine, "STREAM_MAX_LIFETIME", 0.2)
     server.on(STREAM, Stream(*[log(f"{n}", n) for n in range(3)], end="silent"))
     server.on(LOOK, invocation("succeeded"))
     assert wait("inv1").status == "succeeded"
 
 
-def test_the_end_that_an_event_tells_is_believed_only_of_a_look(server, wait):
+def test_end_in_an_event_is_confirmed_by_a_poll(server, wait):
     server.on(STREAM, Stream(state("succeeded")))
     server.on(LOOK, invocation("running"), invocation("running"), invocation("failed"))
     assert wait("inv1").status == "failed"
 
 
 @pytest.mark.parametrize("refusal", [error(401), error(403), html(403)])
-def test_a_refusal_is_asked_once_more_and_then_given_up(server, wait, refusal):
+def test_wait_raises_after_a_second_refusal(server, wait, refusal):
     server.on(STREAM, refusal)
     server.on(LOOK, refusal)
     says = f"inv1 could not be determined: Kernel answered {refusal.status}"
@@ -99,7 +99,7 @@ def test_a_refusal_is_asked_once_more_and_then_given_up(server, wait, refusal):
     assert len(server.seen(LOOK)) == 2
 
 
-def test_the_deadline_holds_while_a_stream_is_open_and_after_a_last_look(server, wait):
+def test_wait_times_out_during_a_stream_after_a_last_poll(server, wait):
     server.on(STREAM, Stream(state("running"), end="silent"))
     server.on(LOOK, invocation("running"))
     began = time.monotonic()
@@ -109,13 +109,13 @@ def test_the_deadline_holds_while_a_stream_is_open_and_after_a_last_look(server,
     assert len(server.seen(LOOK)) == 1
 
 
-def test_an_end_at_the_deadline_is_seen_by_the_last_look(server, wait):
+def test_last_poll_sees_an_end_at_the_deadline(server, wait):
     server.on(STREAM, Stream(state("running"), end="silent"))
     server.on(LOOK, invocation("succeeded", output="1"))
     assert wait("inv1", timeout=0.3).output == 1
 
 
-def test_a_follower_gets_the_events_as_they_are(server):
+def test_follow_invocation_yields_the_events(server):
     server.on(STREAM, Stream(log("one", 1), state("running"), state("succeeded")))
     with KernelHook() as hook:
         followed = list(hook.follow_invocation("inv1", since="5m"))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.no_airflow
 PACKAGE = Path(airflow_provider_kernel.__file__).parent
 
 
-async def test_what_is_sent_synchronously_is_sent_in_the_event_loop_that_waits_for_it():
+async def test_ask_in_thread_sends_synchronous_requests_in_the_waiting_event_loop():
     async def send() -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
 
@@ -32,7 +32,7 @@ async def test_what_is_sent_synchronously_is_sent_in_the_event_loop_that_waits_f
 
 
 @pytest.mark.parametrize("folder", ["hooks", "triggers"])
-def test_no_trigger_uses_a_thread_from_which_it_is_not(folder):
+def test_folder_does_not_use_asyncio_to_thread(folder):
     for path in (PACKAGE / folder).glob("*.py"):
         code = path.read_text().replace(":func:`asyncio.to_thread`", "")
         assert "asyncio.to_thread" not in code, path

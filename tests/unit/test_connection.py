@@ -76,7 +76,7 @@ def warned(caplog) -> Callable[[], list[str]]:
     ],
 )
 @both_hooks
-def test_a_uri_leads_to_the_address_that_it_names(set_connection, uri, base_url, read):
+def test_uri_connection_has_the_address_of_the_uri(set_connection, uri, base_url, read):
     set_connection(uri)
     found = read()
     assert (found.base_url, found.api_key) == (base_url, TOKEN)
@@ -99,7 +99,7 @@ def test_a_uri_leads_to_the_address_that_it_names(set_connection, uri, base_url,
     ],
 )
 @both_hooks
-def test_json_leads_to_the_address_that_it_names(set_connection, fields, base_url, read):
+def test_json_connection_has_the_address_of_its_fields(set_connection, fields, base_url, read):
     set_connection(json.dumps({"conn_type": "kernel", "password": TOKEN, **fields}))
     assert read().base_url == base_url
 
@@ -140,7 +140,7 @@ def test_json_leads_to_the_address_that_it_names(set_connection, fields, base_ur
     ],
 )
 @both_hooks
-def test_a_field_that_cannot_be_used_is_refused_by_its_name(set_connection, fields, says, read):
+def test_connection_raises_with_the_name_of_an_unusable_field(set_connection, fields, says, read):
     set_connection(json.dumps({"conn_type": "kernel", "password": TOKEN, **fields}))
     with pytest.raises(KernelConfigurationError) as refused:
         read()
@@ -167,7 +167,7 @@ def test_a_field_that_cannot_be_used_is_refused_by_its_name(set_connection, fiel
     ],
 )
 @both_hooks
-def test_so_is_one_of_a_uri(set_connection, uri, says, read):
+def test_uri_connection_raises_with_the_name_of_an_unusable_field(set_connection, uri, says, read):
     set_connection(uri)
     with pytest.raises(KernelConfigurationError) as refused:
         read()
@@ -184,7 +184,7 @@ def test_so_is_one_of_a_uri(set_connection, uri, says, read):
         {"host": "::1", "port": 8080, "schema": "kernel"},
     ],
 )
-def test_what_airflow_makes_a_uri_of_leads_to_the_same_address(fields):
+def test_connection_has_the_same_address_after_a_round_trip_through_a_uri(fields):
     extra = json.dumps({"project": "reports", "timeout": 5, "verify": False})
     stored = Connection(conn_id="c", conn_type="kernel", password=TOKEN, extra=extra, **fields)
     from_uri = getattr(Connection, "from_uri", StoredConnection)  # from Airflow 3.1 on
@@ -202,14 +202,14 @@ def test_what_airflow_makes_a_uri_of_leads_to_the_same_address(fields):
         f"kernel://https://:{QUOTED}@kernel.example/v1",
     ],
 )
-def test_a_connection_of_a_secrets_backend_leads_to_the_address_that_it_names(tmp_path, stored):
+def test_secrets_backend_connection_has_the_address_of_its_fields(tmp_path, stored):
     file = tmp_path / "connections.json"
     file.write_text(json.dumps({"a_kernel": stored}))
     found = LocalFilesystemBackend(connections_file_path=str(file)).get_connection("a_kernel")
     assert settings_of(found) == KernelSettings(TOKEN, "https://kernel.example/v1")
 
 
-def test_every_extra_has_a_field_in_the_form():
+def test_form_has_a_field_for_every_extra():
     assert tuple(field.name for field in connection_form.EXTRA_FIELDS) == EXTRAS
 
 
@@ -226,7 +226,7 @@ def test_every_extra_has_a_field_in_the_form():
     ],
 )
 @both_hooks
-def test_an_unknown_extra_is_warned_of_once(set_connection, warned, name, says, read):
+def test_unknown_extra_logs_one_warning(set_connection, warned, name, says, read):
     set_connection(json.dumps({"conn_type": "kernel", "password": TOKEN, "extra": {name: TOKEN}}))
     for _ in range(3):
         read()
@@ -235,7 +235,7 @@ def test_an_unknown_extra_is_warned_of_once(set_connection, warned, name, says, 
     ]
 
 
-def test_so_it_is_in_the_uri_form_and_for_each_connection(monkeypatch, warned):
+def test_unknown_extra_logs_one_warning_per_uri_connection(monkeypatch, warned):
     for name in ("ONE", "TWO"):
         monkeypatch.setenv(f"AIRFLOW_CONN_{name}", f"kernel://:{QUOTED}@/?proxi=x&projekt=y&verify=false")
         for _ in range(2):
@@ -249,13 +249,13 @@ def test_so_it_is_in_the_uri_form_and_for_each_connection(monkeypatch, warned):
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_an_unknown_extra_without_a_value_says_nothing(set_connection, warned, value):
+def test_unknown_extra_logs_nothing_without_a_value(set_connection, warned, value):
     set_connection(json.dumps({"conn_type": "kernel", "password": TOKEN, "extra": {"old": value}}))
     of_sync_hook()
     assert warned() == []
 
 
-def test_a_token_that_is_the_name_of_an_extra_is_not_repeated(set_connection, warned):
+def test_unknown_extra_warning_does_not_quote_a_token(set_connection, warned):
     set_connection(json.dumps({"conn_type": "kernel", "password": TOKEN, "extra": {TOKEN: "x"}}))
     of_sync_hook()
     assert len(warned()) == 1

@@ -134,7 +134,7 @@ def supervised(monkeypatch):
 
 @with_supervisor
 @both_hooks
-def test_what_airflow_has_not_is_asked_for_again_within_seconds_and_then_missing(supervised, read):
+def test_missing_connection_is_read_twice_before_the_error(supervised, read):
     supervisor = supervised(Supervisor(none()))
     with pytest.raises(KernelConnectionNotFoundError, match="There is no Airflow connection 'team'"):
         read()
@@ -144,7 +144,7 @@ def test_what_airflow_has_not_is_asked_for_again_within_seconds_and_then_missing
 
 @with_supervisor
 @pytest.mark.parametrize(("read", "before"), [(of_sync_hook, 2), (of_async_hook, 3)])
-def test_what_is_found_the_second_time_serves(supervised, read, before):
+def test_connection_is_used_when_the_second_attempt_finds_it(supervised, read, before):
     supervisor = supervised(Supervisor(*[none()] * before, one()))
     assert read().api_key == TOKEN
     assert len(supervisor.asked_at) == before + 1
@@ -152,7 +152,7 @@ def test_what_is_found_the_second_time_serves(supervised, read, before):
 
 @with_supervisor
 @both_hooks
-def test_while_a_dag_is_parsed_nothing_is_asked_that_gets_no_reply(supervised, read):
+def test_missing_connection_sends_only_answered_questions_while_a_dag_is_parsed(supervised, read):
     supervisor = supervised(DagProcessor(none()))
     with pytest.raises(KernelTransportError, match="There is no Airflow connection 'team'"):
         read()
@@ -160,7 +160,7 @@ def test_while_a_dag_is_parsed_nothing_is_asked_that_gets_no_reply(supervised, r
 
 
 @with_supervisor
-def test_while_a_dag_is_parsed_the_environment_serves(supervised, monkeypatch):
+def test_environment_is_used_while_a_dag_is_parsed(supervised, monkeypatch):
     supervised(DagProcessor(none()))
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
     assert KernelHook().settings.api_key == TOKEN
@@ -169,7 +169,7 @@ def test_while_a_dag_is_parsed_the_environment_serves(supervised, monkeypatch):
 @with_supervisor
 @both_hooks
 @pytest.mark.parametrize("number", range(3))
-def test_where_airflow_could_not_look_it_is_not_missing(supervised, read, number):
+def test_connection_raises_a_transport_error_when_airflow_could_not_look(supervised, read, number):
     supervised(Supervisor(away()[number]))
     with pytest.raises(
         KernelTransportError, match="while its API, its database or its secrets backend is away"
@@ -179,7 +179,7 @@ def test_where_airflow_could_not_look_it_is_not_missing(supervised, read, number
 
 @with_supervisor
 @both_hooks
-def test_nor_where_the_database_of_airflows_api_is_away_which_then_answers_404(supervised, read):
+def test_connection_raises_a_transport_error_when_airflows_database_is_unavailable(supervised, read):
     supervised(Supervisor(none(), counts=False))
     with pytest.raises(KernelTransportError, match="its database"):
         read()
@@ -199,7 +199,9 @@ class Vault:
 
 @both_hooks
 @pytest.mark.parametrize("error", [None, ConnectionError("a secret")])
-def test_nor_where_a_secrets_backend_may_hide_that_it_is_away(monkeypatch, read, error):
+def test_connection_raises_a_transport_error_when_a_secrets_backend_may_be_unavailable(
+    monkeypatch, read, error
+):
     monkeypatch.setattr(connection, "_secrets_backends", lambda: [Vault(error)])
     with pytest.raises(KernelTransportError) as unknown:
         read()
@@ -208,7 +210,7 @@ def test_nor_where_a_secrets_backend_may_hide_that_it_is_away(monkeypatch, read,
 
 @with_supervisor
 @both_hooks
-def test_in_dags_test_it_is_missing_all_the_same(monkeypatch, supervised, read):
+def test_connection_is_missing_in_dag_test(monkeypatch, supervised, read):
     supervised(InProcessSupervisorComms(none()))
     monkeypatch.setattr(connection, "_secrets_backends", lambda: [Vault(ConnectionError())])
     with pytest.raises(KernelConnectionNotFoundError):
@@ -216,7 +218,7 @@ def test_in_dags_test_it_is_missing_all_the_same(monkeypatch, supervised, read):
 
 
 @both_hooks
-def test_the_environments_key_serves_where_the_default_connection_is_missing(monkeypatch, read):
+def test_environment_is_used_when_the_default_connection_is_missing(monkeypatch, read):
     monkeypatch.setattr(connection, "_secrets_backends", list)
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)
     assert read("kernel_default").api_key == TOKEN
@@ -226,7 +228,7 @@ def test_the_environments_key_serves_where_the_default_connection_is_missing(mon
 
 @with_supervisor
 @both_hooks
-def test_but_not_where_airflow_could_not_look_for_it(monkeypatch, supervised, read):
+def test_environment_is_not_used_when_airflow_could_not_look(monkeypatch, supervised, read):
     monkeypatch.setenv("KERNEL_API_KEY", TOKEN)  # perhaps of another account
     supervised(Supervisor(away()[0]))
     with pytest.raises(KernelTransportError):
@@ -234,7 +236,7 @@ def test_but_not_where_airflow_could_not_look_for_it(monkeypatch, supervised, re
 
 
 @pytest.mark.parametrize("conn_id", ["team", "kernel_default", "team/kernel prod"])
-def test_the_task_is_not_retried(monkeypatch, conn_id):
+def test_task_is_not_retried_when_the_connection_is_missing(monkeypatch, conn_id):
     monkeypatch.setattr(connection, "_secrets_backends", list)
     operator = KernelInvokeOperator(task_id="t", app_name="a", action_name="b", kernel_conn_id="x", retries=3)
     operator.kernel_conn_id = conn_id
@@ -261,14 +263,14 @@ def fire(trigger: Any) -> dict[str, Any]:
         KernelCapacityTrigger("team", refused_at=1.0),
     ],
 )
-def test_a_trigger_does_not_wait_for_it(monkeypatch, trigger):
+def test_trigger_ends_at_once_when_the_connection_is_missing(monkeypatch, trigger):
     monkeypatch.setattr(connection, "_secrets_backends", list)
     event = fire(trigger)
     assert "There is no Airflow connection 'team'" in event["message"]
     assert event.get("status", event.get("capacity")) == "unknown"
 
 
-def test_many_triggers_do_not_look_for_it_one_after_the_other(monkeypatch):
+def test_many_triggers_share_one_search_for_a_missing_connection(monkeypatch):
     looked = []
     monkeypatch.setattr(connection, "_secrets_backends", lambda: looked.append(1) or [])
 
@@ -294,7 +296,7 @@ def test_many_triggers_do_not_look_for_it_one_after_the_other(monkeypatch):
         ("team.kernel", "or with `airflow connections add`", "AIRFLOW_CONN"),
     ],
 )
-def test_a_variable_is_named_only_if_a_shell_can_set_it(monkeypatch, conn_id, says, not_says):
+def test_message_names_the_variable_only_when_a_shell_can_set_it(monkeypatch, conn_id, says, not_says):
     monkeypatch.setattr(connection, "_secrets_backends", list)
     with pytest.raises(KernelConnectionNotFoundError) as missing:
         of_sync_hook(conn_id)
@@ -318,7 +320,7 @@ def test_a_variable_is_named_only_if_a_shell_can_set_it(monkeypatch, conn_id, sa
         (f"kernel://:{TOKEN}@a://b://c", "must be percent-encoded"),
     ],
 )
-def test_a_variable_that_airflow_cannot_read_is_no_missing_connection(monkeypatch, read, text, says):
+def test_connection_raises_with_the_variable_that_airflow_cannot_read(monkeypatch, read, text, says):
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", text)
     monkeypatch.setenv("KERNEL_API_KEY", "sk_of_another_account")
     with pytest.raises(KernelConfigurationError) as unreadable:

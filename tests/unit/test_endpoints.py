@@ -40,7 +40,7 @@ def error_of(call, status, body=b"", **headers) -> KernelError:
         ("a.b:c~d_-", "/invocations/a.b%3Ac~d_-"),
     ],
 )
-def test_an_id_is_one_segment_of_the_path(invocation_id, path):
+def test_invocation_id_is_one_segment_of_the_path(invocation_id, path):
     assert endpoints.get_invocation(invocation_id).path == path
     assert endpoints.end_invocation(invocation_id).path == path
     assert endpoints.delete_browsers(invocation_id).path == f"{path}/browsers"
@@ -73,12 +73,12 @@ def test_an_id_is_one_segment_of_the_path(invocation_id, path):
     "call",
     [endpoints.get_invocation, endpoints.end_invocation, endpoints.delete_browsers, endpoints.follow_events],
 )
-def test_what_is_no_id_is_refused_before_it_becomes_another_path(call, invocation_id):
+def test_request_raises_when_the_invocation_id_is_not_valid(call, invocation_id):
     with pytest.raises(ValueError, match="An invocation id is a text such as"):
         call(invocation_id)
 
 
-def test_only_the_start_of_an_invocation_is_not_repeatable():
+def test_only_invoke_is_not_repeatable():
     request = InvocationRequest("shop", "price", {"password": SECRET})
     invoke = endpoints.invoke(request)
     assert (invoke.method, invoke.path, invoke.body) == ("POST", "/invocations", request.body())
@@ -95,12 +95,12 @@ def test_only_the_start_of_an_invocation_is_not_repeatable():
     assert SECRET not in repr(invoke) + repr(endpoints.end_invocation("i", f'"{SECRET}"'))
 
 
-def test_a_synchronous_call_is_waited_for_longer_than_kernel_lets_it_run():
+def test_synchronous_invoke_has_a_longer_timeout_than_kernels_limit():
     assert endpoints.invoke(InvocationRequest("a", "b", async_=False)).min_timeout > 100
     assert endpoints.invoke(InvocationRequest("a", "b")).min_timeout == 0
 
 
-def test_cancelling_sends_failed_and_the_output_if_there_is_one():
+def test_end_invocation_sends_failed_and_the_output():
     assert endpoints.end_invocation("i").body == {"status": "failed"}
     assert endpoints.end_invocation("i", '{"by": "us"}').body == {
         "status": "failed",
@@ -108,7 +108,7 @@ def test_cancelling_sends_failed_and_the_output_if_there_is_one():
     }
 
 
-def test_parameters_that_are_not_set_are_not_sent():
+def test_request_omits_parameters_that_are_not_set():
     assert endpoints.list_invocations(app_name="shop", limit=100, offset=0, since=None).params == {
         "app_name": "shop",
         "limit": "100",
@@ -119,11 +119,11 @@ def test_parameters_that_are_not_set_are_not_sent():
 
 
 @pytest.mark.parametrize("status", [200, 201, 202])
-def test_a_success_is_read_whatever_its_number(status):
+def test_read_reply_returns_the_result_for_every_2xx_status(status):
     assert reply(GET, status, {"id": "i1", "status": "queued"}) == Invocation("i1", "queued")
 
 
-def test_a_reply_without_a_body_is_read_where_none_is_needed():
+def test_read_reply_accepts_an_empty_body_when_the_request_has_no_result():
     assert reply(endpoints.delete_browsers("i1"), 204) is None
 
 
@@ -144,25 +144,25 @@ def test_a_reply_without_a_body_is_read_where_none_is_needed():
         b'{"id": "i1", "status": ' + b"9" * 5000 + b"}",
     ],
 )
-def test_a_success_that_is_not_kernels_is_an_error_of_the_way_there(body):
+def test_read_reply_raises_a_transport_error_when_a_success_is_not_kernels(body):
     assert isinstance(error_of(GET, 200, body), KernelTransportError)
 
 
 @pytest.mark.parametrize("call", [GET, endpoints.end_invocation("i1")])
-def test_what_is_said_of_another_invocation_is_not_believed(call):
+def test_read_reply_raises_when_the_reply_is_another_invocation(call):
     assert reply(call, 200, {"id": "i1", "status": "failed"}).id == "i1"
     assert isinstance(error_of(call, 200, {"id": "i2", "status": "failed"}), KernelTransportError)
 
 
 @pytest.mark.parametrize("kind", ["text/html", "application/json", "", None])
-def test_only_an_event_stream_counts_as_one(kind):
+def test_check_stream_raises_when_the_content_type_is_not_an_event_stream(kind):
     for good in ("text/event-stream", "Text/Event-Stream; charset=utf-8"):
         endpoints.check_stream({"Content-Type": good})
     with pytest.raises(KernelTransportError, match="The reply to a request for events is"):
         endpoints.check_stream({} if kind is None else {"Content-Type": kind})
 
 
-def test_html_in_place_of_a_reply_is_named():
+def test_read_reply_names_the_content_type_when_the_reply_is_html():
     error = error_of(GET, 200, f"<h1>{SECRET}</h1>".encode(), **{"content_type": "text/html; charset=x"})
     assert str(error) == (
         "GET /invocations/i1 was answered 200 with text/html that is not Kernel's reply; "
@@ -181,26 +181,26 @@ def test_html_in_place_of_a_reply_is_named():
         ({"X_Has_More": "true", "X_Next_Offset": "0"}, None),
     ],
 )
-def test_the_next_page_is_where_the_headers_say(headers, next_offset):
+def test_page_takes_the_next_offset_from_the_headers(headers, next_offset):
     page = reply(endpoints.list_invocations(), 200, PAGE, **headers)
     assert page == Page([Invocation("i1", "failed")], next_offset, size=len(json.dumps(PAGE)))
 
 
 @pytest.mark.parametrize("following", ["20", "10", "-1"])
 @pytest.mark.parametrize("ask", [endpoints.list_invocations, endpoints.list_apps])
-def test_a_list_that_goes_on_where_it_was_is_an_error_and_not_asked_for_ever(ask, following):
+def test_page_raises_when_the_next_offset_does_not_advance(ask, following):
     assert isinstance(error_of(ask(offset=20), 200, PAGE, X_Next_Offset=following), KernelTransportError)
     assert reply(ask(offset=20), 200, PAGE, X_Next_Offset="21").next_offset == 21
 
 
-def test_what_is_no_invocation_in_a_page_is_none_for_who_can_do_without():
+def test_page_has_none_for_an_unreadable_item_when_skip_unreadable_is_set():
     items = [*PAGE, {"id": "i2"}, {"status": "failed"}, None]
     page = reply(endpoints.list_invocations(skip_unreadable=True), 200, items)
     assert page.items == [Invocation("i1", "failed"), None, None, None]
 
 
 @pytest.mark.parametrize("ask", [endpoints.list_invocations, endpoints.list_apps])
-def test_a_page_of_more_than_was_asked_for_or_is_passed_over_is_none(ask):
+def test_page_raises_when_it_has_too_many_items_or_a_wrong_next_offset(ask):
     items = [{"id": f"i{n}", "status": "failed"} for n in range(101)]
     assert isinstance(error_of(ask(), 200, items), KernelTransportError)
     assert isinstance(error_of(ask(limit=5), 200, items[:6]), KernelTransportError)
@@ -210,14 +210,14 @@ def test_a_page_of_more_than_was_asked_for_or_is_passed_over_is_none(ask):
 
 
 @pytest.mark.parametrize("limit", [-1, 10**12, 1.5, "5", None])
-def test_a_limit_is_a_number_that_an_account_may_have(limit):
+def test_entitlements_raise_when_a_limit_is_not_a_whole_number(limit):
     assert isinstance(
         error_of(endpoints.entitlements(), 200, {"limits": {"max_concurrent_invocations": limit}}),
         KernelTransportError,
     )
 
 
-def test_an_empty_page_is_the_last_whatever_its_headers_say():
+def test_empty_page_is_the_last_page_with_any_headers():
     page = reply(endpoints.list_apps(), 200, [], X_Has_More="true", X_Next_Offset="100")
     assert (page.items, page.next_offset) == ([], None)
 
@@ -236,12 +236,12 @@ def test_an_empty_page_is_the_last_whatever_its_headers_say():
         ([{"id": "i1"}], {}),
     ],
 )
-def test_a_page_that_is_none_is_an_error_of_the_way_there(body, headers):
+def test_page_raises_a_transport_error_when_it_is_malformed(body, headers):
     assert isinstance(error_of(endpoints.list_invocations(), 200, body, **headers), KernelTransportError)
 
 
 @pytest.mark.parametrize("body", [None, 7, "text", [7]])
-def test_a_context_that_is_none_is_an_error_of_the_way_there(body):
+def test_auth_context_raises_a_transport_error_when_it_is_malformed(body):
     assert isinstance(error_of(endpoints.auth_context(), 200, body), KernelTransportError)
 
 
@@ -264,7 +264,7 @@ def test_a_context_that_is_none_is_an_error_of_the_way_there(body):
         ({"code": "c", "message": "Invalid", "details": None, "inner_error": None}, "c", "Invalid"),
     ],
 )
-def test_kernels_error_is_told_with_its_details(body, code, message):
+def test_api_error_contains_kernels_message_and_its_details(body, code, message):
     error = error_of(GET, 400, body)
     assert isinstance(error, KernelApiError)
     assert (error.status_code, error.code, error.message) == (400, code, message)
@@ -289,7 +289,7 @@ def test_kernels_error_is_told_with_its_details(body, code, message):
     ],
 )
 @pytest.mark.parametrize("status", [401, 502, 529, 600, 101])
-def test_an_error_that_is_not_kernels_is_told_by_its_kind(status, body):
+def test_api_error_names_the_content_type_when_the_body_is_not_kernels(status, body):
     error = error_of(GET, status, body, Content_Type="text/html; charset=utf-8")
     assert isinstance(error, KernelApiError)
     assert (error.status_code, error.code) == (status, None)
@@ -297,7 +297,7 @@ def test_an_error_that_is_not_kernels_is_told_by_its_kind(status, body):
     assert SECRET not in str(error)
 
 
-def test_a_long_message_is_shortened():
+def test_api_error_shortens_a_long_message():
     assert len(str(error_of(GET, 500, {"code": "c", "message": "x" * 100_000}))) < 1_200
 
 
@@ -315,7 +315,7 @@ def test_a_long_message_is_shortened():
         ("//[x]/", "another address"),
     ],
 )
-def test_a_redirect_is_not_followed_and_names_only_its_host(status, location, target):
+def test_redirect_raises_and_names_only_the_host(status, location, target):
     error = error_of(GET, status, b"<html>", **({} if location is None else {"Location": location}))
     assert isinstance(error, KernelApiError)
     assert error.is_refusal
@@ -333,7 +333,7 @@ def test_a_redirect_is_not_followed_and_names_only_its_host(status, location, ta
         ({}, None),
     ],
 )
-def test_the_request_id_is_kept_for_whoever_asks_kernel(headers, request_id):
+def test_api_error_has_the_request_id(headers, request_id):
     assert error_of(GET, 500, **headers).request_id == request_id
 
 
@@ -355,7 +355,7 @@ def test_the_request_id_is_kept_for_whoever_asks_kernel(headers, request_id):
         (None, None),
     ],
 )
-def test_retry_after_is_read_if_it_is_seconds(value, seconds):
+def test_retry_after_is_read_when_it_is_a_number_of_seconds(value, seconds):
     headers = {} if value is None else {"Retry_After": value}
     assert error_of(GET, 429, **headers).retry_after == seconds
 
@@ -468,28 +468,28 @@ def run(script: list) -> tuple[list[str], Cancellation | KernelError]:
         ),
     ],
 )
-def test_cancelling_looks_first_and_never_claims_more_than_kernel_said(script, asked, outcome):
+def test_cancel_polls_first_and_reports_only_what_kernel_confirms(script, asked, outcome):
     assert run(script) == (asked, outcome)
 
 
 @pytest.mark.parametrize(
     "call", [GET, endpoints.list_invocations(), endpoints.list_apps(), endpoints.auth_context()]
 )
-def test_an_empty_success_where_something_is_needed_is_an_error_of_the_way_there(call):
+def test_read_reply_raises_a_transport_error_when_a_result_is_missing(call):
     assert isinstance(error_of(call, 204), KernelTransportError)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"\xff"])
-def test_what_a_success_says_does_not_matter_where_nothing_is_needed(body):
+def test_read_reply_ignores_the_body_when_the_request_has_no_result(body):
     assert reply(endpoints.delete_browsers("i1"), 200, body) is None
 
 
-def test_an_output_that_is_taken_for_an_id_is_not_in_the_sentence():
+def test_request_raises_without_quoting_when_the_id_is_a_dict():
     with pytest.raises(ValueError, match="not dict") as refused:
         endpoints.get_invocation({"sku": "A"})  # type: ignore[arg-type]
     assert "sku" not in str(refused.value)
 
 
-def test_what_succeeded_before_the_cancellation_came_was_not_cancelled():
+def test_cancel_reports_not_cancelled_when_the_invocation_succeeded_first():
     outcome = run([invocation("running"), invocation("succeeded")])
     assert outcome == (["GET", "PATCH"], Cancellation(invocation("succeeded"), False))

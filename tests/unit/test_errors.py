@@ -29,16 +29,16 @@ def answered(status: int) -> KernelApiError:
     return KernelApiError("so", status_code=status)
 
 
-def test_a_post_is_repeated_after_429_and_529_and_no_other_reply():
+def test_post_is_repeatable_only_after_429_and_529():
     assert {status for status in ALL_STATUSES if is_certainly_not_accepted(answered(status))} == NOT_ACCEPTED
 
 
-def test_a_refusal_is_a_redirect_or_a_4xx_that_does_not_pass():
+def test_refusal_is_a_redirect_or_a_permanent_4xx():
     refused = {status for status in ALL_STATUSES if answered(status).is_refusal}
     assert refused == set(range(300, 500)) - PASSING_4XX
 
 
-def test_a_safe_request_is_repeated_unless_it_was_refused():
+def test_safe_request_is_retryable_unless_it_was_refused():
     repeated = {status for status in range(300, 600) if is_retryable(answered(status))}
     assert repeated == set(range(500, 600)) | PASSING_4XX
 
@@ -55,7 +55,7 @@ def test_a_safe_request_is_repeated_unless_it_was_refused():
         (KernelError("any"), False, False),
     ],
 )
-def test_what_is_not_a_reply_is_repeated_only_if_it_is_of_the_transport(error, not_accepted, repeat):
+def test_error_without_a_reply_is_retryable_only_when_it_is_a_transport_error(error, not_accepted, repeat):
     assert (is_certainly_not_accepted(error), is_retryable(error)) == (not_accepted, repeat)
 
 
@@ -73,7 +73,7 @@ def test_every_exception_is_a_kernel_error():
         ("bad", "r1", "Kernel answered 400 bad (request r1): so."),
     ],
 )
-def test_an_api_error_reads_with_what_is_known(code, request_id, text):
+def test_api_error_message_contains_code_and_request_id_when_known(code, request_id, text):
     assert str(KernelApiError("so", status_code=400, code=code, request_id=request_id)) == text
 
 
@@ -107,7 +107,7 @@ UNSAID = "Kernel does not say which of these it is: the spending cap is reached,
         (404, "project_not_found", "Project not found or inactive", "The connection names a project that"),
     ],
 )
-def test_a_refusal_says_which_of_its_meanings_it_is(status, code, message, meaning):
+def test_refusal_explains_its_meaning(status, code, message, meaning):
     text = str(KernelApiError(message, status_code=status, code=code))
     assert text.startswith(f"Kernel answered {status} {code}: {message}. {meaning}")
     assert text.endswith(".")
@@ -117,7 +117,7 @@ def test_a_refusal_says_which_of_its_meanings_it_is(status, code, message, meani
     ("status", "code", "message"),
     [(403, None, "the body is text/html"), (404, "not_found", "App not found: project"), (429, "x", "cap")],
 )
-def test_another_reply_says_no_more_than_kernel_does(status, code, message):
+def test_api_error_adds_no_explanation_when_it_has_one_meaning(status, code, message):
     assert str(KernelApiError(message, status_code=status, code=code)).endswith(f": {message}.")
 
 
@@ -132,7 +132,7 @@ def test_another_reply_says_no_more_than_kernel_does(status, code, message):
         ("cut… (7 more characters)", "cut… (7 more characters)."),
     ],
 )
-def test_words_of_others_end_with_a_full_stop_before_ours_follow(text, whole):
+def test_sentence_adds_a_full_stop_when_it_is_missing(text, whole):
     assert sentence(text) == whole
 
 
@@ -145,5 +145,5 @@ def test_words_of_others_end_with_a_full_stop_before_ours_follow(text, whole):
         ("x" * 14, "xxxx… (10 more characters)"),
     ],
 )
-def test_a_long_text_is_cut_and_says_how_much_is_left_out(text, short):
+def test_shorten_cuts_a_long_text_and_counts_the_rest(text, short):
     assert shorten(text, 4) == short

@@ -107,7 +107,7 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 
 @settings(max_examples=200, deadline=None)
 @given(streams(), st.lists(st.integers(0, 10_000), max_size=30))
-def test_the_events_do_not_depend_on_how_the_stream_is_written_or_cut(stream, places):
+def test_events_are_the_same_with_any_line_ends_and_cuts(stream, places):
     written, expected, skipped = stream
     assert decode(written) == (expected, skipped)
     assert decode(*cut(written, places)) == (expected, skipped)
@@ -117,7 +117,7 @@ def test_the_events_do_not_depend_on_how_the_stream_is_written_or_cut(stream, pl
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=20))
 @example(b"data\n\n" * 3 + b"data:\n\n", [4])
-def test_no_bytes_can_break_the_decoder(stream, places):
+def test_decoder_raises_nothing_for_any_bytes(stream, places):
     assert decode(*cut(stream, places)) == decode(stream)
 
 
@@ -132,7 +132,7 @@ pieces = st.sampled_from(
     st.lists(st.integers(0, 400), max_size=30),
     st.integers(0, 100),
 )
-def test_the_size_limit_does_not_depend_on_the_cuts(parts, places, limit):
+def test_size_limit_is_the_same_with_any_cuts(parts, places, limit):
     stream = b"".join(parts)
     whole = decode(stream, max_event_bytes=limit)
     assert decode(*cut(stream, places), max_event_bytes=limit) == whole
@@ -141,7 +141,7 @@ def test_the_size_limit_does_not_depend_on_the_cuts(parts, places, limit):
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("prefix", [b"data:", b"data: "])
-def test_an_event_of_exactly_the_limit_is_read_and_one_more_byte_is_not(prefix, end):
+def test_event_is_read_up_to_the_exact_size_limit(prefix, end):
     data = json.dumps(log("x" * 50)).encode()
     stream = prefix + data + 2 * end + one(log("next"), end) + b":"
     for chunks in ([stream], [bytes([byte]) for byte in stream]):
@@ -177,24 +177,24 @@ def test_an_event_of_exactly_the_limit_is_read_and_one_more_byte_is_not(prefix, 
         b'{"event": "log", "message": "m", "n": ' + b"9" * 5000 + b"}",
     ],
 )
-def test_what_cannot_be_read_is_passed_over_and_counted(data):
+def test_decoder_drops_and_counts_unreadable_events(data):
     events_, skipped = decode(b"data: " + data + b"\n\n" + one(log("next")))
     assert events_ == [LogEvent(AT, "next")]
     assert skipped == (1 if data else 0)
 
 
-def test_an_event_that_the_end_cut_short_is_not_delivered():
+def test_decoder_drops_an_event_that_the_end_of_the_stream_cuts():
     whole = one(log("a"))
     assert decode(whole[:-1]) == ([], 0)
     assert decode(whole[:-2]) == ([], 0)
 
 
-def test_broken_utf_8_costs_a_character_and_not_the_line():
+def test_invalid_utf_8_replaces_a_character_and_keeps_the_line():
     stream = b'data: {"event": "log", "timestamp": "t", "message": "a\xffb"}\n\n'
     assert decode(stream) == ([LogEvent("t", "a\ufffdb")], 0)
 
 
-def test_characters_that_only_other_standards_take_for_line_ends_are_kept():
+def test_decoder_keeps_unicode_line_separators():
     message = "a\u2028b\u2029c\x0bd\x0ce\x85f"
     stream = f'data: {{"event": "log", "timestamp": "t", "message": "{message}"}}\n\n'.encode()
     # \x0b and \x0c are no JSON when they stand bare; the rest is.
@@ -222,7 +222,7 @@ def memory(decoder: EventDecoder) -> int:
     ],
 )
 @pytest.mark.parametrize("start", [b"data: ", b": ", b"event: "])
-def test_an_endless_event_is_bounded_in_memory_and_the_next_is_read(start, chunk):
+def test_endless_event_takes_bounded_memory_and_the_next_event_is_read(start, chunk):
     decoder = EventDecoder()
     decoder.feed(start)
     most = 0
@@ -234,7 +234,7 @@ def test_an_endless_event_is_bounded_in_memory_and_the_next_is_read(start, chunk
     assert decoder.skipped <= 1
 
 
-def test_the_time_to_decode_lines_grows_as_their_number_does():
+def test_decoding_time_is_linear_in_the_number_of_lines():
     def seconds(lines: int) -> float:
         stream = b"".join(one(log(f"{number} " + "x" * 100)) for number in range(lines))
         decoder, count, start = EventDecoder(), 0, time.process_time()
@@ -251,7 +251,7 @@ def second(moment: datetime) -> int:
 
 
 @given(st.integers(0, 253_370_764_799 * 10**9))
-def test_a_time_that_is_written_is_read_as_itself(nanoseconds):
+def test_timestamp_round_trips(nanoseconds):
     assert parse_timestamp(format_timestamp(nanoseconds)) == nanoseconds
 
 
@@ -261,7 +261,7 @@ def test_a_time_that_is_written_is_read_as_itself(nanoseconds):
     st.integers(-23 * 60 - 59, 23 * 60 + 59),
     st.sampled_from("Tt "),
 )
-def test_a_time_is_read_in_any_precision_and_zone(moment, fraction, offset, separator):
+def test_timestamp_is_parsed_with_any_precision_and_zone(moment, fraction, offset, separator):
     moment = moment.replace(microsecond=0, tzinfo=UTC)
     local = moment.replace(tzinfo=None) + timedelta(minutes=offset)
     zone = f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02d}:{abs(offset) % 60:02d}"
@@ -280,12 +280,12 @@ def test_a_time_is_read_in_any_precision_and_zone(moment, fraction, offset, sepa
         "1969-12-31T23:59:59Z",
     ],
 )
-def test_a_time_with_which_python_cannot_reckon_is_none(text):
+def test_timestamp_is_none_when_python_cannot_represent_it(text):
     assert parse_timestamp(text) is None
 
 
 @pytest.mark.parametrize("zone", ["Z", "z", "+00:00", "-00:00"])
-def test_utc_has_many_names(zone):
+def test_timestamp_is_parsed_with_every_notation_of_utc(zone):
     assert parse_timestamp(f"1970-01-01T00:00:01.5{zone}") == 1_500_000_000
 
 
@@ -311,12 +311,12 @@ def test_utc_has_many_names(zone):
         "0000-01-01T00:00:00Z",
     ],
 )
-def test_what_is_no_time_is_none(garbage):
+def test_timestamp_is_none_for_other_text(garbage):
     assert parse_timestamp(garbage) is None
 
 
 @pytest.mark.parametrize("line", [b"data\n", b"data:\n", b"data: \r\n"])
-def test_endless_empty_data_lines_are_bounded_in_memory_too(line):
+def test_endless_empty_data_lines_take_bounded_memory(line):
     decoder = EventDecoder(max_event_bytes=10_000)
     for _ in range(20):
         decoder.feed(line * 5_000)
@@ -325,7 +325,7 @@ def test_endless_empty_data_lines_are_bounded_in_memory_too(line):
     assert decoder.skipped == 1
 
 
-def test_the_line_ends_between_data_lines_count_towards_the_limit():
+def test_line_ends_between_data_lines_count_towards_the_limit():
     assert decode(b"data: 1\ndata: 2\n\n" + one({}), max_event_bytes=2) == ([], 2)
     decoder = EventDecoder(max_event_bytes=100)
     assert decoder.feed(b'data: {"event": "sse_heartbeat"\n' + b"data\n" * 73 + b"data: }\n\n") == [
@@ -335,7 +335,7 @@ def test_the_line_ends_between_data_lines_count_towards_the_limit():
     assert decoder.skipped == 1
 
 
-def test_a_long_line_in_small_pieces_costs_time_in_proportion_to_its_length():
+def test_decoding_time_is_linear_in_the_length_of_a_line_in_small_pieces():
     data = one(log("x" * 900_000))
     decoder, start = EventDecoder(), time.process_time()
     for place in range(0, len(data) - 1, 50):

@@ -74,32 +74,32 @@ def shown() -> dict[str, Any]:
     }
 
 
-def test_airflow_shows_token_address_and_port_and_hides_what_kernel_has_not(shown):
+def test_form_shows_token_address_and_port_only(shown):
     assert shown["name"] == "Kernel"
     assert shown["labels"] == {"password": "Token", "host": "API address", "port": "Port"}
     assert shown["hidden"] == {"login", "schema"}
     assert shown["placeholders"]["host"] == "https://api.onkernel.com"
 
 
-def test_airflow_shows_a_field_for_every_extra_in_the_order_of_its_use(shown):
+def test_form_shows_a_field_for_every_extra_in_order(shown):
     assert list(shown["extra labels"].items()) == list(LABELS.items())
     assert all(text.endswith(".") for text in shown["descriptions"].values())
 
 
-def test_every_extra_may_be_left_empty(shown):
+def test_form_allows_every_extra_to_be_empty(shown):
     # A typed field that is not nullable cannot be: the form would not save.
     assert shown["types"] == {name: [type_, "null"] for name, type_ in TYPES.items()}
     assert shown["values"] == {None}
 
 
-def test_what_an_empty_form_saves_is_a_usable_connection():
+def test_connection_is_usable_when_it_is_saved_from_an_empty_form():
     empty = dict.fromkeys(LABELS)
     assert KernelSettings.from_connection(
         "c", password="sk_x", host="", port=0, extra=empty
     ) == KernelSettings("sk_x")
 
 
-def test_without_flask_appbuilder_the_connections_own_fields_are_still_shown(monkeypatch):
+def test_form_shows_the_connections_fields_without_flask_appbuilder(monkeypatch):
     monkeypatch.setitem(sys.modules, "flask_appbuilder", None)
     monkeypatch.setitem(sys.modules, "flask_appbuilder.fieldwidgets", None)
 

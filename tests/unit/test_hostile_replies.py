@@ -81,7 +81,7 @@ def check_shown(said: str) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-def test_a_reply_is_read_or_is_an_error_of_ours_and_what_is_shown_of_it_is_safe(endpoint):
+def test_any_reply_gives_a_safe_result_or_a_kernel_error(endpoint):
     fuzzer, (call, right) = Fuzzer(1), ENDPOINTS[endpoint]
     kinds = set()
     for _ in range(REPLIES):
@@ -137,7 +137,7 @@ def waited(fuzzer: Fuzzer, wait: WaitMachine) -> None:
 
 
 @pytest.mark.parametrize("deadline", [None, AT + 100], ids=["no deadline", "a deadline"])
-def test_a_wait_comes_to_its_end_whatever_streams_and_replies_say(deadline):
+def test_wait_ends_with_any_streams_and_replies(deadline):
     fuzzer = Fuzzer(2)
     lines: list[str] = []
     for _ in range(REPLIES // 10):
@@ -148,7 +148,7 @@ def test_a_wait_comes_to_its_end_whatever_streams_and_replies_say(deadline):
     assert lines
 
 
-def test_a_watcher_takes_whatever_is_listed():
+def test_watcher_accepts_any_list():
     fuzzer = Fuzzer(3)
     for _ in range(REPLIES // 10):
         cursor, now = Cursor(), AT
@@ -169,7 +169,7 @@ def test_a_watcher_takes_whatever_is_listed():
             Cursor.from_state(cursor.state())
 
 
-def test_the_queue_of_a_full_account_takes_whatever_is_listed():
+def test_capacity_queue_accepts_any_list():
     fuzzer = Fuzzer(4)
     queue, now = CapacityQueue(), AT
     for _ in range(REPLIES // 10):
@@ -183,7 +183,7 @@ def test_the_queue_of_a_full_account_takes_whatever_is_listed():
         assert not len(queue) or queue.next_poll_at() <= now + 7200
 
 
-def test_a_lost_reply_is_settled_or_is_an_error_of_ours():
+def test_submission_lookup_returns_a_result_or_raises_a_kernel_error():
     fuzzer = Fuzzer(5)
     for _ in range(REPLIES // 10):
         intent = Record("ti", 0, "f", "shop", "price", "latest", AT)

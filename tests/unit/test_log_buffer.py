@@ -64,12 +64,12 @@ def log_of(parts: list[tuple[int, str]]) -> list[LogEvent]:
 
 @settings(max_examples=300, deadline=None)
 @given(lines, st.lists(st.integers(0, 40), max_size=8), st.booleans())
-def test_no_line_is_lost_or_doubled_over_reconnects(parts, cuts, inclusive):
+def test_lines_are_written_once_across_reconnects(parts, cuts, inclusive):
     log = log_of(parts)
     assert follow(log, cuts, inclusive=inclusive) == [event.message for event in log]
 
 
-def test_the_whole_log_is_asked_for_until_a_line_was_seen():
+def test_open_stream_requests_the_whole_log_before_the_first_line():
     remote = LogBuffer()
     assert remote.open_stream() is None
     remote.add(Heartbeat(format_timestamp(START)), NOW)
@@ -78,7 +78,7 @@ def test_the_whole_log_is_asked_for_until_a_line_was_seen():
     assert remote.open_stream() == format_timestamp(START - OVERLAP_NANOSECONDS)
 
 
-def test_lines_without_a_readable_time_are_written_once():
+def test_lines_without_a_valid_time_are_written_once():
     log = [LogEvent("", "a"), LogEvent("soon", "b"), LogEvent("", "a")]
     remote = LogBuffer()
     assert [r for e in log for r in remote.add(e, NOW)] == ["a", "b", "a"]
@@ -86,7 +86,7 @@ def test_lines_without_a_readable_time_are_written_once():
     assert [r for e in [*log, LogEvent("", "c")] for r in remote.add(e, NOW)] == ["c"]
 
 
-def test_only_lines_are_written_without_their_line_ends():
+def test_only_log_events_are_written_and_without_line_ends():
     remote = LogBuffer()
     assert remote.add(Heartbeat("t"), NOW) + remote.add(ErrorEvent("t", "c", "m"), NOW) == []
     assert remote.add(line("a \r\n"), NOW) == ["a "]
@@ -94,7 +94,7 @@ def test_only_lines_are_written_without_their_line_ends():
 
 
 @pytest.mark.parametrize("lines_per_second", [10, 19, 100, 10_000])
-def test_records_stay_within_the_rate_and_slow_lines_are_written_at_once(lines_per_second):
+def test_records_stay_within_the_rate_and_slow_lines_are_not_held(lines_per_second):
     remote, seconds, records, times = LogBuffer(), 10_000 // lines_per_second + 2, [], []
     for number in range(seconds * lines_per_second):
         now = NOW + number / lines_per_second
@@ -107,7 +107,7 @@ def test_records_stay_within_the_rate_and_slow_lines_are_written_at_once(lines_p
     assert written == [f"{number}" for number in range(seconds * lines_per_second)]
 
 
-def test_a_flood_is_bounded_in_memory_and_every_line_is_counted():
+def test_flood_takes_bounded_memory_and_every_line_is_counted():
     remote, records, count, dropped = LogBuffer(), [], 20_000, 0
     for number in range(count):
         records += remote.add(line("x" * 1_000, START + number), NOW + number / 50_000)
@@ -126,7 +126,7 @@ def test_a_flood_is_bounded_in_memory_and_every_line_is_counted():
     assert dropped > 0
 
 
-def test_what_is_held_back_is_written_when_the_stream_is_merely_alive():
+def test_held_lines_are_written_with_a_heartbeat():
     remote = LogBuffer()
     for number in range(BURST_RECORDS + 3):
         remote.add(line(f"{number}", START + number), NOW)
@@ -135,24 +135,24 @@ def test_what_is_held_back_is_written_when_the_stream_is_merely_alive():
     assert remote.flush(later) == []
 
 
-def test_a_clock_that_goes_back_neither_breaks_nor_blocks_it():
+def test_lines_are_written_when_the_clock_goes_back():
     remote = LogBuffer()
     assert remote.add(line("a", START), NOW) == ["a"]
     assert remote.add(line("b", START - 999 * SECOND), NOW - 999) == ["b"]
 
 
-def test_a_line_of_control_characters_is_no_longer_than_a_record_once_they_are_shown():
+def test_escaped_line_is_no_longer_than_a_record():
     (record,) = LogBuffer().add(line("\x7f" * MAX_RECORD), NOW)
     assert len(record) < MAX_RECORD + 100
 
 
-def test_a_line_that_is_longer_than_a_record_is_cut():
+def test_long_line_is_cut_to_a_record():
     remote = LogBuffer()
     cut = "x" * MAX_RECORD + "… (3 more characters)"
     assert remote.add(line("x" * (MAX_RECORD + 3)), NOW) == [cut]
 
 
-class TestTheTimeOfALine:
+class TestTimeOfALine:
     """Airflow's log has the time at which a line is written; the line has its own where that is another."""
 
     STAMP = "2027-01-15T08:00:00.000Z"
@@ -161,17 +161,17 @@ class TestTheTimeOfALine:
         ("seconds", "written"),
         [(0, "a"), (1, "a"), (-1, "a"), (1.1, f"{STAMP} a"), (3600, f"{STAMP} a"), (-1.1, f"{STAMP} a")],
     )
-    def test_it_is_shown_where_it_differs_by_more_than_a_second(self, seconds, written):
+    def test_is_shown_when_the_delay_is_more_than_a_second(self, seconds, written):
         assert LogBuffer().add(line("a"), NOW + seconds) == [written]
 
-    def test_milliseconds_are_shown(self):
+    def test_is_shown_with_milliseconds(self):
         assert LogBuffer().add(line("a", START + 1_234_567), NOW + 5) == ["2027-01-15T08:00:00.001Z a"]
 
     @pytest.mark.parametrize("timestamp", ["", "soon", "2027-13-01T00:00:00Z"])
-    def test_a_line_without_a_readable_time_has_none(self, timestamp):
+    def test_is_not_shown_when_it_is_not_valid(self, timestamp):
         assert LogBuffer().add(LogEvent(timestamp, "a"), NOW) == ["a"]
 
-    def test_each_line_of_a_record_has_its_own_judged_when_it_is_written(self):
+    def test_is_shown_per_line_of_a_record_by_the_time_of_writing(self):
         remote = LogBuffer()
         for number in range(BURST_RECORDS + 2):
             remote.add(line(f"{number}", START + number % 2 * 30 * SECOND), NOW)
@@ -179,7 +179,7 @@ class TestTheTimeOfALine:
             f"{self.STAMP} {BURST_RECORDS}\n{BURST_RECORDS + 1}",
         ]
 
-    def test_the_largest_record_has_room_for_them(self):
+    def test_fits_in_the_largest_record(self):
         remote = LogBuffer()
         for _ in range(BURST_RECORDS + MAX_RECORD):
             remote.add(line("x", START), NOW)
@@ -187,7 +187,7 @@ class TestTheTimeOfALine:
         assert record.startswith(f"{self.STAMP} x\n{self.STAMP} x\n")
         assert MAX_RECORD // 2 < len(record) < MAX_RECORD + 200
 
-    def test_what_is_said_about_the_log_has_none(self):
+    def test_is_not_shown_for_notices(self):
         remote = LogBuffer(NOW)
         written = remote.add(line("a", START - SECOND), NOW + 60) + remote.flush(NOW + 60)
         assert written == [REPLAY, "2027-01-15T07:59:59.000Z a"]
@@ -196,7 +196,7 @@ class TestTheTimeOfALine:
 @settings(max_examples=200, deadline=None)
 @given(lines, st.lists(st.integers(0, 40), max_size=8), st.booleans())
 @example([(0, "")] * 7, [5], False)
-def test_with_more_lines_than_are_remembered_none_is_lost(parts, cuts, inclusive):
+def test_no_line_is_lost_when_there_are_more_than_are_remembered(parts, cuts, inclusive):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log_buffer, "REMEMBERED_LINES", 4)
         log = log_of([(step, f"{number}") for number, (step, _) in enumerate(parts)])
@@ -204,7 +204,7 @@ def test_with_more_lines_than_are_remembered_none_is_lost(parts, cuts, inclusive
     assert sorted(set(written), key=int) == [event.message for event in log]
 
 
-class TestAWaitThatWasTakenUpAnew:
+class TestReplay:
     """What an earlier wait has shown is shown again, and marked."""
 
     BEFORE = NOW
@@ -213,22 +213,22 @@ class TestAWaitThatWasTakenUpAnew:
         remote = LogBuffer(before)
         return [record for event in log for record in remote.add(event, NOW)] + remote.flush(NOW)
 
-    def test_the_lines_shown_before_stand_between_two_marks(self):
+    def test_notices_surround_the_lines_of_an_earlier_wait(self):
         log = [line("a", START - SECOND), line("b", START - 1), line("c", START), line("d", START + 1)]
         assert self.written(*log) == [REPLAY, "a", "b", REPLAY_OVER, "c", "d"]
 
-    def test_where_none_is_new_there_is_no_second_mark(self):
+    def test_second_notice_is_missing_when_no_line_is_new(self):
         assert self.written(line("a", START - 1)) == [REPLAY, "a"]
 
-    def test_where_none_was_shown_before_there_is_no_mark(self):
+    def test_notices_are_missing_when_no_line_is_old(self):
         assert self.written(line("a"), line("b", START + 1)) == ["a", "b"]
         assert self.written(line("a"), before=None) == ["a"]
 
-    def test_lines_out_of_order_or_without_a_time_turn_nothing_back(self):
+    def test_lines_out_of_order_or_without_a_time_do_not_repeat_a_notice(self):
         log = [LogEvent("", "a"), line("b", START - 1), LogEvent("", "c"), line("d"), line("e", START - 1)]
         assert self.written(*log) == ["a", REPLAY, "b", "c", REPLAY_OVER, "d", "e"]
 
-    def test_a_stream_that_is_opened_anew_marks_nothing_twice(self):
+    def test_reconnect_does_not_repeat_a_notice(self):
         log = [line("a", START - 2), line("b", START - 1), line("c", START)]
         remote = LogBuffer(self.BEFORE)
         records = []
@@ -237,7 +237,7 @@ class TestAWaitThatWasTakenUpAnew:
                 records += remote.add(event, NOW)
         assert records == [REPLAY, "a", "b", REPLAY_OVER, "c"]
 
-    def test_a_flood_joins_the_marks_with_the_lines_and_drops_neither_mark(self):
+    def test_flood_keeps_both_notices(self):
         log = [line("x" * 1_000, START - 5_000 + n) for n in range(5_000)] + [line("y" * 1_000)]
         text = "\n".join(self.written(*log)).split("\n")
         assert text[0] == REPLAY

@@ -19,13 +19,13 @@ def work() -> None:
         pass
 
 
-async def test_a_little_is_done_at_once_though_the_line_is_taken():
+async def test_work_within_the_credit_does_not_wait_for_the_lock():
     line = asyncio.Lock()
     await line.acquire()
     assert await asyncio.wait_for(LoopShare(line).do(lambda: "done"), 10) == "done"
 
 
-async def test_who_has_taken_more_than_a_little_waits_for_its_turn():
+async def test_work_without_credit_waits_for_the_lock():
     line = asyncio.Lock()
     share = LoopShare(line)
     share.charge(2 * BURST)
@@ -37,7 +37,7 @@ async def test_who_has_taken_more_than_a_little_waits_for_its_turn():
     assert await asyncio.wait_for(waiting, 10) == "done"
 
 
-async def test_those_in_the_line_leave_half_of_the_loops_time_to_the_others_and_take_turns():
+async def test_replies_without_credit_take_turns_and_leave_half_of_the_time_to_others():
     line, done, others = asyncio.Lock(), [0] * 10, 0
 
     async def much(number: int) -> None:
@@ -58,7 +58,7 @@ async def test_those_in_the_line_leave_half_of_the_loops_time_to_the_others_and_
     assert others > sum(done)  # between any two pieces of theirs
 
 
-async def test_what_fails_costs_and_the_line_goes_on():
+async def test_failing_work_is_charged_and_releases_the_lock():
     line = asyncio.Lock()
     share = LoopShare(line)
     share.charge(2 * BURST)

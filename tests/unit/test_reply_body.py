@@ -46,18 +46,18 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 @given(st.binary(max_size=3000), st.lists(st.integers(0, 10**6)), st.integers(1, 3))
-def test_a_body_is_read_as_it_was_sent_encoded_or_not_however_it_is_cut(data, places, members):
+def test_body_equals_what_was_sent_with_any_encoding_and_cuts(data, places, members):
     assert read(*cut(data, places)) == data
     packed = gzip.compress(data) * members
     assert read(*cut(packed, places), headers=GZIP) == data * members
 
 
 @pytest.mark.parametrize("size", [PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
-def test_what_fills_a_piece_exactly_is_read_to_its_end(size):
+def test_body_is_complete_when_it_fills_a_piece_exactly(size):
     assert len(read(gzip.compress(bytes(size)), headers=GZIP)) == size
 
 
-def test_a_gigabyte_of_gzip_stops_at_the_limit_and_takes_little_memory():
+def test_gigabyte_of_gzip_stops_at_the_limit_and_takes_little_memory():
     packed = bomb()
     assert len(packed) < 1.1 * 2**20
     tracemalloc.start()
@@ -67,7 +67,7 @@ def test_a_gigabyte_of_gzip_stops_at_the_limit_and_takes_little_memory():
     tracemalloc.stop()
 
 
-def test_each_step_is_a_small_piece_of_work():
+def test_feed_decodes_a_small_piece_per_step():
     body = ReplyBody(GZIP, is_success=True, limit=10**7)
     sizes = [0]
     for _ in body.feed(gzip.compress(bytes(10 * PIECE_BYTES))):
@@ -76,13 +76,13 @@ def test_each_step_is_a_small_piece_of_work():
 
 
 @pytest.mark.parametrize("piece", [gzip.compress(b"", mtime=0), b"\x00" * 1000], ids=["members", "zeros"])
-def test_compressed_bytes_count_as_well(piece):
+def test_compressed_bytes_count_towards_the_limit(piece):
     # Members of nothing, or nothing but padding: decoded, it is never large.
     with pytest.raises(KernelTransportError):
         read(*[piece] * 100_000, headers=GZIP, limit=100_000)
 
 
-def test_a_plain_body_stops_at_the_limit():
+def test_plain_body_stops_at_the_limit():
     assert read(b"x" * 10, limit=10) == b"x" * 10
     with pytest.raises(KernelResponseTooLargeError, match="max_response_mb") as error:
         read(b"x" * 10, b"x", limit=10)
@@ -90,7 +90,7 @@ def test_a_plain_body_stops_at_the_limit():
 
 
 @pytest.mark.parametrize("headers", [{}, GZIP])
-def test_no_more_of_an_errors_body_is_read_than_a_mebibyte_and_then_it_counts_as_empty(headers):
+def test_error_body_is_empty_when_it_is_larger_than_a_mebibyte(headers):
     body = ReplyBody(headers, is_success=False, limit=10**9)
     pieces = [bomb()] if headers else [b"x" * 2**18] * 8
     taken = 0
@@ -104,20 +104,20 @@ def test_no_more_of_an_errors_body_is_read_than_a_mebibyte_and_then_it_counts_as
     assert body.size <= MAX_ERROR_BYTES + PIECE_BYTES
 
 
-def test_an_errors_body_of_very_many_lists_counts_as_empty():
+def test_error_body_is_empty_when_it_has_too_many_lists():
     assert read(b"[" * MAX_CONTAINERS, is_success=False)
     assert read(b"[" * (MAX_CONTAINERS + 1), is_success=False) == b""
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "zstd", "gzip, gzip", "x" * 10_000, "\x1b[2J"])
-def test_an_encoding_that_was_not_asked_for_is_refused(encoding):
+def test_body_raises_when_the_encoding_was_not_requested(encoding):
     with pytest.raises(KernelTransportError, match="was not requested") as error:
         read(b"", headers={"Content-Encoding": encoding})
     assert encoding not in str(error.value)
 
 
 @pytest.mark.parametrize("encoding", ["", "identity", " Identity "])
-def test_identity_is_no_encoding(encoding):
+def test_identity_counts_as_no_encoding(encoding):
     assert read(b"x", headers={"Content-Encoding": encoding}) == b"x"
 
 
@@ -126,7 +126,7 @@ def test_identity_is_no_encoding(encoding):
     [b"no gzip", gzip.compress(b"x" * 100)[:-1], gzip.compress(b"x")[:-8] + bytes(8)],
     ids=["none", "cut short", "a wrong sum"],
 )
-def test_gzip_that_is_broken_or_cut_short_is_an_error(data):
+def test_body_raises_when_gzip_is_broken_or_incomplete(data):
     with pytest.raises(KernelTransportError):
         read(data, headers=GZIP)
 
@@ -152,7 +152,7 @@ def short(value, escape):
 
 
 @given(values, st.lists(st.integers(0, 10**6), max_size=20), st.booleans())
-def test_a_triggerer_reads_the_same_json_with_null_for_long_strings(value, places, escape):
+def test_skimmed_body_is_the_same_json_with_null_for_long_strings(value, places, escape):
     written = json.dumps(value, ensure_ascii=escape).encode()
     skimmed = read(*cut(written, places), skim=True)
     assert json.loads(skimmed) == short(value, escape)
@@ -166,13 +166,13 @@ def test_a_triggerer_reads_the_same_json_with_null_for_long_strings(value, place
     ids=lambda text: text[:4],
 )
 @pytest.mark.parametrize("size", [1, 7, 4096, 10**6])
-def test_a_long_string_of_whatever_characters_is_left_out(text, size):
+def test_skimmed_body_omits_a_long_string_of_any_characters(text, size):
     written = json.dumps({"id": "i", "output": text, "status": "failed"}, ensure_ascii=False).encode()
     chunks = [written[at : at + size] for at in range(0, len(written), size)]
     assert json.loads(read(*chunks, skim=True)) == {"id": "i", "output": None, "status": "failed"}
 
 
-def test_of_a_large_output_a_triggerer_keeps_nothing():
+def test_skimmed_body_keeps_nothing_of_a_large_output():
     tracemalloc.start()
     chunks = (b'{"id": "i", "output": "', *[b"x" * 65_536] * 800, b'", "status": "failed"}')
     assert json.loads(read(*chunks, limit=10**9, skim=True)) == {
@@ -185,12 +185,12 @@ def test_of_a_large_output_a_triggerer_keeps_nothing():
 
 
 @pytest.mark.parametrize("piece", [b"[", b"[[],", b'"a",', b" "])
-def test_what_is_large_though_its_strings_are_short_is_none_of_kernels_to_a_triggerer(piece):
+def test_skimmed_body_raises_when_it_is_large_without_long_strings(piece):
     with pytest.raises(KernelResponseTooLargeError, match="larger than any of Kernel's"):
         read(*[piece * 10_000] * 200, limit=10**9, skim=True)
 
 
-def test_a_reply_of_very_many_lists_is_none_of_kernels_to_a_triggerer():
+def test_skimmed_body_raises_when_it_has_too_many_lists():
     assert read(b"[" * MAX_CONTAINERS, skim=True)
     assert read(b"[" * (MAX_CONTAINERS + 1))
     with pytest.raises(KernelResponseTooLargeError, match="larger than any of Kernel's"):

@@ -70,7 +70,7 @@ def refusal(**fields) -> str:
         ("https://[2001:db8::1]:8443/v1", None, None, "https://[2001:db8::1]:8443/v1"),
     ],
 )
-def test_the_address_in_every_form_that_a_connection_takes(host, schema, port, base_url):
+def test_base_url_is_read_in_every_form_of_a_connection(host, schema, port, base_url):
     assert settings(host=host, schema=schema, port=port).base_url == base_url
 
 
@@ -88,7 +88,7 @@ def test_the_address_in_every_form_that_a_connection_takes(host, schema, port, b
         ("2001:db8::1", "http"),
     ],
 )
-def test_a_token_is_never_sent_unencrypted_off_this_machine(host, schema):
+def test_settings_raise_when_plain_http_leaves_this_machine(host, schema):
     message = refusal(host=host, schema=schema)
     assert "unencrypted" in message
     assert "Use https://;" in message
@@ -107,7 +107,7 @@ def test_a_token_is_never_sent_unencrypted_off_this_machine(host, schema):
         f"https://kernel.example/#{TOKEN}",
     ],
 )
-def test_a_user_or_parameters_in_the_host_are_refused_and_not_repeated(host):
+def test_settings_raise_without_quoting_when_the_host_has_a_user_or_parameters(host):
     assert "http://127.0.0.1:8484" in refusal(host=host)
 
 
@@ -132,22 +132,22 @@ def test_a_user_or_parameters_in_the_host_are_refused_and_not_repeated(host):
         "kernel\n.example",
     ],
 )
-def test_a_host_that_is_no_address_is_refused_with_an_example(host):
+def test_settings_raise_with_an_example_when_the_host_is_not_an_address(host):
     assert "write an address such as http://127.0.0.1:8484" in refusal(host=host)
 
 
 @pytest.mark.parametrize("schema", ["v\\1", "v1/../api", "http s"])
-def test_a_schema_that_is_neither_a_scheme_nor_a_path_is_refused(schema):
+def test_settings_raise_when_the_schema_is_neither_a_scheme_nor_a_path(schema):
     assert "not an http(s) address" in refusal(host="kernel.example", schema=schema)
 
 
 @pytest.mark.parametrize("field", ["password", "host", "login", "schema"])
-def test_a_field_of_the_json_form_that_is_no_text_is_refused_by_its_name(field):
+def test_settings_raise_with_the_name_of_a_field_that_is_not_text(field):
     assert f"has a {field} that is not text" in refusal(**{field: 7})
 
 
 @pytest.mark.parametrize("password", [None, "", " ", "\n"])
-def test_a_missing_token_says_where_to_make_one_and_where_to_put_it(password):
+def test_settings_raise_with_instructions_when_the_token_is_missing(password):
     message = refusal(password=password)
     assert "'kernel_default' has no token" in message
     assert API_KEYS_URL in message
@@ -155,17 +155,17 @@ def test_a_missing_token_says_where_to_make_one_and_where_to_put_it(password):
 
 
 @pytest.mark.parametrize("stain", ["{}\nX-Evil: 1", "{} x", "{}\t1", "{}é", "{}\x00", "{}\x7f", "“{}”"])
-def test_a_token_that_cannot_be_a_header_is_refused_unquoted(stain):
+def test_settings_raise_without_quoting_when_the_token_cannot_be_a_header(stain):
     message = refusal(password=stain.format(TOKEN))
     assert API_KEYS_URL in message
     assert "Evil" not in message
 
 
-def test_white_space_around_a_token_is_taken_off():
+def test_token_is_stripped_of_white_space():
     assert settings(password=f" {TOKEN}\r\n").api_key == TOKEN
 
 
-def test_the_environment_is_read_as_kernels_own_clients_do():
+def test_environment_is_read_as_by_kernels_own_clients():
     found = KernelSettings.from_environment(
         {"KERNEL_API_KEY": TOKEN, "KERNEL_BASE_URL": "http://localhost:8484/"}
     )
@@ -179,14 +179,14 @@ def test_the_environment_is_read_as_kernels_own_clients_do():
     ("value", "project"),
     [(None, None), ("", None), ("  ", None), (" my project ", "my project"), ("p-1", "p-1")],
 )
-def test_the_project_is_sent_as_a_header_if_there_is_one(value, project):
+def test_project_is_a_header_when_it_is_set(value, project):
     found = settings(extra={"project": value})
     assert found.project == project
     assert found.headers().get("X-Kernel-Project") == project
 
 
 @pytest.mark.parametrize("value", [7, True, ["p"], {}, "a\nb: c", "projé"])
-def test_a_project_that_cannot_be_a_header_is_refused(value):
+def test_settings_raise_when_the_project_cannot_be_a_header(value):
     assert "the extra 'project' must be the name or id" in refusal(extra={"project": value})
 
 
@@ -194,26 +194,26 @@ def test_a_project_that_cannot_be_a_header_is_refused(value):
     ("value", "seconds"),
     [(None, 30.0), ("", 30.0), ("30", 30.0), (" 2.5 ", 2.5), (1, 1.0), (3600, 3600.0), (0.1, 0.1)],
 )
-def test_the_timeout_is_read_as_number_or_text(value, seconds):
+def test_timeout_is_read_from_a_number_or_text(value, seconds):
     assert settings(extra={"timeout": value}).timeout == seconds
 
 
 @pytest.mark.parametrize(
     "value", [0, -1, "0", "-1", math.nan, "nan", math.inf, "inf", "x", True, False, [30], {}, 3600.1, "1e999"]
 )
-def test_a_timeout_that_is_no_number_of_seconds_is_refused(value):
+def test_settings_raise_when_the_timeout_is_not_a_number_of_seconds(value):
     assert "the extra 'timeout' must be seconds, more than 0 and 3600 at most" in refusal(
         extra={"timeout": value}
     )
 
 
-def test_nothing_secret_is_in_the_repr_or_the_plain_headers():
+def test_repr_and_headers_contain_no_secret():
     found = settings(extra={"project": "p"})
     assert TOKEN not in repr(found) + str(found) + repr(found.headers())
 
 
 @pytest.mark.parametrize("value", [10**400, -(10**400)])
-def test_a_timeout_beyond_all_numbers_is_refused_too(value):
+def test_settings_raise_when_the_timeout_overflows_a_float(value):
     assert "the extra 'timeout' must be seconds" in refusal(extra={"timeout": value})
 
 
@@ -230,28 +230,28 @@ def test_a_timeout_beyond_all_numbers_is_refused_too(value):
     ],
 )
 @pytest.mark.parametrize("form", ["{}", "https://{}", "https://{}:8443/v1"])
-def test_a_host_that_no_client_can_reach_is_refused_before_it_tries(host, form):
+def test_settings_raise_when_no_http_client_can_use_the_host(host, form):
     assert "not an http(s) address" in refusal(host=form.format(host))
 
 
 @pytest.mark.parametrize("host", ["kernel.example.", "xn--bcher-kva.example", "bücher.example", "a_b.c-d"])
-def test_an_unusual_host_is_taken(host):
+def test_unusual_host_is_accepted(host):
     assert settings(host=host).base_url == f"https://{host}"
 
 
 @pytest.mark.parametrize("value", [True, "true", " True "])
-def test_allow_http_lets_the_token_go_unencrypted_to_any_host(value):
+def test_plain_http_is_accepted_for_any_host_when_allow_http_is_true(value):
     found = settings(host="http://kernel.example:8484", extra={"allow_http": value})
     assert found.base_url == "http://kernel.example:8484"
 
 
 @pytest.mark.parametrize("value", [None, False, "", " ", "false", "FALSE"])
-def test_without_allow_http_it_does_not_and_the_sentence_names_it(value):
+def test_settings_raise_and_name_allow_http_when_it_is_not_set(value):
     assert "set the extra 'allow_http'" in refusal(host="http://kernel.example", extra={"allow_http": value})
 
 
 @pytest.mark.parametrize("value", ["yes", "1", 1, 0, [], {}, ["true"]])
-def test_an_allow_http_that_is_neither_true_nor_false_is_refused(value):
+def test_settings_raise_when_allow_http_is_neither_true_nor_false(value):
     assert "'allow_http' must be true or false" in refusal(extra={"allow_http": value})
 
 
@@ -276,7 +276,7 @@ def test_verify_is_a_flag_or_a_path(value, verify):
 
 
 @pytest.mark.parametrize("value", [0, 1, ["x"], {}])
-def test_a_verify_that_is_neither_is_refused(value):
+def test_settings_raise_when_verify_is_neither_a_flag_nor_a_path(value):
     assert "'verify' must be true, false, or the path" in refusal(extra={"verify": value})
 
 
@@ -296,7 +296,7 @@ def test_a_verify_that_is_neither_is_refused(value):
         ("http://[::1]:3128", "http://[::1]:3128"),
     ],
 )
-def test_the_proxys_address_in_every_form(value, proxy):
+def test_proxy_is_read_in_every_form(value, proxy):
     assert settings(extra={"proxy": value}).proxy == proxy
 
 
@@ -321,7 +321,7 @@ def test_the_proxys_address_in_every_form(value, proxy):
         "http://[",
     ],
 )
-def test_a_proxy_that_is_none_is_refused_and_its_password_not_repeated(value):
+def test_settings_raise_without_the_password_when_the_proxy_is_not_valid(value):
     message = refusal(extra={"proxy": value})
     assert "must be an address such as http://proxy:3128" in message
     assert "canary" not in message
@@ -335,19 +335,19 @@ def test_a_proxy_that_is_none_is_refused_and_its_password_not_repeated(value):
         ("http://x", {"proxy": "https://u:canary@p", "allow_http": True}, "is for an https:// host"),
     ],
 )
-def test_a_token_never_goes_unencrypted_through_a_proxy_unasked(host, extra, says):
+def test_settings_raise_without_the_password_when_the_proxy_does_not_fit_the_host(host, extra, says):
     message = refusal(host=host, extra=extra)
     assert says in message
     assert "canary" not in message
 
 
-def test_with_allow_http_or_on_this_machine_a_proxy_takes_plain_http():
+def test_proxy_is_accepted_for_plain_http_with_allow_http_or_on_this_machine():
     allowed = settings(host="http://x", extra={"proxy": "http://proxy:3128", "allow_http": True})
     assert allowed.proxy == "http://proxy:3128"
     assert settings(host="localhost", extra={"proxy": "localhost:3128"}).proxy == "http://localhost:3128"
 
 
-def test_a_proxys_password_is_known_in_each_of_its_forms_and_not_in_the_repr():
+def test_proxy_password_is_listed_in_each_form_and_not_in_the_repr():
     found = settings(extra={"proxy": "http://u:can%40ry@proxy:3128"})
     assert found.proxy_passwords() == ["can%40ry", "can@ry"]
     assert "ry@proxy" not in repr(found)
@@ -367,5 +367,5 @@ def test_a_proxys_password_is_known_in_each_of_its_forms_and_not_in_the_repr():
         ("", False),
     ],
 )
-def test_a_token_is_known_by_its_beginning_and_words_that_end_so_are_none(text, is_token):
+def test_looks_like_token_recognizes_the_prefix_and_not_the_end_of_a_word(text, is_token):
     assert looks_like_token(text) is is_token

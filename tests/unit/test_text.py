@@ -33,23 +33,23 @@ TOKEN = "sk_canary/0123456789"
         ("\U000e0041", r"\U000e0041"),
     ],
 )
-def test_what_a_terminal_or_a_log_would_act_on_is_shown_as_python_writes_it(text, shown):
+def test_clean_escapes_control_characters(text, shown):
     assert clean(text) == shown
 
 
-def test_an_apps_own_output_keeps_its_lines_and_nothing_else():
+def test_clean_keeps_line_ends_and_tabs_with_keep_lines():
     assert clean("a\r\n\tb\n\x1b[2Jc\rd", keep_lines=True) == "a\n\tb\n\\x1b[2Jc\\rd"
 
 
 @given(st.text(), st.integers(1, 50), st.booleans())
-def test_whatever_comes_no_control_is_left_and_the_length_is_bounded(text, limit, keep_lines):
+def test_clean_leaves_no_control_character_and_bounds_the_length_of_any_text(text, limit, keep_lines):
     shown = clean(text, limit, keep_lines=keep_lines)
     kept = "\n\t" if keep_lines else ""
     assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") and c not in kept]
     assert len(shown) <= 10 * limit + len("… (1000000 more characters)")
 
 
-def test_a_cut_text_says_how_much_was_left_out():
+def test_clean_counts_the_characters_that_it_cuts():
     assert clean("x" * 12, 10) == shorten("x" * 12, 10) == "xxxxxxxxxx… (2 more characters)"
 
 
@@ -62,11 +62,11 @@ def test_a_cut_text_says_how_much_was_left_out():
         "sk_canary\\/0123456789",
     ],
 )
-def test_a_secret_is_replaced_in_every_form_that_servers_quote_it_in(form):
+def test_redactor_replaces_every_form_of_a_secret(form):
     assert Redactor([TOKEN]).text(f"<{form}>") == f"<{form[: form.index('sk_')]}{REDACTED}>"
 
 
-def test_the_login_of_a_proxy_is_replaced_as_it_was_sent():
+def test_redactor_replaces_the_base64_login_of_a_proxy():
     latin = base64.b64encode("user:é-secret".encode("latin-1")).decode()
     assert Redactor([], ["user:é-secret"]).text(latin) == REDACTED
     sent = base64.b64encode(b"user:hunter2").decode()
@@ -77,7 +77,7 @@ def test_the_login_of_a_proxy_is_replaced_as_it_was_sent():
 
 
 @pytest.mark.parametrize("secret", ["", "a", "id", "sk_1"])
-def test_what_is_too_short_for_a_secret_is_not_looked_for(secret):
+def test_redactor_ignores_a_short_secret(secret):
     assert Redactor([secret]).text("a valid sk_1") == "a valid sk_1"
 
 
@@ -89,7 +89,7 @@ def test_what_is_too_short_for_a_secret_is_not_looked_for(secret):
         json.dumps({"a": [{"b": f"x {TOKEN}"}, 1, None], "c": TOKEN}).replace("sk_", "\\u0073k_"),
     ],
 )
-def test_a_secret_in_json_is_replaced_however_it_is_escaped(text):
+def test_redactor_replaces_a_secret_in_json_with_any_escapes(text):
     assert Redactor([TOKEN]).json(json.loads(text), text) == {
         "a": [{"b": f"x {REDACTED}"}, 1, None],
         "c": REDACTED,
@@ -97,19 +97,19 @@ def test_a_secret_in_json_is_replaced_however_it_is_escaped(text):
 
 
 @pytest.mark.parametrize("color", ["\x1b[0m", "\x1b[1;31m"])
-def test_a_color_does_not_hide_a_secret(color):
+def test_redactor_replaces_a_secret_that_a_color_splits(color):
     hidden = f"x {TOKEN[:9]}{color}{TOKEN[9:]} y"
     assert Redactor([TOKEN]).text(hidden) == f"x {REDACTED} y"
     text = json.dumps({"a": hidden, "b": f"{color}kept"})
     assert Redactor([TOKEN]).json(json.loads(text), text) == {"a": f"x {REDACTED} y", "b": f"{color}kept"}
 
 
-def test_a_token_that_is_a_key_is_replaced():
+def test_redactor_replaces_a_token_in_a_key():
     text = json.dumps([{"a": 1, TOKEN: {"b": TOKEN}}])
     assert Redactor([TOKEN]).json(json.loads(text), text) == [{"a": 1, REDACTED: {"b": REDACTED}}]
 
 
-def test_a_secret_that_is_a_word_of_kernels_does_not_break_a_reply():
+def test_redactor_keeps_kernels_keys_when_a_secret_equals_one():
     text = '{"id": "i", "status": "succeeded", "output": "status"}'
     assert Redactor(["status"]).json(json.loads(text), text) == {
         "id": "i",
@@ -118,15 +118,15 @@ def test_a_secret_that_is_a_word_of_kernels_does_not_break_a_reply():
     }
 
 
-def test_json_nested_deeply_is_redacted_too():
+def test_redactor_handles_deeply_nested_json():
     text = "[" * 900 + f'"{TOKEN}"' + "]" * 900
     assert REDACTED in json.dumps(Redactor([TOKEN]).json(json.loads(text), text))
 
 
-def test_json_text_that_is_a_mere_string_is_redacted():
+def test_redactor_handles_json_that_is_a_string():
     assert Redactor([TOKEN]).json(TOKEN, json.dumps(TOKEN)) == REDACTED
 
 
-def test_without_secrets_all_stays():
+def test_redactor_changes_nothing_without_secrets():
     assert NO_SECRETS.text(TOKEN) == TOKEN
     assert NO_SECRETS.json([TOKEN], "\\u00") == [TOKEN]

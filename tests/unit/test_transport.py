@@ -59,12 +59,12 @@ def answered(status: int, retry_after: float | None = None) -> KernelApiError:
         (KeyboardInterrupt(), False, False),
     ],
 )
-def test_a_request_is_sent_again_only_where_that_is_safe(error, get, post):
+def test_request_is_retried_only_when_that_is_safe(error, get, post):
     assert (retrying(GET)["retry"](after(error)), retrying(POST)["retry"](after(error))) == (get, post)
 
 
 @pytest.mark.parametrize("attempt", range(1, MAX_ATTEMPTS + 1))
-def test_the_pauses_grow_within_bounds_and_attempts_are_few(attempt):
+def test_retries_have_growing_bounded_pauses_and_a_maximum_number(attempt):
     pause = retrying(GET)["wait"](after(answered(500), attempt))
     assert 0.5 <= pause <= 21
     assert retrying(GET)["stop"](after(answered(500), attempt)) is (attempt == MAX_ATTEMPTS)
@@ -76,7 +76,7 @@ def chained(error: BaseException, **attributes) -> BaseException:
     return error
 
 
-def test_the_causes_are_those_that_libraries_wrap():
+def test_root_causes_are_the_exceptions_that_libraries_wrap():
     refused = ConnectionRefusedError(errno.ECONNREFUSED, "refused")
     for wrapping in (
         OSError(refused),
@@ -88,7 +88,7 @@ def test_the_causes_are_those_that_libraries_wrap():
         assert refused in list(root_causes(wrapping))
 
 
-def test_what_was_merely_handled_meanwhile_is_no_cause():
+def test_root_causes_exclude_the_exception_context():
     earlier = ConnectionRefusedError("an earlier attempt: nothing was sent")
     assert list(root_causes(chained(TimeoutError("lost"), __context__=earlier))) != [earlier]
     assert earlier not in list(root_causes(chained(TimeoutError("lost"), __context__=earlier)))
@@ -128,7 +128,7 @@ def test_what_was_merely_handled_meanwhile_is_no_cause():
         (OSError(f"http://user:{TOKEN}@proxy"), False, False, "https://k.example could not be reached."),
     ],
 )
-def test_a_request_without_a_reply_is_told_in_our_words(cause, sent, timed_out, message):
+def test_transport_error_describes_a_request_without_a_reply(cause, sent, timed_out, message):
     error = transport_error(
         KernelSettings("sk_x", base_url="https://k.example"),
         root_causes(cause),
@@ -147,11 +147,11 @@ def connection(**fields) -> SimpleNamespace:
 
 
 @pytest.mark.parametrize("conn_type", ["kernel", "generic", "", None])
-def test_a_connection_of_no_particular_type_is_taken(conn_type):
+def test_connection_is_accepted_when_it_has_no_specific_type(conn_type):
     assert settings_of(connection(conn_type=conn_type)).api_key == TOKEN
 
 
-def test_a_connection_is_read_with_its_extra():
+def test_connection_is_read_with_its_extra():
     found = settings_of(connection(host="localhost", port=8484, extra='{"project": "p", "timeout": "5"}'))
     assert (found.api_key, found.base_url, found.project, found.timeout) == (
         TOKEN,
@@ -162,12 +162,12 @@ def test_a_connection_is_read_with_its_extra():
 
 
 @pytest.mark.parametrize("extra", [None, "", "{}"])
-def test_a_connection_needs_no_extra(extra):
+def test_connection_is_accepted_without_an_extra(extra):
     assert settings_of(connection(extra=extra)).timeout == 30
 
 
 @pytest.mark.parametrize("extra", ["[]", "null", '"text"', "7", "{", "timeout=5"])
-def test_an_extra_that_is_no_object_is_refused(extra):
+def test_connection_raises_when_the_extra_is_not_an_object(extra):
     with pytest.raises(
         KernelConfigurationError, match="The extra of the Airflow connection 'kernel_default'"
     ):

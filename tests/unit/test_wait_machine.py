@@ -182,7 +182,7 @@ weather = st.lists(st.tuples(st.floats(0, 3000), looks, streams), max_size=6).ma
     st.sampled_from([0.5, 5.0, 30.0, 600.0]),
     st.sampled_from([0.0, 0.5, 1.0]),
 )
-def test_every_wait_with_a_deadline_is_over_by_then_and_never_wrong(
+def test_wait_ends_by_its_deadline_with_the_right_result_in_any_conditions(
     sky, ends_at, deadline, poll_interval, jitter
 ):
     world = World(ends_at, sky)
@@ -211,7 +211,7 @@ def test_every_wait_with_a_deadline_is_over_by_then_and_never_wrong(
 
 
 @pytest.mark.parametrize("error", [LOST, HTML, answered(500), answered(503, 20.0)])
-def test_without_a_deadline_errors_are_waited_out_and_then_it_is_given_up(error):
+def test_wait_retries_errors_and_gives_up_after_the_maximum_outage_without_a_deadline(error):
     world = World(weather=[(0.0, error, error)])
     end = world.run(waiting())
     assert end == GaveUp(error)
@@ -219,14 +219,14 @@ def test_without_a_deadline_errors_are_waited_out_and_then_it_is_given_up(error)
     assert len(world.requests) < 60
 
 
-def test_errors_shorter_than_the_patience_lose_nothing():
+def test_wait_succeeds_after_an_outage_shorter_than_the_maximum():
     world = World(3000.0, [(0.0, "ok", "heartbeats"), (400.0, LOST, LOST), (1200.0, "ok", "heartbeats")])
     assert world.run(waiting()) == Ended(SUCCEEDED)
     assert world.now - START < 3001
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 410, 302])
-def test_a_refusal_is_asked_once_more_and_then_believed(status):
+def test_wait_gives_up_after_a_second_refusal(status):
     world = World(weather=[(0.0, "ok", "closes"), (60.0, answered(status), "closes")])
     end = world.run(waiting())
     assert isinstance(end, GaveUp)
@@ -235,19 +235,19 @@ def test_a_refusal_is_asked_once_more_and_then_believed(status):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_token_is_believed_to_be_refused_whoever_says_so(status):
+def test_wait_gives_up_after_401_or_403_without_kernels_code(status):
     world = World(weather=[(0.0, "ok", "closes"), (60.0, proxied(status), "closes")])
     assert isinstance(world.run(waiting()), GaveUp)
     assert world.now - START < 120
 
 
 @pytest.mark.parametrize("status", [404, 405, 302])
-def test_what_a_proxy_says_that_has_lost_kernel_is_waited_out(status):
+def test_wait_retries_a_refusal_of_a_proxy(status):
     outage = [(0.0, "ok", "closes"), (60.0, proxied(status), proxied(status)), (600.0, "ok", "heartbeats")]
     assert World(700.0, outage).run(waiting()) == Ended(SUCCEEDED)
 
 
-def test_a_404_in_the_midst_is_believed_only_when_it_stays():
+def test_wait_gives_up_after_a_404_only_when_it_persists():
     spell = [
         (0.0, "ok", "closes"),
         (60.0, answered(404), "closes"),
@@ -259,7 +259,7 @@ def test_a_404_in_the_midst_is_believed_only_when_it_stays():
     assert NOT_FOUND_GRACE <= gone.now - START - 60 <= NOT_FOUND_GRACE + 15
 
 
-def test_one_refusal_alone_is_forgiven():
+def test_wait_continues_after_a_single_refusal():
     for at in range(100, 130):
         world = World(
             300.0, [(0.0, "ok", "closes"), (at, answered(401), "closes"), (at + 0.4, "ok", "closes")]
@@ -267,7 +267,7 @@ def test_one_refusal_alone_is_forgiven():
         assert world.run(waiting(poll_interval=1.0)) == Ended(SUCCEEDED)
 
 
-def test_an_invocation_that_is_not_listed_yet_is_waited_for():
+def test_wait_retries_a_404_of_a_new_invocation():
     late = World(100.0, [(0.0, answered(404), answered(404)), (NOT_FOUND_GRACE - 1, "ok", "heartbeats")])
     assert late.run(waiting()) == Ended(SUCCEEDED)
     never = World(weather=[(0.0, answered(404), answered(404))])
@@ -276,7 +276,7 @@ def test_an_invocation_that_is_not_listed_yet_is_waited_for():
 
 
 @pytest.mark.parametrize("status", ["paused", "Succeeded", "cancelled"])
-def test_an_unknown_status_is_never_an_end(status):
+def test_wait_does_not_end_with_an_unknown_status(status):
     world = World(weather=[(0.0, status, "closes")])
     end = world.run(waiting())
     assert isinstance(end, GaveUp)
@@ -287,7 +287,7 @@ def test_an_unknown_status_is_never_an_end(status):
 @pytest.mark.parametrize("how", [LOST, answered(404), answered(429), "closes", "lies"])
 @pytest.mark.parametrize("ends_at", [0.0, 3.0, 100.0, 1234.0])
 @pytest.mark.parametrize("poll_interval", [5.0, 30.0])
-def test_an_end_is_noticed_within_the_poll_interval_while_there_is_no_stream(how, ends_at, poll_interval):
+def test_wait_sees_the_end_within_the_poll_interval_without_a_stream(how, ends_at, poll_interval):
     world = World(ends_at, [(0.0, "ok", how)])
     assert world.run(waiting(poll_interval=poll_interval)) == Ended(SUCCEEDED)
     assert world.now - START - ends_at <= poll_interval + 2
@@ -295,13 +295,13 @@ def test_an_end_is_noticed_within_the_poll_interval_while_there_is_no_stream(how
 
 
 @pytest.mark.parametrize("ends_at", range(0, 2000, 97))
-def test_an_end_that_a_half_open_stream_hides_is_noticed_after_its_silence(ends_at):
+def test_wait_sees_the_end_after_the_idle_timeout_when_the_stream_is_half_open(ends_at):
     world = World(ends_at, [(0.0, "ok", "silent")])
     assert world.run(waiting()) == Ended(SUCCEEDED)
     assert world.now - START - ends_at <= 30 + STREAM_IDLE_TIMEOUT + 3
 
 
-def test_a_healthy_stream_costs_one_look_in_its_life():
+def test_wait_polls_once_per_working_stream():
     world = World(3600.0)
     assert world.run(waiting()) == Ended(SUCCEEDED)
     assert len(world.looks) <= 3600 / STREAM_MAX_LIFETIME + 1
@@ -309,33 +309,33 @@ def test_a_healthy_stream_costs_one_look_in_its_life():
     assert world.now - START <= 3601
 
 
-def test_what_ended_just_before_the_deadline_is_no_timeout():
+def test_wait_returns_the_end_when_it_is_just_before_the_deadline():
     world = World(449.99, [(0.0, LOST, LOST), (449.0, "ok", LOST)])
     assert world.run(waiting(deadline=START + 450)) == Ended(SUCCEEDED)
 
 
-def test_a_deadline_in_the_past_still_takes_a_look():
+def test_wait_polls_once_when_the_deadline_has_passed():
     world = World(0.0)
     assert world.run(waiting(deadline=START - 1000)) == Ended(SUCCEEDED)
     assert (len(world.looks), len(world.streams)) == (1, 0)
 
 
 @pytest.mark.parametrize("seconds", [2.0, 45.0, 600.0])
-def test_retry_after_is_honoured_by_looks(seconds):
+def test_poll_honours_retry_after(seconds):
     world = World(5000.0, [(0.0, answered(429, seconds), "closes"), (700.0, "ok", "closes")])
     assert world.run(waiting()) == Ended(SUCCEEDED)
     refused = [at for at in world.looks if at - START < 700]
     assert all(later - earlier >= seconds for earlier, later in itertools.pairwise(refused))
 
 
-def test_retry_after_of_a_stream_is_honoured_by_the_look_after_it_but_not_beyond_the_deadline():
+def test_poll_honours_retry_after_of_a_stream_up_to_the_deadline():
     world = World(weather=[(0.0, "ok", answered(429, 500.0))])
     assert world.run(waiting(deadline=START + 200)) == GaveUp(None)
     assert len(world.looks) == 1
     assert 200 <= world.now - START <= 201
 
 
-def test_a_stream_that_is_refused_is_tried_ever_more_rarely_and_comes_back():
+def test_wait_reopens_a_refused_stream_with_growing_pauses():
     world = World(4000.0, [(0.0, "ok", answered(500)), (2000.0, "ok", "heartbeats")])
     assert world.run(waiting()) == Ended(SUCCEEDED)
     refused = [at for at in world.streams if at - START < 2000]
@@ -356,7 +356,7 @@ def test_a_stream_that_is_refused_is_tried_ever_more_rarely_and_comes_back():
         (StateEvent("", Invocation("i1", "new")), False),
     ],
 )
-def test_an_event_only_ever_makes_it_look(event, stay):
+def test_event_causes_a_poll_and_never_ends_the_wait(event, stay):
     wait = waiting()
     wait.next(START)
     assert wait.on_event(event, START + 20) is stay
@@ -364,7 +364,7 @@ def test_an_event_only_ever_makes_it_look(event, stay):
     assert wait.next(START + 20) == Poll(mock.ANY)
 
 
-def test_of_a_series_of_errors_few_are_told():
+def test_wait_reports_few_of_consecutive_errors():
     told = []
     wait = waiting(on_transient_error=told.append)
     for number in range(64):
@@ -376,7 +376,7 @@ def test_of_a_series_of_errors_few_are_told():
     assert len(told) == 8, "a new series is told from its first"
 
 
-def test_being_throttled_is_no_reason_to_give_up():
+def test_wait_does_not_give_up_after_429():
     world = World(5000.0, [(0.0, answered(429), answered(429)), (4000.0, "ok", "closes")])
     assert world.run(waiting()) == Ended(SUCCEEDED)
 
@@ -386,7 +386,7 @@ def line(text: str) -> LogEvent:
 
 
 @pytest.mark.parametrize("error", [LOST, None])
-def test_after_the_end_the_rest_of_a_log_that_was_cut_is_read(error):
+def test_wait_reads_the_rest_of_the_log_after_the_end_when_the_stream_broke(error):
     records = []
     wait = waiting(on_log=records.append)
     assert isinstance(wait.next(START), Follow)
@@ -404,7 +404,7 @@ def test_after_the_end_the_rest_of_a_log_that_was_cut_is_read(error):
     assert records == ["one", "two"]
 
 
-class TestTheRestOfALogAfterTheEnd:
+class TestLogDrain:
     """Its streams may break as others do."""
 
     def ended(self, *, with_stream: bool) -> tuple[WaitMachine, list[str]]:
@@ -429,32 +429,32 @@ class TestTheRestOfALogAfterTheEnd:
                 wait.on_stream_end(now, error)
         return tried
 
-    def test_it_is_tried_again_over_an_outage_of_a_minute(self):
+    def test_is_retried_during_an_outage_of_a_minute(self):
         wait, records = self.ended(with_stream=True)
         tried = self.tries(wait, LOST)
         assert len(tried) < 10
         assert 60 < tried[-1] <= LOG_DRAIN_SECONDS
         assert records == ["one", "… the rest of the log could not be read: reset"]
 
-    def test_where_no_stream_ever_worked_it_is_hardly_waited_for(self):
+    def test_is_short_when_no_stream_ever_worked(self):
         wait, records = self.ended(with_stream=False)
         tried = self.tries(wait, answered(502))
         assert len(tried) == 2
         assert tried[-1] <= LOG_DRAIN_SECONDS_WITHOUT_STREAM
         assert records == ["… the rest of the log could not be read: Kernel answered 502 a_code: so."]
 
-    def test_a_refusal_is_asked_once_more_and_is_no_outage(self):
+    def test_ends_after_a_second_refusal(self):
         wait, _ = self.ended(with_stream=True)
         assert len(self.tries(wait, answered(401))) == 2
         wait, _ = self.ended(with_stream=True)
         assert len(self.tries(wait, proxied(404))) > 5
 
     @pytest.mark.parametrize(("with_stream", "patient"), [(True, True), (False, False)])
-    def test_a_404_is_waited_out_where_the_log_was_there_before(self, with_stream, patient):
+    def test_retries_a_404_only_when_a_stream_worked_before(self, with_stream, patient):
         wait, _ = self.ended(with_stream=with_stream)
         assert (len(self.tries(wait, answered(404))) > 5) == patient
 
-    def test_retry_after_is_honoured_within_reason(self):
+    def test_honours_retry_after_within_limits(self):
         wait, _ = self.ended(with_stream=True)
         tried = self.tries(wait, answered(429, 7.0))
         assert all(later - earlier >= 7 for earlier, later in itertools.pairwise(tried))
@@ -463,7 +463,7 @@ class TestTheRestOfALogAfterTheEnd:
         assert self.tries(wait, answered(429, 3600.0)) == [0]
 
     @pytest.mark.parametrize("silent", [True, False])
-    def test_a_stream_that_brings_nothing_new_is_the_end_though_kernel_does_not_say_so(self, silent):
+    def test_ends_when_a_stream_brings_no_new_line(self, silent):
         wait, records = self.ended(with_stream=True)
         how_it_ends = (LOG_DRAIN_IDLE_TIMEOUT, LOST) if silent else (0.0, None)
         for at, new in ((START, "two"), (START + 20, "three")):
@@ -477,13 +477,13 @@ class TestTheRestOfALogAfterTheEnd:
         assert isinstance(wait.next(START + 50), Ended)
         assert records == ["one", "two", "three"]
 
-    def test_a_stream_that_says_nothing_at_all_is_no_end(self):
+    def test_continues_when_a_stream_brings_no_event(self):
         wait, _ = self.ended(with_stream=True)
         wait.next(START)
         wait.on_stream_end(START + LOG_DRAIN_IDLE_TIMEOUT, LOST)
         assert isinstance(wait.next(START + 60), Follow)
 
-    def test_streams_cut_short_for_ever_are_given_up(self):
+    def test_gives_up_when_every_stream_ends_early(self):
         wait, records = self.ended(with_stream=True)
         now = START
         for number in itertools.count():
@@ -498,7 +498,7 @@ class TestTheRestOfALogAfterTheEnd:
 
 
 @pytest.mark.parametrize("back", [1.0, 3600.0])
-def test_a_clock_that_is_set_back_lengthens_nothing(back):
+def test_wait_is_not_longer_when_the_clock_is_set_back(back):
     wait = waiting(deadline=START + 600)
     wait.next(START)
     wait.on_stream_end(START + 40, LOST)
@@ -520,7 +520,7 @@ def test_a_clock_that_is_set_back_lengthens_nothing(back):
     assert wait.next(START + 601 - back) == GaveUp(None)
 
 
-def test_a_process_that_slept_for_long_does_not_give_up_for_the_one_error_it_wakes_to():
+def test_wait_does_not_give_up_after_one_error_when_the_process_was_suspended():
     wait = waiting()
     wait.on_error(LOST, START)
     for number in range(1, 4):
@@ -530,7 +530,7 @@ def test_a_process_that_slept_for_long_does_not_give_up_for_the_one_error_it_wak
     assert wait.next(START + 10 * MAX_OUTAGE + 5) == GaveUp(LOST)
 
 
-def test_the_end_of_another_invocation_is_no_reason_to_leave_the_stream():
+def test_wait_stays_on_the_stream_when_an_event_is_of_another_invocation():
     wait = waiting(on_log=[].append)
     assert isinstance(wait.next(START), Follow)
     assert wait.on_event(StateEvent("", Invocation("i2", "failed")), START + 1)
@@ -539,7 +539,7 @@ def test_the_end_of_another_invocation_is_no_reason_to_leave_the_stream():
     assert isinstance(wait.next(START + 60), Follow), "the log was not read to its end"
 
 
-def test_whether_a_line_is_late_is_judged_by_the_clock_of_the_log_though_it_is_set_back(monkeypatch):
+def test_line_delay_is_measured_by_the_wall_clock_when_it_is_set_back(monkeypatch):
     monkeypatch.setattr(log_buffer, "MAX_DELAY", 1.0)
     records, at = [], format_timestamp(int(START) * 10**9)
     wait = waiting(on_log=records.append)
@@ -549,7 +549,7 @@ def test_whether_a_line_is_late_is_judged_by_the_clock_of_the_log_though_it_is_s
     assert records == ["2027-01-15T08:00:00.000Z one", "two"]
 
 
-def test_an_end_that_kernel_took_back_does_not_make_a_later_log_complete():
+def test_log_is_not_complete_when_kernel_retracts_an_end():
     wait = waiting(on_log=[].append)
     wait.next(START)
     wait.on_event(StateEvent("", SUCCEEDED), START + 60)
@@ -562,7 +562,7 @@ def test_an_end_that_kernel_took_back_does_not_make_a_later_log_complete():
     assert isinstance(wait.next(START + 125), Follow), "the rest of the second stream"
 
 
-def test_lines_held_back_are_written_at_the_end():
+def test_wait_writes_held_lines_at_the_end():
     records = []
     wait = waiting(on_log=records.append)
     wait.next(START)
@@ -599,7 +599,7 @@ OUTCOMES = {
         ("unknown, not cancelled", "unknown", True, "could not be determined"),
     ],
 )
-def test_an_outcome_travels_small_and_unchanged(name, status, possibly_running, words):
+def test_wait_result_round_trips_through_a_small_event(name, status, possibly_running, words):
     outcome = OUTCOMES[name]
     assert (outcome.invocation_id, outcome.status, outcome.possibly_running) == (
         "i1",
@@ -624,24 +624,24 @@ def test_an_outcome_travels_small_and_unchanged(name, status, possibly_running, 
         for fields in ({"message": None}, {"possibly_running": "no"}, {"possibly_running": None})
     ],
 )
-def test_an_event_that_is_not_ours_concludes_nothing(event):
+def test_wait_result_raises_when_the_event_is_malformed(event):
     with pytest.raises(KernelError, match="not one of KernelInvocationTrigger"):
         WaitResult.from_event(event)
 
 
-def test_what_a_later_version_adds_to_its_events_does_no_harm():
+def test_wait_result_ignores_unknown_fields_of_a_later_version():
     assert WaitResult.from_event({**EVENT, "since": 1}) == WaitResult("i1", "failed")
 
 
-class TestFind:
-    def test_the_first_good_answer_ends_it_whatever_it_says(self):
+class TestStatusLookup:
+    def test_ends_with_the_first_usable_reply(self):
         for status in ("queued", "running", "succeeded", "failed"):
             find = StatusLookup("i1", START)
             assert isinstance(find.next(START), Poll)
             find.on_invocation(Invocation("i1", status), START)
             assert find.next(START) == Ended(Invocation("i1", status))
 
-    def test_it_is_as_patient_as_a_wait(self):
+    def test_retries_as_long_as_a_wait(self):
         find, now, looks = StatusLookup("i1", START), START, 0
         while not isinstance(step := find.next(now), GaveUp):
             if isinstance(step, Sleep):
@@ -652,7 +652,7 @@ class TestFind:
         assert now - START >= MAX_OUTAGE
         assert looks > 10
 
-    def test_a_404_of_a_proxy_is_not_kernels(self):
+    def test_retries_a_404_of_a_proxy(self):
         find, now = StatusLookup("i1", START), START
         for _ in range(5):
             find.on_error(KernelApiError("nginx", status_code=404), now)
@@ -664,7 +664,7 @@ class TestFind:
 
 
 @pytest.mark.parametrize("error", [LOST, answered(500), answered(429)])
-def test_a_refusal_after_other_errors_is_asked_once_more_too(error):
+def test_wait_retries_a_refusal_once_after_other_errors(error):
     wait = waiting()
     for number in range(5):
         wait.on_error(error, START + 60 + number)
@@ -674,14 +674,14 @@ def test_a_refusal_after_other_errors_is_asked_once_more_too(error):
     assert wait.next(START + 100) == GaveUp(wait.next(START + 100).error)
 
 
-def test_refusals_between_other_errors_end_with_the_patience():
+def test_wait_gives_up_after_the_maximum_outage_when_refusals_and_errors_alternate():
     wait = waiting()
     for second in range(60, 3000, 30):
         wait.on_error(answered(401) if second % 60 else LOST, START + second)
         assert isinstance(wait.next(START + second), GaveUp) is (second >= 60 + MAX_OUTAGE)
 
 
-def test_a_stream_that_fails_for_weeks_is_still_waited_for():
+def test_wait_continues_when_streams_fail_for_weeks():
     wait = waiting()
     for number in range(1, 3_000):
         wait.on_stream_end(START + number * 300.0, LOST)
@@ -689,7 +689,7 @@ def test_a_stream_that_fails_for_weeks_is_still_waited_for():
     assert not isinstance(wait.next(START + 3_001 * 300.0), GaveUp)
 
 
-def test_a_stream_whose_only_signs_of_life_are_comments_is_not_a_broken_one():
+def test_stream_is_not_broken_when_it_sends_only_comments():
     wait = waiting()
     for number in range(10):
         now = START + number * STREAM_MAX_LIFETIME
@@ -701,13 +701,13 @@ def test_a_stream_whose_only_signs_of_life_are_comments_is_not_a_broken_one():
 
 @pytest.mark.parametrize("poll_interval", [0, -5, 1e-9])
 @pytest.mark.parametrize("how", [("ok", "closes"), (LOST, LOST)])
-def test_no_poll_interval_makes_a_busy_loop(poll_interval, how):
+def test_wait_is_no_busy_loop_with_any_poll_interval(poll_interval, how):
     world = World(weather=[(0.0, *how)], latency=0.001)
     assert world.run(waiting(poll_interval=poll_interval, deadline=START + 60)) == GaveUp(None)
     assert len(world.requests) < 60 / 0.04
 
 
-def test_a_connection_that_cannot_be_used_is_not_waited_out():
+def test_wait_gives_up_at_once_when_the_connection_cannot_be_used():
     wait, error = waiting(), KernelConfigurationError("no token")
     wait.next(START)
     wait.on_stream_end(START + 1, error)
@@ -727,7 +727,7 @@ def test_a_connection_that_cannot_be_used_is_not_waited_out():
         ([(0, LOST, "breaks"), (100, "ok", "heartbeats")], 1),
     ],
 )
-def test_a_stream_that_is_opened_again_because_the_last_one_failed_is_told(weather, reconnects):
+def test_wait_reports_a_reconnect_only_when_the_stream_before_failed(weather, reconnects):
     world, told = World(ends_at=1000, weather=weather), []
     assert isinstance(world.run(waiting(on_reconnect=told.append)), Ended)
     assert told == [RUNNING] * reconnects
