@@ -32,7 +32,7 @@ MAX_RETRY_AFTER = 3600.0
 #: Maximum number of details of an error that are read.
 MAX_DETAILS = 10
 #: Maximum length of an error's message, in characters.
-MAX_MESSAGE = 1_000
+MAX_ERROR_MESSAGE = 1_000
 #: Maximum number of items on a page (Kernel's OpenAPI description).
 MAX_PAGE = 100
 #: Maximum offset of a page. Kernel's lists are shorter.
@@ -290,7 +290,7 @@ def raise_for_status(
         try:
             error = _decoded(body, redactor)
             if isinstance(error["message"], str):
-                message = clean(_sentence(error), MAX_MESSAGE)
+                message = clean(_sentence(error), MAX_ERROR_MESSAGE)
             code = clean(error["code"], MAX_NAME) if isinstance(error.get("code"), str) else None
         except _MALFORMED:
             pass

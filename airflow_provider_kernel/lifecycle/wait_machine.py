@@ -49,7 +49,7 @@ NOT_FOUND_GRACE = 30.0
 #: connections alive, it must be shorter than the 60 s after which load balancers cut them.
 STREAM_IDLE_TIMEOUT = 75.0
 #: Seconds before which the end of a stream counts as a failure.
-SHORT_LIFE = 30.0
+MIN_STREAM_LIFETIME = 30.0
 #: Maximum lifetime of a stream, in seconds: from time to time, the invocation is polled even if the stream seems fine.
 STREAM_MAX_LIFETIME = 300.0
 #: Maximum lifetime and idle time-out, in seconds, of a stream that reads the rest of the log after the end.
@@ -216,7 +216,7 @@ class WaitMachine:
             return
         # Comments are not events, but keep a stream alive: the transport, which sees the bytes, judges silence.
         silent = error is not None and now - self._stream_heard >= STREAM_IDLE_TIMEOUT
-        if silent or now - self._stream_opened < SHORT_LIFE:
+        if silent or now - self._stream_opened < MIN_STREAM_LIFETIME:
             self._stream_failures += 1
             self._stream_after = now + exponential(self._stream_failures, MAX_STREAM_PAUSE, initial=2.0)
         else:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 #: Bytes that are read at once: thousands of tiny events, some milliseconds of work.
-PIECE_BYTES = 2**13
+CHUNK_BYTES = 2**13
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -173,7 +173,7 @@ async def _pieces(response: aiohttp.ClientResponse, until: float = inf) -> Async
     :raises TimeoutError: ``until`` has passed. aiohttp does not notice if there is always more to read.
     """
     async for chunk in response.content.iter_any():
-        for start in range(0, len(chunk), PIECE_BYTES):
+        for start in range(0, len(chunk), CHUNK_BYTES):
             if time.monotonic() >= until:
                 raise TimeoutError
-            yield chunk[start : start + PIECE_BYTES]
+            yield chunk[start : start + CHUNK_BYTES]

@@ -130,7 +130,7 @@ def test_stream_and_poll_honour_retry_after(proxy, submit, wait):
 def test_log_is_read_completely_when_streams_break_after_the_end(proxy, submit, wait, spell, monkeypatch):
     # The second stream opens after the end, and not before.
     monkeypatch.setattr(wait_machine, "MAX_STREAM_PAUSE", 1000.0)
-    monkeypatch.setattr(wait_machine, "SHORT_LIFE", 1000.0)
+    monkeypatch.setattr(wait_machine, "MIN_STREAM_LIFETIME", 1000.0)
     for fault in spell:
         proxy.on(STREAM, fault, times=1)
     invocation_id, lines = submit("logs", {"n": 10}, wait_for="succeeded"), []

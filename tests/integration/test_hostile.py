@@ -290,7 +290,7 @@ class TestTime:
 
         with pytest.raises(TimeoutError):
             await read_all()
-        assert max(read) == aio.PIECE_BYTES
+        assert max(read) == aio.CHUNK_BYTES
 
     def test_tls_handshake_ends_at_the_timeout(self, ask, connect):
         import socket
