@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import Any
 
 from airflow_provider_kernel.api.models import Invocation
 from airflow_provider_kernel.lifecycle.record import Record
@@ -253,6 +254,7 @@ class Progress:
     :param invocation: the invocation, as Kernel last described it.
     :param reported: the end that a trigger or a reply without output has reported, before ``GET`` confirms it.
     :param error: the reason for which the attempt gives up.
+    :param replaces: the task's invocation before the next submission.
     :param replaces_cancelled: whether the next submission replaces an invocation that another attempt cancelled.
     :param has_resubmitted: whether the attempt has repeated a submission whose reply was lost, its own or an earlier one.
     :param refusals: how often in a row the account was full.
@@ -266,7 +268,12 @@ class Progress:
     invocation: Invocation | None = None
     reported: WaitResult | None = None
     error: BaseException | None = None
+    replaces: str | None = None
     replaces_cancelled: bool = False
     has_resubmitted: bool = False
     refusals: int = 0
     capacity_deadline: float | None = None
+
+    def history(self) -> dict[str, Any]:
+        """Return what a deferral for capacity keeps: it leaves no record."""
+        return {name: getattr(self, name) for name in ("replaces", "replaces_cancelled", "has_resubmitted")}

@@ -110,8 +110,8 @@ class TaskAttempt:
 
     def invocation_id(self) -> str | None:
         """Return the id of the invocation, from the record or else from XCom; None if there is none."""
-        if self.record and self.record.invocation_id:
-            return self.record.invocation_id
+        if self.recorded_invocation_id:
+            return self.recorded_invocation_id
         pushed = self._ti.xcom_pull(
             task_ids=self._ti.task_id, key="invocation_id", map_indexes=self.map_index
         )
@@ -125,6 +125,11 @@ class TaskAttempt:
         :raises KernelRecordError: it cannot be read.
         """
         return Record.from_stored(self._store.get(RECORD_KEY)) if self.is_durable else None
+
+    @property
+    def recorded_invocation_id(self) -> str | None:
+        """The id in the record; None if there is none."""
+        return self.record.invocation_id if self.record else None
 
     def write_intent(self, record: Record) -> None:
         """

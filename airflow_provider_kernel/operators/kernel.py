@@ -268,7 +268,11 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
             return runner.resume_after_wait(event, ti_id, submitted_at)
 
     def execute_after_capacity(
-        self, context: Context, event: dict[str, Any], ti_id: str | None = None
+        self,
+        context: Context,
+        event: dict[str, Any],
+        ti_id: str | None = None,
+        history: dict[str, Any] | None = None,
     ) -> Any:
         """
         Continue after the wait for capacity: submit the invocation.
@@ -276,10 +280,11 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         :param context: Airflow's.
         :param event: what the trigger fired.
         :param ti_id: the attempt that was deferred.
+        :param history: what that attempt had submitted before.
         :return: as that of :meth:`execute`.
         """
         with self._runner(context) as runner:
-            return runner.resume_after_capacity_wait(event, ti_id)
+            return runner.resume_after_capacity_wait(event, ti_id, history or {})
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """

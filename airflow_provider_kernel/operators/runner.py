@@ -139,11 +139,10 @@ class InvocationRunner:
         self._attempt.deferred_submitted_at = submitted_at
         return self._run(lambda: self._resumed(AttemptState.WAIT, ti_id) or self._read_wait_result(event))
 
-    def resume_after_capacity_wait(self, event: dict[str, Any], ti_id: str | None) -> Any:
-        """Continue after the capacity trigger has fired; the parameters are those of :meth:`resume_after_wait`."""
-        return self._run(
-            lambda: self._resumed(AttemptState.WAIT_FOR_CAPACITY, ti_id) or self._read_capacity_result(event)
-        )
+    def resume_after_capacity_wait(self, event: Any, ti_id: str | None, history: dict[str, Any]) -> Any:
+        """Continue after the capacity trigger has fired; ``history`` is that of :class:`Progress` before."""
+        state = AttemptState.WAIT_FOR_CAPACITY
+        return self._run(lambda: self._resumed(state, ti_id) or self._read_capacity_result(event, history))
 
     def resume_after_failed_deferral(self, error: Exception, *, is_timeout: bool) -> Any:
         """Continue after Airflow ended the deferral with ``error``: it timed out, or its trigger failed."""
@@ -288,10 +287,9 @@ class InvocationRunner:
         record, invocation_id = self._attempt.record, self._progress.invocation_id
         assert record  # noqa: S101 - the state is reached with both
         assert invocation_id  # noqa: S101
-        is_retry = record.generation == self._attempt.generation
         # On a retry, a function that makes the payload is not called just to compare fingerprints.
-        skip_comparison = is_retry and not self._options.is_deterministic
-        fingerprint = record.fingerprint if skip_comparison else self._submitter.fingerprint
+        compare = self._options.is_deterministic or record.generation != self._attempt.generation
+        fingerprint = self._submitter.fingerprint if compare else record.fingerprint
         try:
             found = self._interruptible.run(lambda: self._hook._find_invocation(invocation_id))
         except KernelInvocationUnknownError as error:
@@ -334,15 +332,14 @@ class InvocationRunner:
         """Send the request, once."""
         if time.time() >= self._execution_deadline():
             return self._event(AttemptEvent.TOO_LATE, error=too_late_error())
-        self._change(invocation_id=None, invocation=None)
+        replaces = self._attempt.recorded_invocation_id or self._progress.replaces
+        self._change(invocation_id=None, invocation=None, replaces=replaces)
         self._submitter.check()
         self._interruptible.check()
         is_sending: list[bool] = []
         try:
             self._hook.get_conn()  # reads the connection, which is not to happen between the intent and the request
-            intent, request = self._submitter.new_submission(
-                replaces_cancelled=self._progress.replaces_cancelled
-            )
+            intent, request = self._submitter.new_submission(self._progress)
             self._change(intent=intent, is_own=True)
             self._attempt.write_intent(intent)
         except KernelError as error:
@@ -396,11 +393,11 @@ class InvocationRunner:
         log.info("Kernel accepted invocation %s of %s.", invocation.id, action)
         return AttemptEvent.ACCEPTED
 
-    def _read_capacity_result(self, event: dict[str, Any]) -> AttemptEvent:
+    def _read_capacity_result(self, event: dict[str, Any], history: dict[str, Any]) -> AttemptEvent:
         record = self._attempt.record
         if record and record.invocation_id is None:
             self._attempt.delete_record()  # the intent of the refused submission, which Airflow could not delete then
-        self._change(capacity_deadline=event.get("deadline"))
+        self._change(capacity_deadline=event.get("deadline"), **history)
         if event.get("capacity") == "timeout":
             return self._event(AttemptEvent.NO_CAPACITY, error=no_capacity_error())
         if event.get("capacity") != "free":
@@ -424,11 +421,11 @@ class InvocationRunner:
                 retry_after=retry_after(refusal),
                 deadline=deadline,
             )
-            self._defer(trigger, "execute_after_capacity", deadline)
+            self._defer(trigger, "execute_after_capacity", deadline, history=self._progress.history())
         self._change(refusals=self._progress.refusals + 1)
         pause = worker_pause(self._progress.refusals, retry_after(refusal))
-        log.info("%s The task waits for capacity, and submits again in %.0f s.", refusal, pause)
         pause = min(pause, max(deadline - now, MIN_PAUSE))
+        log.info("%s The task waits for capacity, and submits again in %.0f s.", refusal, pause)
         self._interruptible.run(partial(time.sleep, pause))
         return AttemptEvent.CAPACITY_FREE
 

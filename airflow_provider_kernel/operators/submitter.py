@@ -17,6 +17,7 @@ from airflow_provider_kernel.operators.trace import trace_context
 
 if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel import KernelHook
+    from airflow_provider_kernel.lifecycle.attempt import Progress
     from airflow_provider_kernel.operators.attempt import TaskAttempt
     from airflow_provider_kernel.operators.interruptible import Interruptible
 
@@ -73,24 +74,23 @@ class Submitter:
         if isinstance(self._request_or_error, Exception):
             raise self._request_or_error
 
-    def new_submission(self, *, replaces_cancelled: bool) -> tuple[Record, InvocationRequest]:
+    def new_submission(self, progress: Progress) -> tuple[Record, InvocationRequest]:
         """
         Return the intent and the request of the next submission, after :meth:`check`.
 
-        :param replaces_cancelled: whether it replaces an invocation that another attempt cancelled.
+        :param progress: of the attempt, which says what the submission replaces.
         :raises AirflowFailException: the request is too large with what the task adds to the payload.
         """
         request = self._request_or_error
         assert isinstance(request, InvocationRequest)  # noqa: S101 - it was checked
-        before = self._attempt.record
         intent = Record.of_request(
             request,
             ti_id=self._attempt.id,
             generation=self._attempt.generation,
             submitted_at=time.time(),
             metadata_field=self._metadata_field,
-            replaces=before.invocation_id if before else None,
-            replaces_cancelled=replaces_cancelled,
+            replaces=progress.replaces,
+            replaces_cancelled=progress.replaces_cancelled,
         )
         try:
             if self._metadata_field:

@@ -1002,6 +1002,17 @@ class TestAFullAccount:
         task.ti.start_date = datetime.now(UTC) - timedelta(seconds=40)
         assert task.defer().trigger.deadline == pytest.approx(task.ti.start_date.timestamp() + 100, abs=1)
 
+    @both_waits
+    def test_does_not_let_a_lost_submission_be_repeated_twice(self, proxy, statuses, deferrable):
+        proxy.on(POST, faults.drop_request(), times=1)
+        proxy.on(POST, faults.answer(429, headers={"Retry-After": "0.1"}), times=1)
+        proxy.on(POST, faults.drop_request(), times=1)
+        task, _ = echo(on_lost_reply="resubmit", deferrable=deferrable)
+        with pytest.raises(AirflowFailException, match="The reply to the submission"):
+            task.run()
+        assert len(proxy.seen(POST)) == 3
+        assert statuses() == []
+
     def test_leaves_no_intent_and_no_payload_during_the_wait(self, proxy):
         proxy.on(POST, faults.answer(429))
         task, _ = echo(payload=unique(secret="canary"))
