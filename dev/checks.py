@@ -43,11 +43,11 @@ PARTS = {
     "integration": Part("integration tests", 3, (*PYTEST, "-n{jobs}", "tests/integration")),
     "fast": Part("unit and integration tests", 3, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
     "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
-    # Two at a time: tests/system/conftest.py says which.
+    # Three at a time: tests/system/conftest.py says which.
     "rest": Part(
-        "all else on a real Airflow", 16, (*PYTEST, "-v", "-n2", "tests/system", f"--ignore={MAIN_PATH}")
+        "all else on a real Airflow", 16, (*PYTEST, "-v", "-n3", "tests/system", f"--ignore={MAIN_PATH}")
     ),
-    "system": Part("all tests on a real Airflow", 17, (*PYTEST, "-v", "-n2", "tests/system")),
+    "system": Part("all tests on a real Airflow", 17, (*PYTEST, "-v", "-n3", "tests/system")),
     "versions": Part(
         "what touches Airflow on the other ones",
         11,

@@ -1,5 +1,5 @@
 """
-One Airflow and one emulator for all system tests.
+One Airflow and one emulator for the system tests of a process; with xdist, for those of each worker.
 
 This Airflow is as people run it: on PostgreSQL, with two triggerers.
 """
@@ -40,22 +40,25 @@ APPS = [
 
 
 class BesideEachOther(LoadScopeScheduling):
-    """Of two workers, one has all tests of the shared Airflow, the other those that start Airflows of their own."""
+    """Keeps together what uses the same Airflow: the stories of exactly once, what starts its own, and all else."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "own" if nodeid.partition("::")[0].endswith(("test_chaos.py", "test_demo.py")) else "shared"
+        name = Path(nodeid.partition("::")[0]).name
+        if name in ("test_chaos.py", "test_demo.py"):
+            return "own"
+        return "exactly once" if name.startswith(("test_exactly_once", "test_main_path")) else "all else"
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BesideEachOther:
-    """With ``-n 2``, have them run beside each other."""
+    """With ``-n 3``, have them run beside each other."""
     return BesideEachOther(config, log)
 
 
 @pytest.fixture(scope="session")
-def run_folder() -> Iterator[RunFolder]:
-    """Where the Airflow of the system tests lives."""
-    with RunFolder(REPOSITORY / ".run" / "system") as folder:
+def run_folder(worker_id: str) -> Iterator[RunFolder]:
+    """Where the Airflow of this worker's tests lives."""
+    with RunFolder(REPOSITORY / ".run" / "system" / worker_id) as folder:
         yield folder
 
 
