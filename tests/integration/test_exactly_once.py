@@ -339,7 +339,7 @@ class TestALostReply:
     @both_waits
     @losing
     @pytest.mark.parametrize("metadata_field", [None, "airflow"])
-    def test_is_settled_by_the_look_up(self, proxy, statuses, fault, metadata_field, deferrable):
+    def test_is_found_by_the_look_up(self, proxy, statuses, fault, metadata_field, deferrable):
         proxy.on(POST, fault, times=1)
         task, payload = echo(deferrable=deferrable, metadata_field=metadata_field)
         assert task.run()["test"] == payload["test"]
@@ -348,7 +348,7 @@ class TestALostReply:
     @pytest.mark.parametrize("metadata_field", [None, "airflow"])
     @pytest.mark.parametrize("map_index", [-1, 3])
     @losing
-    def test_is_settled_by_the_mark_among_invocations_with_the_same_payload(
+    def test_is_found_by_the_mark_among_invocations_with_the_same_payload(
         self, proxy, fault, metadata_field, map_index
     ):
         payload, twins = unique(), []
@@ -442,7 +442,7 @@ class TestALostReply:
             echo()[0].run()
         assert len(proxy.seen(POST)) == 1
 
-    def test_of_a_synchronous_call_is_settled_by_the_look_up(self, proxy, statuses):
+    def test_of_a_synchronous_call_is_found_by_the_look_up(self, proxy, statuses):
         proxy.on(POST, faults.drop_reply(), times=1)
         task, payload = echo(async_=False)
         assert task.run() == payload
@@ -461,7 +461,7 @@ class TestALostReply:
         task.retry().defer()
         assert statuses() == ["running"]
 
-    def test_is_not_settled_by_the_tasks_previous_invocation(self, proxy, statuses):
+    def test_is_not_confused_with_the_tasks_previous_invocation(self, proxy, statuses):
         task, payload = echo(on_lost_reply="resubmit")
         task.run()
         proxy.on(POST, faults.drop_request(), times=1)

@@ -60,7 +60,7 @@ class TestAsTheyCame:
 
     @losing
     @both_waits
-    def test_a_lost_reply_is_settled_among_twins_before_and_after(self, proxy, fault, deferrable):
+    def test_invocation_of_a_lost_reply_is_found_among_twins_before_and_after(self, proxy, fault, deferrable):
         payload, twins = unique(), []
 
         def twin():
@@ -138,7 +138,7 @@ class TestAnew:
 
     @losing
     @pytest.mark.parametrize("map_index", [-1, 3])
-    def test_metadata_field_settles_a_lost_reply_among_twins(self, proxy, fault, map_index):
+    def test_metadata_field_finds_the_invocation_of_a_lost_reply_among_twins(self, proxy, fault, map_index):
         payload = unique()
         for _ in range(2):
             echo(payload=payload, metadata_field="airflow", map_index=1)[0].run()

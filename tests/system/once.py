@@ -31,7 +31,7 @@ WAITS = ("deferred", "on_worker")
 #: Steps while the invocation is not over, and when it is: in the second leg of the task, if it was deferred.
 SUBMITTING = ("before:intent", "after:intent", "before:accepted", "after:accepted")
 ENDING = ("before:ended", "after:ended")
-#: Seconds within which everything happens: a dead worker is noticed, a lost reply settled, and so on.
+#: Seconds within which everything happens: a dead worker is noticed, the invocation of a lost reply is found, and so on.
 TIMEOUT = 400
 #: Seconds that an invocation may go on after Airflow has given it up.
 AT_ONCE = 60

@@ -38,7 +38,7 @@ def finished(run: DagRun) -> DagRun:
     return run
 
 
-def test_a_deferred_task_has_its_name_and_keeps_it(started: dict[str, DagRun]) -> None:
+def test_mapped_task_has_its_rendered_name_while_deferred_and_afterwards(started: dict[str, DagRun]) -> None:
     run = started["decorated_names"]
     names = ["first, 20 lines", f"second of {run.run_id}, 20 lines"]
     for index in range(2):
@@ -50,7 +50,7 @@ def test_a_deferred_task_has_its_name_and_keeps_it(started: dict[str, DagRun]) -
     assert [run.task("invoke", index).details()["rendered_map_index"] for index in range(2)] == names
 
 
-def test_a_mapped_decorated_task_runs_its_action_for_each_and_the_outputs_are_collected(
+def test_mapped_decorated_task_runs_once_for_each_item_and_returns_all_outputs(
     started: dict[str, DagRun],
 ) -> None:
     run = finished(started["decorated_mapped"])
@@ -100,7 +100,7 @@ def test_an_asset_event_names_the_invocation_and_its_version(
         ),
     ],
 )
-def test_the_example_returns_what_is_in_the_catalogue(
+def test_example_returns_entries_of_the_catalogue(
     started: dict[str, DagRun], example: str, task_id: str, returned: Any
 ) -> None:
     assert finished(started[f"example_kernel_{example}"]).task(task_id).xcom() == returned

@@ -116,7 +116,7 @@ def usual_ports_taken() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("usual_ports_taken")
-def test_demo(start: Callable[..., Demo]) -> None:
+def test_demo_runs_its_dag_to_success_and_shows_the_log_of_the_app(start: Callable[..., Demo]) -> None:
     demo = start()
 
     status = demo.end()

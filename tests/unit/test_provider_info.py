@@ -18,7 +18,7 @@ except ImportError:  # before Airflow 3.2
 
 
 @pytest.mark.parametrize("schema", ["provider_info.schema.json", "provider.yaml.schema.json"])
-def test_the_description_fits_airflows_schema(schema):
+def test_provider_info_is_valid_by_airflows_schema(schema):
     rules = json.loads((Path(airflow.__file__).parent / schema).read_text())
     # The second is that of the file a provider of Airflow's own repository is described in: it knows the
     # connection form, but asks for fields about releases that only that repository has.
@@ -27,7 +27,7 @@ def test_the_description_fits_airflows_schema(schema):
     jsonschema.validate(info, rules)
 
 
-def test_airflow_knows_the_connection_type_and_its_hook():
+def test_airflow_finds_the_connection_type_and_its_hook():
     hook = ProvidersManager().hooks["kernel"]
     assert (hook.hook_name, hook.connection_id_attribute_name) == ("Kernel", "kernel_conn_id")
     assert hook.connection_testable

@@ -17,7 +17,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.system.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, help="default: another one each time")
     parser.add_argument(
-        "--minutes", type=float, default=10, help="of chaos; settling comes on top. Default 10"
+        "--minutes",
+        type=float,
+        default=10,
+        help="of chaos; the wait until all is over comes on top. Default: 10",
     )
     parser.add_argument(
         "--arguments", type=json.loads, help="JSON, more arguments of all operators: to break them"

@@ -1,4 +1,4 @@
-"""Carries a plan out on a world of its own, lets it settle, and judges."""
+"""Carries a plan out on a world of its own, waits until all is over, and judges."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def carry_out(
         proxy.plan = None
         monkey.finish()
         say("Nothing is disturbed any more.")
-        _settle(audit, invocations, say)
+        _wait_for_all(audit, invocations, say)
         history = collect(airflow.api, audit, monkey, invocations, list(proxy.exchanges))
         faults = sum(exchange.did != "pass" for exchange in proxy.exchanges)
         done = [*(one for _, one in monkey.to_tasks.values() if one.component is None), *monkey.outages]
@@ -139,7 +139,7 @@ def _disturb(plan: Plan, monkey: Monkey, invocations: Invocations) -> None:
         do()
 
 
-def _settle(audit: Audit, invocations: Invocations, say: Callable[[str], None]) -> None:
+def _wait_for_all(audit: Audit, invocations: Invocations, say: Callable[[str], None]) -> None:
     def ended() -> bool:
         invocations.look()
         return not audit.unfinished()
