@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,8 +30,10 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+from airflow_provider_kernel.testing import KernelEmulator
 from tests import faults
 from tests.faulty import Fault, FaultyProxy
+from tests.integration.conftest import APP
 from tests.integration.task import Task, again, both_waits, started, tell_states
 
 POST = "POST /invocations"
@@ -40,6 +42,13 @@ STREAM = "GET /invocations/{id}/events"
 
 ANEW = r"A retry of the task runs the action again\."
 LATE = rf"Kernel invocation ID had not ended by its deadline\. It was cancelled\. {ANEW}"
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[KernelEmulator]:
+    """One of this module's own: other tests' invocations without payload could be taken for one whose reply was lost."""
+    with KernelEmulator([APP], heartbeat=0.5) as emulator:
+        yield emulator
 
 
 def killed(task: Task) -> None:
