@@ -158,6 +158,10 @@ class KernelInvocationUnknownError(KernelInvocationError):
     """The state of the invocation could not be determined."""
 
 
+class KernelResultTooLargeError(KernelInvocationUnknownError):
+    """Kernel's reply with the result is larger than the connection's ``max_response_mb``."""
+
+
 def is_certainly_not_accepted(error: KernelError) -> bool:
     """
     Return whether Kernel certainly did not accept a ``POST /invocations`` with this error, so that it may be sent again.

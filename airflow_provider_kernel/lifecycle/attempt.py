@@ -66,6 +66,7 @@ class AttemptEvent(StrEnum):
     ENDED = "the invocation has ended"
     DEADLINE = "the deadline has passed"
     UNKNOWN = "the state of the invocation cannot be determined"
+    TOO_LARGE = "the reply with the result is larger than max_response_mb"
     CANCELLED = "the invocation was cancelled"
     CANCEL_FAILED = "the invocation could not be cancelled"
     SUCCEEDED = "the invocation succeeded"
@@ -112,6 +113,7 @@ class Hint(StrEnum):
     WAITS_AGAIN = "No invocation was started. A retry of the task waits again."
     UNCERTAIN = "The task is not retried, because a retry might run the action a second time."
     REFUSED = "The task is not retried, because Kernel would refuse again."
+    TOO_LARGE = "Then clear the task: it returns the result, but before Airflow 3.3 it runs the action again."
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     _T(_S.CONCLUDE, _E.FAILED, _S.FAIL, Fate.ENDED, Hint.RUNS_AGAIN),
     _T(_S.CONCLUDE, _E.CANCELLED_BY_ANOTHER_ATTEMPT, _S.SUBMIT, Fate.ENDED),
     *_unless_retried(_S.CONCLUDE, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
+    _T(_S.CONCLUDE, _E.TOO_LARGE, _S.FAIL_WITHOUT_RETRY, Fate.ENDED, Hint.TOO_LARGE),
     _T(_S.STOP, _E.STOPPED, _S.RAISE),
     # In any state:
     _T(None, _E.KILLED, _S.STOP, Fate.CANCELLED),
@@ -220,6 +223,11 @@ TRANSITIONS: tuple[Transition, ...] = (
         _E.REFUSED_WHILE_RUNNING,
         (_S.RAISE, Fate.RUNS_ON, Hint.REATTACHES),
         (_S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.REFUSED),
+    ),
+    # A payload alone may be as large, if max_response_mb is very small.
+    *(
+        _T(state, _E.TOO_LARGE, _S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.TOO_LARGE)
+        for state in (_S.CHECK_PREVIOUS, _S.CANCEL_PREVIOUS, _S.WAIT)
     ),
     _T(None, _E.ERROR, _S.RAISE),
 )

@@ -29,6 +29,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeoutError,
     KernelInvocationUnknownError,
     KernelResponseTooLargeError,
+    KernelResultTooLargeError,
     KernelTransportError,
     is_kernels_refusal,
     retry_after,
@@ -384,6 +385,11 @@ def gave_up(invocation_id: str, error: KernelError | None) -> KernelInvocationEr
     if error is None:
         return KernelInvocationTimeoutError(
             f"Kernel invocation {invocation_id} had not ended by its deadline.", invocation_id=invocation_id
+        )
+    if isinstance(error, KernelResponseTooLargeError):
+        return KernelResultTooLargeError(
+            f"The result of Kernel invocation {invocation_id} could not be read: {error}",
+            invocation_id=invocation_id,
         )
     return KernelInvocationUnknownError(
         f"The state of Kernel invocation {invocation_id} could not be determined: {error}",

@@ -11,10 +11,17 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationError,
     KernelInvocationTimeoutError,
     KernelInvocationUnknownError,
+    KernelResultTooLargeError,
 )
 from airflow_provider_kernel.api.models import Invocation, InvocationStatus
 from airflow_provider_kernel.api.text import sentence, shorten
 
+#: The exceptions for a wait without an end, by status; any other status is one of a later version.
+ERRORS: dict[str, type[KernelInvocationError]] = {
+    "timeout": KernelInvocationTimeoutError,
+    "too_large": KernelResultTooLargeError,
+    "unknown": KernelInvocationUnknownError,
+}
 #: Maximum length of an event's message, in characters: Airflow logs and stores events.
 MAX_MESSAGE = 600
 
@@ -25,8 +32,9 @@ class WaitResult:
     How a wait ended, small enough for a trigger's event; never the output.
 
     :param invocation_id: Kernel's id.
-    :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if the deadline of the wait passed; ``unknown`` if Kernel
-        refused to tell the state of the invocation, or could not be asked.
+    :param status: Kernel's ``succeeded`` or ``failed``; ``timeout`` if the deadline of the wait passed; ``too_large`` if the reply
+        with the result was too large to read; ``unknown`` if Kernel refused to tell the state of the invocation, or could not be
+        asked.
     :param message: what happened, if Kernel's own words are not available.
     :param possibly_running: whether the invocation may be running.
     """
@@ -49,7 +57,7 @@ class WaitResult:
     @classmethod
     def of_open(cls, error: KernelInvocationError) -> WaitResult:
         """Return the result of a wait that was given up, with the invocation possibly running."""
-        status = "timeout" if isinstance(error, KernelInvocationTimeoutError) else "unknown"
+        status = next((status for status, kind in ERRORS.items() if isinstance(error, kind)), "unknown")
         return cls(error.invocation_id, status, shorten(str(error), MAX_MESSAGE), possibly_running=True)
 
     @classmethod
@@ -108,6 +116,6 @@ class WaitResult:
 
     def error(self, hint: str = "") -> KernelInvocationError:
         """Return the exception for a result that is not an end, with ``hint`` as its last sentence."""
-        kind = KernelInvocationTimeoutError if self.status == "timeout" else KernelInvocationUnknownError
+        kind = ERRORS.get(self.status, KernelInvocationUnknownError)
         message = self.message or f"The wait for it ended with the status {self.status!r}."
         return kind(f"{sentence(message)} {hint}".rstrip(), invocation_id=self.invocation_id)

@@ -25,6 +25,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeoutError,
     KernelInvocationUnknownError,
     KernelLostReplyError,
+    KernelResultTooLargeError,
     is_full,
     retry_after,
     was_not_sent,
@@ -293,7 +294,7 @@ class InvocationRunner:
         try:
             found = self._interruptible.run(lambda: self._hook._find_invocation(invocation_id))
         except KernelInvocationUnknownError as error:
-            return self._event(AttemptEvent.UNKNOWN, error=error)
+            return self._gave_up(error)
         decision = decide(record, found, generation=self._attempt.generation, fingerprint=fingerprint)
         status = f"{invocation_id} (status: {found.status if found else 'gone'})"
         log.info("An earlier attempt started Kernel invocation %s. %s", status, decision.value)
@@ -325,7 +326,7 @@ class InvocationRunner:
                 lambda: self._hook.wait_for_invocation(invocation_id, timeout=CANCEL_WAIT_SECONDS)
             )
         except KernelInvocationUnknownError as error:
-            return self._event(AttemptEvent.UNKNOWN, error=error)
+            return self._gave_up(error)
         return AttemptEvent.CANCELLED
 
     def _submit(self) -> AttemptEvent:
@@ -463,6 +464,8 @@ class InvocationRunner:
         return self._event(AttemptEvent.ENDED, invocation=found, reported=WaitResult.of(found))
 
     def _gave_up(self, error: KernelInvocationError) -> AttemptEvent:
+        if isinstance(error, KernelResultTooLargeError):
+            return self._event(AttemptEvent.TOO_LARGE, error=error)
         is_timeout = isinstance(error, KernelInvocationTimeoutError)
         return self._event(AttemptEvent.DEADLINE if is_timeout else AttemptEvent.UNKNOWN, error=error)
 
@@ -549,7 +552,7 @@ class InvocationRunner:
                     lambda: self._hook._find_invocation(reported.invocation_id)
                 )
             except KernelInvocationUnknownError as error:
-                return self._event(AttemptEvent.UNKNOWN, error=error)
+                return self._gave_up(error)
             if invocation is None or not invocation.is_ended:
                 return self._event(AttemptEvent.UNKNOWN, error=reported.unconfirmed_error(invocation))
         self._interruptible.check()

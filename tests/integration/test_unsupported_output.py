@@ -52,6 +52,28 @@ def test_output_without_xcom_push_is_not_checked():
     assert decoding(TOO_LARGE, do_xcom_push=False).run() == json.loads(TOO_LARGE)
 
 
+@pytest.mark.parametrize("retries", [0, 2])
+@pytest.mark.parametrize("deferrable", [True, False])
+def test_result_beyond_max_response_mb_fails_without_retry_and_is_returned_after_a_clear(
+    emulator_env, monkeypatch, deferrable, retries
+):
+    usual = json.loads(emulator_env.connection_json)
+    limited = {**usual, "extra": {**usual.get("extra", {}), "max_response_mb": 1}}
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", json.dumps(limited))
+    payload = {"text": "x" * 600_000}  # the reply has the output, too
+    task = Task("echo", payload, retries=retries, deferrable=deferrable)
+    with pytest.raises(AirflowFailException) as failed:
+        task.run()
+    said = str(failed.value)
+    assert f"The result of Kernel invocation {task.invocation_id} could not be read" in said
+    assert "set the extra 'max_response_mb'" in said
+    assert "could not be cancelled" not in said
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", emulator_env.connection_json)
+    invocation_id = task.invocation_id
+    assert task.clear().run() == payload
+    assert task.invocation_id == invocation_id  # it did not run again
+
+
 class TestMultipleOutputs:
     def test_entries_named_like_the_tasks_own_xcoms_are_left_out_with_a_warning(self, told):
         names = ["invocation_id", "app_version", KernelInvocationLink.key, "return_value", "skipmixin_key"]

@@ -104,6 +104,7 @@ ROWS = [
     ("Kernel cannot be reached", AttemptState.SUBMIT, AttemptEvent.NOT_SENT),
     ("the account is full", AttemptState.SUBMIT, AttemptEvent.FULL),
     ("the action raises", AttemptState.CONCLUDE, AttemptEvent.FAILED),
+    ("the result is larger", AttemptState.CONCLUDE, AttemptEvent.TOO_LARGE),
     ("the task gives up waiting", AttemptState.WAIT, AttemptEvent.UNKNOWN),
     ("`timeout` or `execution_timeout` passes", AttemptState.WAIT, AttemptEvent.DEADLINE),
     ("the invocation could not be cancelled", AttemptState.CANCEL, AttemptEvent.CANCEL_FAILED),
