@@ -35,7 +35,7 @@ unit: .venv/ready ## Tests without I/O
 integration: .venv/ready chromium ## Tests over HTTP, against the emulator
 	@$(CHECKS) integration
 
-system: .venv/ready chromium ## Tests with a real scheduler and triggerer: 17 minutes
+system: .venv/ready chromium ## Tests with a real scheduler and triggerer: 12 minutes
 	@$(CHECKS) system
 
 test: .venv/ready chromium ## Unit and integration tests, then what matters most on a real Airflow: 6 minutes

@@ -45,9 +45,9 @@ PARTS = {
     "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
     # Three at a time: tests/system/conftest.py says which.
     "rest": Part(
-        "all else on a real Airflow", 16, (*PYTEST, "-v", "-n3", "tests/system", f"--ignore={MAIN_PATH}")
+        "all else on a real Airflow", 12, (*PYTEST, "-v", "-n3", "tests/system", f"--ignore={MAIN_PATH}")
     ),
-    "system": Part("all tests on a real Airflow", 17, (*PYTEST, "-v", "-n3", "tests/system")),
+    "system": Part("all tests on a real Airflow", 12, (*PYTEST, "-v", "-n3", "tests/system")),
     "versions": Part(
         "what touches Airflow on the other ones",
         11,
