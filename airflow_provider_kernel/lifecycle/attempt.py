@@ -201,6 +201,11 @@ TRANSITIONS: tuple[Transition, ...] = (
     _T(_S.CONCLUDE, _E.CANCELLED_BY_ANOTHER_ATTEMPT, _S.SUBMIT, Fate.ENDED),
     *_unless_retried(_S.CONCLUDE, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
     _T(_S.CONCLUDE, _E.TOO_LARGE, _S.FAIL_WITHOUT_RETRY, Fate.ENDED, Hint.TOO_LARGE),
+    # A payload alone may be as large, if max_response_mb is very small.
+    *(
+        _T(state, _E.TOO_LARGE, _S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.TOO_LARGE)
+        for state in (_S.CHECK_PREVIOUS, _S.CANCEL_PREVIOUS, _S.WAIT)
+    ),
     _T(_S.STOP, _E.STOPPED, _S.RAISE),
     # In any state:
     _T(None, _E.KILLED, _S.STOP, Fate.CANCELLED),
@@ -223,11 +228,6 @@ TRANSITIONS: tuple[Transition, ...] = (
         _E.REFUSED_WHILE_RUNNING,
         (_S.RAISE, Fate.RUNS_ON, Hint.REATTACHES),
         (_S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.REFUSED),
-    ),
-    # A payload alone may be as large, if max_response_mb is very small.
-    *(
-        _T(state, _E.TOO_LARGE, _S.FAIL_WITHOUT_RETRY, Fate.MAY_RUN, Hint.TOO_LARGE)
-        for state in (_S.CHECK_PREVIOUS, _S.CANCEL_PREVIOUS, _S.WAIT)
     ),
     _T(None, _E.ERROR, _S.RAISE),
 )
