@@ -41,7 +41,7 @@ class Part(NamedTuple):
 PARTS = {
     "unit": Part("unit tests", 1, (*PYTEST, "-n{jobs}", "tests/unit")),
     "integration": Part("integration tests", 3, (*PYTEST, "-n{jobs}", "tests/integration")),
-    "fast": Part("unit and integration tests", 3, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
+    "fast": Part("unit and integration tests", 4, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
     "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
     # Three at a time: tests/system/conftest.py says which.
     "rest": Part(
@@ -50,7 +50,7 @@ PARTS = {
     "system": Part("all tests on a real Airflow", 12, (*PYTEST, "-v", "-n3", "tests/system")),
     "versions": Part(
         "what touches Airflow on the other ones",
-        11,
+        14,
         (sys.executable, "-u", "-m", "dev.versions", "--jobs={jobs}", "--reports={report}"),
     ),
 }
