@@ -37,6 +37,8 @@ MAX_ERROR_MESSAGE = 1_000
 MAX_PAGE = 100
 #: Maximum offset of a page. Kernel's lists are shorter.
 MAX_OFFSET = 10**7
+#: Headers of a request for an event stream. Encoded, it might expand to any amount of data; see :func:`check_stream`.
+STREAM_HEADERS = {"Accept": "text/event-stream", "Accept-Encoding": "identity"}
 _REQUEST_ID_HEADERS = ("X-Request-Id", "X-Kernel-Request-Id", "CF-Ray")
 
 
@@ -260,7 +262,7 @@ def check_stream(headers: Mapping[str, str], redactor: Redactor = NO_SECRETS) ->
         not requested and may expand to any amount of data.
     """
     kind = _kind(headers, redactor)
-    if kind.strip().lower() != "text/event-stream" or is_encoded(headers):
+    if kind.strip().lower() != STREAM_HEADERS["Accept"] or is_encoded(headers):
         encoded = " with an encoding" if is_encoded(headers) else ""
         raise KernelTransportError(
             f"The reply to a request for events is {kind}{encoded}; a proxy may have answered."

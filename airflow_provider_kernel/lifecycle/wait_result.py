@@ -16,7 +16,8 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.models import Invocation, InvocationStatus
 from airflow_provider_kernel.api.text import sentence, shorten
 
-#: The exceptions for a wait without an end, by status; any other status is one of a later version.
+#: The exceptions for a wait without an end, by status, the more special ones first; any other status is one of a later
+#: version.
 ERRORS: dict[str, type[KernelInvocationError]] = {
     "timeout": KernelInvocationTimeoutError,
     "too_large": KernelResultTooLargeError,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_kernel import metrics
-from airflow_provider_kernel.api.arguments import DEFAULT_ASYNC_TIMEOUT_SECONDS
 from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.hooks.connection import is_dag_test
 from airflow_provider_kernel.lifecycle.attempt import AttemptEvent, Progress
@@ -83,7 +82,7 @@ class AttemptExit:
                 "%s ended this attempt. Kernel invocation %s runs on (cancel_on_kill=False), for %d s at most.",
                 cause,
                 progress.invocation_id,
-                self._options.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS,
+                self._options.max_duration,
             )
         elif progress.intent:
             log.warning(

@@ -34,8 +34,13 @@ class InvocationOptions:
     is_deterministic: bool
 
     @property
+    def max_duration(self) -> int:
+        """Seconds after which Kernel ends the invocation."""
+        return self.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS
+
+    @property
     def seconds_to_wait(self) -> float:
         """Seconds from the submission after which the task gives up."""
         if self.timeout is not None:
             return self.timeout
-        return (self.async_timeout_seconds or DEFAULT_ASYNC_TIMEOUT_SECONDS) + GRACE_SECONDS
+        return self.max_duration + GRACE_SECONDS

@@ -65,7 +65,7 @@ async def exchange(
     """
     import aiohttp
 
-    accept = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
+    accept = endpoints.STREAM_HEADERS if stream else {}
     timeout = aiohttp.ClientTimeout(
         total=limits.total, sock_connect=CONNECT_TIMEOUT, sock_read=limits.idle_timeout
     )

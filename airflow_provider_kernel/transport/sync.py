@@ -91,7 +91,7 @@ def exchange(
     from airflow_provider_kernel.transport.deadline import RequestDeadline
 
     response = None
-    headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity"} if stream else {}
+    headers = dict(endpoints.STREAM_HEADERS) if stream else {}
     body = None
     if request.body is not None:
         headers["Content-Type"] = "application/json"
