@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from airflow_provider_kernel.emulator.engine import App
 
 #: Packages that the extra ``emulator`` installs.
-REQUIRED_PACKAGES = ("kernel", "psutil", "starlette", "uvicorn")
+REQUIRED_PACKAGES = ("kernel", "psutil", "python_multipart", "starlette", "uvicorn", "websockets")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +74,9 @@ def _serve(options: argparse.Namespace) -> int:
         environment = variables | {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
         forkservers = [stack.enter_context(closing(Forkserver(file, environment))) for file in options.files]
         # These imports take time, and the forkservers import their apps meanwhile.
-        from airflow_provider_kernel.emulator.engine import Engine
+        from airflow_provider_kernel.emulator.browsers.chromium import Programs
+        from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
+        from airflow_provider_kernel.emulator.engine import Engine, new_id
         from airflow_provider_kernel.emulator.server import make_app
         from airflow_provider_kernel.emulator.uvicorn_server import serve
 
@@ -84,8 +87,11 @@ def _serve(options: argparse.Namespace) -> int:
             sync_timeout=options.sync_timeout,
             reserialize_payloads=options.reserialize_payloads,
         )
+        programs = Programs(options.chromium, options.headed)
+        browsers = BrowserPool(programs, url, new_id, lambda text: print(text, flush=True))
         app = make_app(
             engine,
+            browsers,
             api_key=options.api_key,
             heartbeat=options.heartbeat,
             refuse=options.refuse,
@@ -95,6 +101,7 @@ def _serve(options: argparse.Namespace) -> int:
         return serve(
             app,
             engine,
+            browsers,
             listener,
             forkservers,
             announcement=_announcement(url, shown_key, apps),
@@ -147,6 +154,18 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="file in dotenv format with variables for the apps; --env takes precedence. May be repeated",
+    )
+    parser.add_argument(
+        "--chromium",
+        type=_program,
+        metavar="PATH",
+        help="the Chromium or Chrome of the browsers (default: the first that is found on the PATH, or Playwright's)",
+    )
+    parser.add_argument(
+        "--headed",
+        action="store_true",
+        help="show the windows of browsers on this screen (default: on a screen of their own, if Xvfb and xdotool are "
+        "installed, otherwise nowhere)",
     )
     parser.add_argument(
         "--max-concurrency",
@@ -208,6 +227,13 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65_535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
+
+
+def _program(text: str) -> str:
+    path = shutil.which(text)
+    if path is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a program")
+    return path
 
 
 def _key(text: str) -> str:

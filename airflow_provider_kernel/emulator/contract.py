@@ -86,7 +86,7 @@ def read_invoke(body: bytes) -> InvokeRequest:
 
     :raises ApiError: 400: the body is not valid.
     """
-    data = _read_object(body)
+    data = read_object(body)
     names = {}
     for name in ("app_name", "action_name", "version"):
         if name not in data:
@@ -119,7 +119,7 @@ def read_update(body: bytes) -> UpdateRequest:
 
     :raises ApiError: 400: the body is not valid.
     """
-    data = _read_object(body)
+    data = read_object(body)
     if data.get("status") not in ("succeeded", "failed"):
         raise bad_request("status must be succeeded or failed")
     return UpdateRequest(InvocationStatus(data["status"]), _read_json_text(data, "output"))
@@ -175,7 +175,12 @@ def paginate(items: Sequence[_T], page: Pagination) -> tuple[Sequence[_T], dict[
     }
 
 
-def _read_object(body: bytes) -> dict[str, Any]:
+def read_object(body: bytes) -> dict[str, Any]:
+    """
+    Return the JSON object that a request body contains.
+
+    :raises ApiError: 400: it contains none.
+    """
     try:
         data = parse_json(body.decode())
     except ValueError:

@@ -15,6 +15,7 @@ import string
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator.contract import (
@@ -132,6 +133,21 @@ class Engine:
         time_limit = request.async_timeout if request.is_async else self._sync_timeout
         active.task = asyncio.create_task(self._execute(invocation, active, app.forkserver, time_limit))
         return invocation
+
+    def app_folders(self) -> list[Path]:
+        """Return the folders of the app files."""
+        return [app.forkserver.path.resolve().parent for app in self.apps.values()]
+
+    def check_active(self, invocation_id: str) -> None:
+        """
+        Check that an invocation is queued or running.
+
+        :raises ApiError: 404: it is unknown; 400: it has ended.
+        """
+        if self.store.get(invocation_id) is None:
+            raise not_found(f"Invocation not found: {invocation_id}")
+        if invocation_id not in self._active:
+            raise bad_request(f"The invocation {invocation_id} has already ended")
 
     async def wait_for_end(self, invocation: StoredInvocation) -> None:
         """Wait until an invocation has ended."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,13 +13,20 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
+from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator.account import limits, refusal
+from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
+from airflow_provider_kernel.emulator.browsers.routes import (
+    BROWSER_ERRORS,
+    browser_routes,
+    is_public,
+    on_browser_error,
+)
 from airflow_provider_kernel.emulator.contract import (
-    MAX_BODY_BYTES,
     VERSION_LABEL,
     ApiError,
-    bad_request,
     not_found,
     paginate,
     read_invoke,
@@ -31,14 +37,16 @@ from airflow_provider_kernel.emulator.contract import (
 )
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
+from airflow_provider_kernel.emulator.http_messages import error_response, json_response, read_body
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
-from airflow_provider_kernel.emulator.stream import encode_json, event_stream
+from airflow_provider_kernel.emulator.stream import event_stream
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def make_app(
     engine: Engine,
+    browsers: BrowserPool,
     *,
     api_key: str | None,
     heartbeat: float,
@@ -49,12 +57,13 @@ def make_app(
     Return the ASGI application.
 
     :param engine: executes the invocations.
+    :param browsers: the browsers.
     :param api_key: the only accepted bearer token; None: any token is accepted.
     :param heartbeat: seconds without an event after which an event stream sends a heartbeat.
     :param refuse: a choice of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: no request is refused.
     :param served: hosts from :func:`~airflow_provider_kernel.emulator.host_and_origin.served_hosts`.
     """
-    api = _Api(engine, heartbeat)
+    api = _Api(engine, browsers, heartbeat)
     app = Starlette(
         routes=[
             Route("/invocations", api.invoke, methods=["POST"]),
@@ -67,10 +76,12 @@ def make_app(
             Route("/apps", api.list_apps, methods=["GET"]),
             Route("/auth/context", api.auth_context, methods=["GET"]),
             Route("/org/entitlements", api.entitlements, methods=["GET"]),
+            *browser_routes(browsers, engine.app_folders, engine.check_active),
         ],
         exception_handlers={
             ApiError: _on_api_error,
             HTTPException: _on_http_error,
+            **dict.fromkeys(BROWSER_ERRORS, on_browser_error),
             ClientDisconnect: _on_disconnect,
             Exception: _on_internal_error,
         },
@@ -78,7 +89,8 @@ def make_app(
     app.router.redirect_slashes = False
     for route in app.routes:
         # Starlette adds HEAD to GET. Kernel has no HEAD, and on an event stream it would last until the stream's end.
-        route.methods.discard("HEAD")  # type: ignore[attr-defined]
+        if isinstance(route, Route) and route.methods:
+            route.methods.discard("HEAD")
     return _AccessMiddleware(app, api_key, refuse, served)
 
 
@@ -94,16 +106,18 @@ class _AccessMiddleware:
         self._served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        error = check_host_and_origin(scope["headers"], self._served)
+        if scope["type"] == "websocket":
+            await (WebSocketClose(1008) if error else self._app)(scope, receive, send)
             return
         request = Request(scope)
-        error = (
-            check_host_and_origin(scope["headers"], self._served)
-            or self._check_token(_token(request))
-            or refusal(self._refuse, request.method, request.headers)
-        )
-        respond = _error(error.status_code, error.code, error.message) if error else self._app
+        if not is_public(scope["path"]):
+            error = (
+                error
+                or self._check_token(_token(request))
+                or refusal(self._refuse, request.method, request.headers)
+            )
+        respond = error_response(error.status_code, error.code, error.message) if error else self._app
         await respond(scope, receive, send)
 
     def _check_token(self, token: str) -> ApiError | None:
@@ -117,18 +131,19 @@ class _AccessMiddleware:
 class _Api:
     """The endpoints, one method for each."""
 
-    def __init__(self, engine: Engine, heartbeat: float) -> None:
+    def __init__(self, engine: Engine, browsers: BrowserPool, heartbeat: float) -> None:
         self._engine = engine
+        self._browsers = browsers
         self._heartbeat = heartbeat
         self._organization = _public_id("organization")
 
     async def invoke(self, request: Request) -> Response:
-        submitted = read_invoke(await _body(request))
+        submitted = read_invoke(await read_body(request))
         invocation = self._engine.submit(submitted)
         if submitted.is_async:
-            return _json_response(_submission_as_json(invocation), 202)
+            return json_response(_submission_as_json(invocation), 202)
         await self._engine.wait_for_end(invocation)
-        return _json_response(_submission_as_json(invocation))
+        return json_response(_submission_as_json(invocation))
 
     async def list_invocations(self, request: Request) -> Response:
         query = request.query_params
@@ -142,15 +157,18 @@ class _Api:
             since=read_since(query, time.time_ns()),
         )
         invocations, headers = paginate(self._engine.store.list(wanted), page)
-        return _json_response([invocation.as_json() for invocation in invocations], headers=headers)
+        return json_response([invocation.as_json() for invocation in invocations], headers=headers)
 
     async def retrieve(self, request: Request) -> Response:
-        return _json_response(self._find(request).as_json())
+        return json_response(self._find(request).as_json())
 
     async def update(self, request: Request) -> Response:
         invocation = self._find(request)
-        await self._engine.update(invocation, read_update(await _body(request)))
-        return _json_response(invocation.as_json())
+        wanted = read_update(await read_body(request))
+        await self._engine.update(invocation, wanted)
+        if wanted.status is InvocationStatus.FAILED:
+            await self._browsers.cancel_invocation(invocation.id)
+        return json_response(invocation.as_json())
 
     async def events(self, request: Request) -> Response:
         invocation = self._find(request)
@@ -162,11 +180,11 @@ class _Api:
         )
 
     async def list_browsers(self, request: Request) -> Response:
-        self._find(request)
-        return _json_response({"browsers": []})
+        browsers = self._browsers.open(self._find(request).id)
+        return json_response({"browsers": [browser.as_json() for browser in browsers]})
 
     async def delete_browsers(self, request: Request) -> Response:
-        self._find(request)
+        await self._browsers.close_of_invocation(self._find(request).id)
         return Response(status_code=204)
 
     async def list_apps(self, request: Request) -> Response:
@@ -188,12 +206,12 @@ class _Api:
             and text in app.name.lower()
         ]
         page, headers = paginate(apps, read_pagination(query))
-        return _json_response(page, headers=headers)
+        return json_response(page, headers=headers)
 
     async def auth_context(self, request: Request) -> Response:
         key_id = _public_id(_token(request))
         project = request.headers.get("x-kernel-project")
-        return _json_response(
+        return json_response(
             {
                 "authentication": {"method": "api_key", "source": "api_key", "credential_id": key_id},
                 "principal": {"type": "api_key", "id": key_id},
@@ -207,7 +225,7 @@ class _Api:
         )
 
     async def entitlements(self, request: Request) -> Response:
-        return _json_response(limits(self._engine.max_concurrency))
+        return json_response(limits(self._engine.max_concurrency))
 
     def _find(self, request: Request) -> StoredInvocation:
         invocation_id = request.path_params["id"]
@@ -215,15 +233,6 @@ class _Api:
         if invocation is None:
             raise not_found(f"Invocation not found: {invocation_id}")
         return invocation
-
-
-async def _body(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise bad_request("The body is too large")
-    return bytes(body)
 
 
 def _submission_as_json(invocation: StoredInvocation) -> dict[str, Any]:
@@ -243,30 +252,22 @@ def _public_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(encode_json(data), status, headers, "application/json")
-
-
-def _error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    return _json_response({"code": code, "message": message}, status, headers)
-
-
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - Starlette's signature is wider than its promise
-    return _error(error.status_code, error.code, error.message, error.headers)
+    return error_response(error.status_code, error.code, error.message, error.headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     code = _CODES.get(error.status_code, "bad_request")
-    return _error(error.status_code, code, error.detail, error.headers)
+    return error_response(error.status_code, code, error.detail, error.headers)
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    return _error(400, "bad_request", "The body ended early")
+    return error_response(400, "bad_request", "The body ended early")
 
 
 async def _on_internal_error(request: Request, error: Exception) -> Response:
-    return _error(
+    return error_response(
         500, "internal_error", "Internal error of the emulator; its standard error has the traceback"
     )

@@ -12,21 +12,16 @@ Choices where Kernel's behaviour is unknown: the stream may skip a state that di
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow_provider_kernel.api.timestamps import format_timestamp
+from airflow_provider_kernel.emulator.http_messages import encode_json
 from airflow_provider_kernel.emulator.store import StoredInvocation
 
 #: Maximum lines in one piece of the response.
 _BATCH = 256
-
-
-def encode_json(value: Any) -> bytes:
-    """Return JSON as UTF-8. Half of a surrogate pair, which UTF-8 cannot hold, becomes ``?``."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 async def event_stream(

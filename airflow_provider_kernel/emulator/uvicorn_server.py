@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.process import Forkserver
 
@@ -19,6 +20,7 @@ from airflow_provider_kernel.emulator.process import Forkserver
 def serve(
     app: ASGIApp,
     engine: Engine,
+    browsers: BrowserPool,
     listener: socket.socket,
     forkservers: Sequence[Forkserver],
     *,
@@ -37,7 +39,10 @@ def serve(
         app,
         loop="asyncio",
         http="h11",
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=256 * 2**20,  # A command may have a file in it.
+        ws_per_message_deflate=False,
+        ws_ping_interval=None,
         lifespan="off",
         log_level="info" if access_log else "warning",
         access_log=access_log,
@@ -45,7 +50,7 @@ def serve(
         # Longer than clients pause between two requests: otherwise they send on a connection that is closing.
         timeout_keep_alive=75,
     )
-    server = _Server(config, engine, forkservers, announcement, exit_with_stdin)
+    server = _Server(config, engine, browsers, forkservers, announcement, exit_with_stdin)
     server.run(sockets=[listener])
     return server.exit_status
 
@@ -57,12 +62,14 @@ class _Server(uvicorn.Server):
         self,
         config: uvicorn.Config,
         engine: Engine,
+        browsers: BrowserPool,
         forkservers: Sequence[Forkserver],
         announcement: str,
         exit_with_stdin: bool,
     ) -> None:
         super().__init__(config)
         self._engine = engine
+        self._browsers = browsers
         self._forkservers = forkservers
         self._announcement = announcement
         self._exit_with_stdin = exit_with_stdin
@@ -80,6 +87,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._engine.stop()  # Streams and synchronous calls then end with the invocation's result.
+        await self._browsers.stop()
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

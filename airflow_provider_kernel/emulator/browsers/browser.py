@@ -1,0 +1,263 @@
+"""One browser: its programs, its data, and its end after inactivity."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_kernel.api.timestamps import format_timestamp
+from airflow_provider_kernel.emulator.browsers.cdp import CdpConnection, CdpError
+from airflow_provider_kernel.emulator.browsers.cdp_controls import CdpControls
+from airflow_provider_kernel.emulator.browsers.chromium import (
+    CLOSE_TIMEOUT,
+    Chromium,
+    ChromiumError,
+    Programs,
+)
+from airflow_provider_kernel.emulator.browsers.clipboard import Clipboard
+from airflow_provider_kernel.emulator.browsers.contract import CreateBrowser, UpdateBrowser
+from airflow_provider_kernel.emulator.browsers.files import DOWNLOADS, BrowserFiles
+from airflow_provider_kernel.emulator.browsers.pages import Pages
+from airflow_provider_kernel.emulator.browsers.screencast import Screencast
+from airflow_provider_kernel.emulator.browsers.x11_controls import X11Controls
+
+
+class Browser:
+    """
+    A browser that runs. Its folder and its programs are its own.
+
+    :param browser_id: its id.
+    :param request: what was asked for.
+    :param chromium: its programs.
+    :param cdp: the emulator's connection to it.
+    :param folder: its folder.
+    :param url: the emulator's URL.
+    """
+
+    def __init__(
+        self,
+        browser_id: str,
+        request: CreateBrowser,
+        chromium: Chromium,
+        cdp: CdpConnection,
+        folder: Path,
+        url: str,
+    ) -> None:
+        self.id = browser_id
+        self.secret = secrets.token_urlsafe(24)
+        self.name = request.name
+        self.tags = request.tags
+        self.timeout = request.timeout
+        self.viewport = request.viewport
+        self.start_url = request.start_url
+        self.request = request
+        self.created = time.time_ns()
+        self.deleted: int | None = None
+        self.files = BrowserFiles(folder / "files")
+        self.pages = Pages(chromium, cdp)
+        self.clipboard = Clipboard(cdp, f"{url}/live-view/empty.html")
+        self.screencast = Screencast(cdp, self.pages)
+        self.controls: X11Controls | CdpControls
+        if chromium.screen_file is not None:
+            self.controls = X11Controls(chromium.environment, chromium.screen_file)
+        else:
+            self.controls = CdpControls(cdp, self.pages, self.clipboard)
+        #: One action of mouse or keyboard at a time, as there is one of each.
+        self.control_lock = asyncio.Lock()
+        self._chromium = chromium
+        self._cdp = cdp
+        self._url = url
+        self._connections = 0
+        self._active = time.monotonic()
+
+    @classmethod
+    async def start(
+        cls,
+        browser_id: str,
+        request: CreateBrowser,
+        programs: Programs,
+        folder: Path,
+        profile: Path,
+        url: str,
+    ) -> Browser:
+        """
+        Start a browser.
+
+        :param folder: an existing folder of the browser's own.
+        :param profile: the folder of Chromium's profile.
+        :param url: the emulator's URL.
+        :raises ChromiumError: a program is missing or does not start.
+        """
+        chromium = await _start_chromium(programs, request, folder, profile)
+        try:
+            cdp = await CdpConnection.open(chromium.websocket_url)
+            browser = cls(browser_id, request, chromium, cdp, folder, url)
+            await browser._prepare()
+        except CdpError as error:
+            await chromium.stop()
+            raise ChromiumError(f"Chromium started and then failed: {error}") from None
+        except BaseException:
+            await chromium.stop()
+            raise
+        return browser
+
+    @property
+    def websocket_url(self) -> str:
+        """Chromium's own URL. Apps get the emulator's instead."""
+        return self._chromium.websocket_url
+
+    @property
+    def relay_url(self) -> str:
+        """The URL of the DevTools Protocol for apps. It has a secret: whoever has it can use the browser."""
+        return f"ws{self._url.removeprefix('http')}/cdp/{self.id}?secret={self.secret}"
+
+    @property
+    def live_view_url(self) -> str | None:
+        """The URL of the live view, with the same secret; None for a headless browser, as on Kernel."""
+        return None if self.request.headless else f"{self._url}/live/{self.id}?secret={self.secret}"
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last use. A connection counts as use as long as it is open."""
+        return 0.0 if self._connections else time.monotonic() - self._active
+
+    def touch(self) -> None:
+        """Note that the browser is used."""
+        self._active = time.monotonic()
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Note that the browser is used as long as the context lasts."""
+        self._connections += 1
+        try:
+            yield
+        finally:
+            self._connections -= 1
+            self.touch()
+
+    async def update(self, request: UpdateBrowser) -> None:
+        """
+        Change what a ``PATCH`` names.
+
+        :raises CdpError: the browser refused.
+        """
+        if request.viewport is not None:
+            await self._set_viewport(request.viewport)
+        if request.name is not None:
+            self.name = request.name or None
+        if request.tags is not None:
+            self.tags = request.tags
+        self.timeout = request.timeout or self.timeout
+        if request.start_url is not None:
+            await self._open(request.start_url)
+
+    async def halt_pages(self) -> None:
+        """Stop what runs and loads in the active page."""
+        session = await self.pages.session()
+        for command in ("Runtime.terminateExecution", "Page.stopLoading"):
+            with contextlib.suppress(CdpError):
+                await self._cdp.call(command, None, session, limit=2)
+
+    async def wait(self) -> None:
+        """Wait until a program of the browser ends."""
+        await self._chromium.wait()
+
+    async def close(self, *, keep_profile: bool = False) -> None:
+        """
+        End the browser.
+
+        :param keep_profile: whether Chromium first writes its profile.
+        """
+        self.deleted = time.time_ns()
+        grace = 0.0
+        if keep_profile:
+            with contextlib.suppress(CdpError):
+                await self._cdp.call("Browser.close", limit=CLOSE_TIMEOUT)
+                grace = CLOSE_TIMEOUT
+        await self._chromium.stop(grace)
+        await self._cdp.close()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the browser as the API describes it. It has no ``base_url``: the SDK would send some calls there."""
+        profile = self.request.profile
+        data = {
+            "session_id": self.id,
+            "created_at": format_timestamp(self.created),
+            "deleted_at": self.deleted and format_timestamp(self.deleted),
+            "cdp_ws_url": self.relay_url,
+            "webdriver_ws_url": f"ws{self._url.removeprefix('http')}/webdriver/{self.id}?secret={self.secret}",
+            "browser_live_view_url": self.live_view_url,
+            "headless": self.request.headless,
+            "stealth": self.request.stealth,
+            "kiosk_mode": self.request.kiosk_mode,
+            "timeout_seconds": self.timeout,
+            "memory": "1GiB" if self.request.headless else "8GiB",
+            "region": "us-east",
+            "viewport": {"width": self.viewport[0], "height": self.viewport[1]},
+            "name": self.name,
+            "tags": dict(self.tags) or None,
+            "start_url": self.start_url,
+            "profile": profile
+            and {"id": profile.name, "name": profile.name, "created_at": format_timestamp(self.created)},
+            "profile_save_changes": profile and profile.save_changes,
+        }
+        return {name: value for name, value in data.items() if value is not None}
+
+    async def _prepare(self) -> None:
+        await self._cdp.call("Target.setDiscoverTargets", {"discover": True})
+        downloads = {"behavior": "allow", "downloadPath": str(self.files.locate(DOWNLOADS))}
+        await self._cdp.call("Browser.setDownloadBehavior", downloads)
+        if not isinstance(self.controls, X11Controls):
+            await self._set_viewport(self.viewport)
+        if self.start_url is not None:
+            await self._open(self.start_url)
+
+    async def _set_viewport(self, viewport: tuple[int, int]) -> None:
+        """Set the size of the window, or of the page if the window is not in the browser's pictures."""
+        page = await self.pages.active()
+        window = (await self._cdp.call("Browser.getWindowForTarget", {"targetId": page}))["windowId"]
+        size = {"width": viewport[0], "height": viewport[1]}
+        if not isinstance(self.controls, X11Controls):
+            metrics = {
+                "expression": "[outerWidth - innerWidth, outerHeight - innerHeight]",
+                "returnByValue": True,
+            }
+            frame = (await self.pages.call("Runtime.evaluate", metrics))["result"]["value"]
+            size = {"width": viewport[0] + frame[0], "height": viewport[1] + frame[1]}
+        await self._cdp.call("Browser.setWindowBounds", {"windowId": window, "bounds": size})
+        self.viewport = viewport
+
+    async def _open(self, url: str) -> None:
+        """Navigate without waiting; a failure is the page's, as on Kernel."""
+        self.start_url = url
+        session = await self.pages.session()
+        task = asyncio.ensure_future(self._cdp.call("Page.navigate", {"url": url}, session))
+        task.add_done_callback(lambda it: it.cancelled() or it.exception())
+
+
+async def _start_chromium(
+    programs: Programs, request: CreateBrowser, folder: Path, profile: Path
+) -> Chromium:
+    start = partial(
+        Chromium.start,
+        programs,
+        folder,
+        profile,
+        request.viewport,
+        headless=request.headless,
+        kiosk=request.kiosk_mode,
+    )
+    if os.geteuid() != 0:
+        try:
+            return await start(sandbox=True)
+        except ChromiumError as error:
+            if "sandbox" not in str(error):
+                raise
+    return await start(sandbox=False)

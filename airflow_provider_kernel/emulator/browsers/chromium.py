@@ -1,0 +1,312 @@
+"""The programs of a browser: Chromium, and Xvfb for the screen on which it shows its window."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from airflow_provider_kernel.emulator.environment import inherited_variables
+from airflow_provider_kernel.emulator.process_control import signal_on_parent_death
+
+#: Maximum seconds until Chromium and Xvfb accept connections.
+START_TIMEOUT = 30.0
+#: Seconds that Chromium gets to write its profile when it is closed; then it is killed.
+CLOSE_TIMEOUT = 3.0
+#: The least size of a screen: a viewport may grow up to it.
+MIN_SCREEN = (2560, 1600)
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_PLACES = (
+    "~/.cache/ms-playwright/chromium-*/chrome-linux*/chrome",
+    "~/Library/Caches/ms-playwright/chromium-*/chrome-mac*/*.app/Contents/MacOS/*",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+_MISSING = (
+    "Chromium was not found. Install it (on Debian: apt-get install chromium; anywhere: pip install playwright, then "
+    "playwright install chromium), or name it with --chromium"
+)
+#: Variables that Chromium needs besides those of an app: the screen, and the proxy.
+_VARIABLES = [
+    "DISPLAY",
+    "WAYLAND_DISPLAY",
+    "XAUTHORITY",
+    "XDG_RUNTIME_DIR",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+]
+# Chromium must not speak with anybody but the pages that it shows, ask the user anything, or end with its last tab.
+_ARGUMENTS = (
+    "--remote-debugging-port=0",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",
+    "--disable-features=Translate,MediaRouter,OptimizationHints",
+    "--disable-search-engine-choice-screen",
+    "--disable-background-timer-throttling",
+    "--disable-backgrounding-occluded-windows",
+    "--disable-renderer-backgrounding",
+    "--hide-crash-restore-bubble",
+    "--keep-alive-for-test",
+    "--password-store=basic",
+    "--use-mock-keychain",
+    "--test-type",
+    "--window-position=0,0",
+)
+
+
+class ChromiumError(Exception):
+    """A program is missing or does not start. The message is one sentence, without a full stop."""
+
+
+@dataclass(frozen=True)
+class Programs:
+    """
+    The programs that the browsers use.
+
+    :param chromium: path of the executable; None: it is searched when the first browser is created.
+    :param headed: whether browsers show their windows on the user's screen.
+    """
+
+    chromium: str | None = None
+    headed: bool = False
+
+    def find_chromium(self) -> str:
+        """
+        Return the path of Chromium.
+
+        :raises ChromiumError: there is none.
+        """
+        if self.chromium is not None:
+            return self.chromium
+        if found := next(filter(None, map(shutil.which, _NAMES)), None):
+            return found
+        places = list(_PLACES)
+        if folder := os.environ.get("PLAYWRIGHT_BROWSERS_PATH"):
+            places.insert(0, f"{folder}/chromium-*/chrome-*/chrome")
+        for place in places:
+            root, _, pattern = os.path.expanduser(place).lstrip("/").partition("/")
+            for path in sorted(Path("/", root).glob(pattern), reverse=True):
+                if os.access(path, os.X_OK) and path.is_file():
+                    return str(path)
+        raise ChromiumError(_MISSING)
+
+    @property
+    def has_screen(self) -> bool:
+        """Whether browsers get a screen of their own, which xdotool controls."""
+        return not self.headed and all(map(shutil.which, ("Xvfb", "xdotool")))
+
+
+class Chromium:
+    """A running Chromium, with its Xvfb if it has one."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._folder = folder
+        self._children: list[asyncio.subprocess.Process] = []
+        self.environment = environment
+        self.screen_file: Path | None = None
+        self.port = 0
+        self.path = ""
+
+    @classmethod
+    async def start(
+        cls,
+        programs: Programs,
+        folder: Path,
+        profile: Path,
+        viewport: tuple[int, int],
+        *,
+        headless: bool,
+        kiosk: bool,
+        sandbox: bool,
+    ) -> Chromium:
+        """
+        Start the programs of a browser.
+
+        :param folder: an existing folder of the browser's own.
+        :param profile: the folder of Chromium's profile.
+        :param viewport: width and height of the window.
+        :param headless: whether no window is shown.
+        :param kiosk: whether the window has no tabs and no address bar.
+        :param sandbox: whether Chromium isolates its processes. It cannot as root, nor in most containers.
+        :raises ChromiumError: a program is missing or does not start.
+        """
+        executable = programs.find_chromium()
+        environment = inherited_variables(os.environ)
+        environment |= {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+        chromium = cls(folder, environment)
+        try:
+            if not headless and programs.has_screen:
+                await chromium._start_screen(viewport)
+            is_headless = headless or not (programs.headed or chromium.screen_file)
+            arguments = [
+                *_ARGUMENTS,
+                f"--user-data-dir={profile}",
+                f"--window-size={viewport[0]},{viewport[1]}",
+                *(["--headless"] if is_headless else []),
+                *(["--kiosk"] if kiosk and not is_headless else []),
+                *([] if sandbox else ["--no-sandbox"]),
+                "about:blank",
+            ]
+            await chromium._start_chromium([executable, *arguments], profile)
+        except BaseException:
+            await chromium.stop()
+            raise
+        return chromium
+
+    @property
+    def websocket_url(self) -> str:
+        """The URL of the DevTools Protocol, which is no secret on this machine but is not given to apps."""
+        return f"ws://127.0.0.1:{self.port}{self.path}"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether every program runs."""
+        return all(child.returncode is None for child in self._children)
+
+    async def wait(self) -> None:
+        """Wait until one of the programs ends."""
+        waiting = [asyncio.ensure_future(child.wait()) for child in self._children]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()
+
+    async def targets(self) -> list[dict[str, Any]]:
+        """
+        Return the targets (tabs and others), the one that was active last first.
+
+        :raises OSError: the browser does not answer.
+        """
+        return await asyncio.to_thread(self._get_targets)
+
+    async def spawn(self, *command: str, **options: Any) -> asyncio.subprocess.Process:
+        """Start a program that ends with the emulator, and that :meth:`stop` ends."""
+        child = await spawn(*command, env=self.environment, **options)
+        self._children = [it for it in self._children if it.returncode is None] + [child]
+        return child
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """
+        End the programs and all that they started.
+
+        :param grace: seconds that Chromium, which has been asked to end, gets to do so.
+        """
+        children, self._children = self._children, []
+        if grace and children:
+            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+                await asyncio.wait_for(children[-1].wait(), grace)
+        for child in reversed(children):
+            await end_process(child)
+
+    def _get_targets(self) -> list[dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", "/json/list")
+            targets: list[dict[str, Any]] = json.loads(connection.getresponse().read())
+            return targets
+        except (http.client.HTTPException, ValueError) as error:
+            raise OSError(str(error)) from None
+        finally:
+            connection.close()
+
+    async def _start_screen(self, viewport: tuple[int, int]) -> None:
+        """Start Xvfb. It picks a free display, and writes the picture to a file, of which screenshots are made."""
+        width, height = (max(sizes) for sizes in zip(viewport, MIN_SCREEN, strict=True))
+        receiving, sending = os.pipe()
+        try:
+            command = ["Xvfb", "-displayfd", str(sending), "-screen", "0", f"{width}x{height}x24"]
+            command += ["-fbdir", str(self._folder), "-nolisten", "tcp", "-noreset"]
+            await self.spawn(*command, pass_fds=[sending], stderr=asyncio.subprocess.DEVNULL)
+        finally:
+            os.close(sending)
+        display = await asyncio.wait_for(asyncio.to_thread(_read_line, receiving), START_TIMEOUT)
+        if not display:
+            raise ChromiumError("Xvfb did not start; run it in a terminal to see why")
+        self.environment["DISPLAY"] = f":{display}"
+        for name in ("WAYLAND_DISPLAY", "XAUTHORITY"):
+            self.environment.pop(name, None)
+        self.screen_file = self._folder / "Xvfb_screen0"
+
+    async def _start_chromium(self, command: list[str], profile: Path) -> None:
+        port_file = profile / "DevToolsActivePort"
+        port_file.unlink(missing_ok=True)
+        log = self._folder / "chromium.log"
+        with log.open("wb") as output:
+            child = await self.spawn(*command, stdout=output, stderr=output)
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT
+        while True:
+            text = port_file.read_text() if port_file.exists() else ""
+            if text.count("\n") >= 1:
+                self.port, self.path = int(text.split()[0]), text.split()[1]
+                return
+            if child.returncode is not None:
+                raise ChromiumError(f"Chromium ended at its start: {_last_error(log)}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise ChromiumError(
+                    f"Chromium did not start within {START_TIMEOUT:g} seconds: {_last_error(log)}"
+                )
+            await asyncio.sleep(0.01)
+
+
+async def spawn(
+    *command: str, env: Mapping[str, str], pass_fds: tuple[int, ...] | list[int] = (), **options: Any
+) -> asyncio.subprocess.Process:
+    """
+    Start a program that is killed when the emulator's server dies.
+
+    :raises OSError: it cannot be started.
+    """
+    options = {"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.DEVNULL} | options
+    die: Callable[[], None] | None = _die_with_parent if sys.platform == "linux" else None
+    return await asyncio.create_subprocess_exec(
+        *command, env=env, pass_fds=pass_fds, preexec_fn=die, start_new_session=True, **options
+    )
+
+
+async def end_process(process: asyncio.subprocess.Process) -> None:
+    """Kill a process and its descendants, and wait for its end."""
+    with contextlib.suppress(psutil.Error):
+        for descendant in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                descendant.kill()
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+def _die_with_parent() -> None:
+    signal_on_parent_death(signal.SIGKILL)
+
+
+def _read_line(descriptor: int) -> str:
+    with open(descriptor) as file:
+        return file.readline().strip()
+
+
+def _last_error(log: Path) -> str:
+    """Return the last line in which Chromium complains, without its time and place in the source."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "FATAL" in line or "sandbox" in line] or lines
+    return errors[-1].rpartition("] ")[2][:300] if errors else "it printed nothing"

@@ -1,0 +1,172 @@
+"""
+The file system of a browser: a folder that has what Kernel's machine has at ``/``.
+
+Choices where Kernel's behaviour is unknown: a missing parent folder is created; owner and group cannot be changed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import zipfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not_found
+
+#: Where the browser's downloads go, and the other folders that a new browser has.
+DOWNLOADS = "/home/kernel/Downloads"
+_FOLDERS = (DOWNLOADS, "/tmp")  # noqa: S108 - a folder within the browser's
+
+_T = TypeVar("_T")
+
+
+class BrowserFiles:
+    """
+    The file system of one browser.
+
+    :param root: the folder on this machine that holds it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        for folder in _FOLDERS:
+            self.locate(folder).mkdir(parents=True, exist_ok=True)
+
+    def locate(self, path: object) -> Path:
+        """
+        Return the place on this machine of a path on the browser's.
+
+        :raises ApiError: 400: it is not an absolute path, or a link in it leads out of the browser's folder.
+        """
+        if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+            raise bad_request("path must be an absolute path")
+        parts = [part for part in PurePosixPath(path).parts if part != "/"]
+        if ".." in parts:
+            raise bad_request("path must not contain ..")
+        place = self.root.joinpath(*parts)
+        if not place.resolve().is_relative_to(self.root):
+            raise bad_request("path leads out of the browser's files")
+        return place
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file."""
+        return self._do(path, Path.read_bytes)
+
+    def write(self, path: str, content: bytes, mode: str | None = None) -> None:
+        """Write a file, and its folders where they are missing. ``mode`` is octal, such as ``644``."""
+
+        def write(place: Path) -> None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+            place.chmod(_mode(mode or "644"))
+
+        self._do(path, write)
+
+    def list(self, path: str) -> list[dict[str, Any]]:
+        """Return what a folder holds, by name."""
+        return [self._info(place) for place in self._do(path, lambda it: sorted(it.iterdir()))]
+
+    def info(self, path: str) -> dict[str, Any]:
+        """Return what is known of a file or folder."""
+        return self._do(path, self._info)
+
+    def create_folder(self, path: str, mode: str | None = None) -> None:
+        """Create a folder, and those above it. One that exists stays as it is."""
+        bits = _mode(mode or "755")
+        self._do(path, lambda place: place.mkdir(bits, parents=True, exist_ok=True))
+
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder and all that it holds."""
+        if self.locate(path) == self.root:
+            raise bad_request("the root folder cannot be deleted")
+        self._do(path, shutil.rmtree)
+
+    def delete(self, path: str) -> None:
+        """Delete a file."""
+        self._do(path, Path.unlink)
+
+    def move(self, source: str, destination: str) -> None:
+        """Move or rename a file or folder."""
+        target = self.locate(destination)
+
+        def move(place: Path) -> None:
+            place.lstat()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            place.rename(target)
+
+        self._do(source, move)
+
+    def set_mode(self, path: str, mode: str) -> None:
+        """Change the permissions of a file or folder. ``mode`` is octal."""
+        self._do(path, lambda place: place.chmod(_mode(mode)))
+
+    def zip_folder(self, path: str) -> bytes:
+        """Return a folder as a zip archive."""
+
+        def pack(folder: Path) -> bytes:
+            if not folder.is_dir():
+                raise NotADirectoryError(folder)
+            archive = io.BytesIO()
+            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+                for place in sorted(folder.rglob("*")):
+                    if not place.is_symlink():
+                        file.write(place, place.relative_to(folder))
+            return archive.getvalue()
+
+        return self._do(path, pack)
+
+    def unzip(self, path: str, archive: bytes) -> None:
+        """
+        Unpack a zip archive into a folder.
+
+        :raises ApiError: 400: it is not a zip archive, or holds a file that belongs outside the folder.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(archive)) as file:
+                # A mode that makes a link or forbids the owner to read is left out, as extract() does.
+                for member in file.infolist():
+                    self.locate("/" + member.filename.lstrip("/"))
+                self.create_folder(path)
+                file.extractall(self.locate(path))
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+            raise bad_request("zip_file is not a zip archive that can be unpacked") from None
+
+    def _do(self, path: str, action: Callable[[Path], _T]) -> _T:
+        """Return what ``action`` returns for the place of ``path``; its errors become those of the API."""
+        place = self.locate(path)
+        try:
+            return action(place)
+        except FileNotFoundError:
+            raise not_found(f"No such file or directory: {path}") from None
+        except OSError as error:
+            raise ApiError(400, "bad_request", f"{error.strerror}: {path}") from None
+
+    def _info(self, place: Path) -> dict[str, Any]:
+        status = place.lstat()
+        is_folder = stat.S_ISDIR(status.st_mode)
+        return {
+            "name": place.name or "/",
+            "path": "/" + place.relative_to(self.root).as_posix().removeprefix("."),
+            "is_dir": is_folder,
+            "mode": stat.filemode(status.st_mode),
+            "mod_time": datetime.fromtimestamp(status.st_mtime, UTC).isoformat().replace("+00:00", "Z"),
+            "size_bytes": 0 if is_folder else status.st_size,
+        }
+
+
+def _mode(text: object) -> int:
+    if not (
+        isinstance(text, str)
+        and text.isascii()
+        and text.isdigit()
+        and len(text) <= 4
+        and set(text) <= set("01234567")
+    ):
+        raise bad_request("mode must be octal, such as 644")
+    # Without set-user-id: the files belong to the user of this machine. The owner keeps access, to delete them.
+    return int(text, 8) & 0o777 | (os.geteuid() != 0 and 0o400)

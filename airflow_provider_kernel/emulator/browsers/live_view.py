@@ -1,0 +1,111 @@
+"""The live view: a page that shows a browser's picture as it changes, and takes clicks and keys."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from starlette.responses import Response
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from airflow_provider_kernel.emulator.browsers.browser import Browser
+from airflow_provider_kernel.emulator.browsers.cdp import CdpError
+from airflow_provider_kernel.emulator.contract import not_found
+
+#: The code with which the stream ends when the browser is closed.
+CLOSED = 4404
+
+_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
+_HEADERS = {
+    # The page loads nothing from elsewhere, and no page of another origin may show it.
+    "Content-Security-Policy": "default-src 'self'; img-src data: blob:; connect-src 'self' ws: wss:; frame-ancestors 'self'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+_FILES = ("index.html", "live.css", "live.js", "empty.html")
+
+
+def live_view_file(name: str) -> Response:
+    """
+    Return a file of the live view's page.
+
+    :raises ApiError: 404: there is no such file.
+    """
+    if name not in _FILES:
+        raise not_found(f"No such file: {name}")
+    content = files(__package__).joinpath("live_view", name).read_bytes()
+    return Response(content, headers=_HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
+
+
+async def stream_live_view(websocket: WebSocket, browser: Browser) -> None:
+    """
+    Send a browser's pictures and take clicks and keys, until one of the two is gone.
+
+    :param websocket: the page's connection, which is not accepted yet.
+    """
+    await websocket.accept()
+    with browser.connected():
+        tasks = {
+            asyncio.create_task(_send_pictures(websocket, browser)),
+            asyncio.create_task(_take_input(websocket, browser)),
+        }
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # The page may be gone.
+                await websocket.close(CLOSED if browser.deleted else 1001)
+
+
+async def _send_pictures(websocket: WebSocket, browser: Browser) -> None:
+    size = None
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+        async for frame in browser.screencast.frames():
+            if size != (frame.width, frame.height):
+                size = frame.width, frame.height
+                await websocket.send_text(json.dumps({"width": frame.width, "height": frame.height}))
+            await websocket.send_bytes(frame.jpeg)
+
+
+async def _take_input(websocket: WebSocket, browser: Browser) -> None:
+    with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+        while True:
+            text = await websocket.receive_text()
+            with contextlib.suppress(CdpError, ValueError, TypeError, KeyError):
+                method, params = input_command(json.loads(text))
+                await browser.pages.call(method, params)
+
+
+def input_command(message: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """
+    Return the command of the DevTools Protocol for a message of the page: its method and its parameters.
+
+    :raises KeyError: a field is missing.
+    :raises ValueError: the type is unknown.
+    """
+    kind = message["type"]
+    if kind in ("keyDown", "keyUp"):
+        params = {name: message[name] for name in ("modifiers", "key", "code")}
+        params["windowsVirtualKeyCode"] = message["keyCode"]
+        if kind == "keyDown":
+            kind = "keyDown" if message["text"] else "rawKeyDown"
+            params["text"] = message["text"]
+        return "Input.dispatchKeyEvent", params | {"type": kind}
+    names = {
+        "mouseMoved": ("button", "buttons", "clickCount"),
+        "mousePressed": ("button", "buttons", "clickCount"),
+        "mouseReleased": ("button", "buttons", "clickCount"),
+        "mouseWheel": ("deltaX", "deltaY"),
+    }
+    if kind not in names:
+        raise ValueError(f"unknown type {kind!r}")
+    return "Input.dispatchMouseEvent", {
+        name: message[name] for name in ("type", "x", "y", "modifiers", *names[kind])
+    }

@@ -1,0 +1,263 @@
+"""
+The browsers of the emulator: creation, look-up, and end.
+
+A browser ends by ``DELETE``, by the cancellation of its invocation, after its inactivity, with its programs, and with
+the emulator. The end of an action does not end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_kernel.emulator.browsers.browser import Browser
+from airflow_provider_kernel.emulator.browsers.chromium import ChromiumError, Programs
+from airflow_provider_kernel.emulator.browsers.contract import CreateBrowser, UpdateBrowser, not_served
+from airflow_provider_kernel.emulator.browsers.replays import Replay, StartReplay, replay_not_found
+from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not_found
+
+#: Seconds between two looks for inactive browsers.
+_LOOK_INTERVAL = 1.0
+#: Maximum number of closed browsers that are remembered.
+MAX_CLOSED = 100
+#: Removes a folder when its parent process ends. Processes that are being killed may still write there for a moment.
+_SWEEPER = """
+import os, shutil, sys, time
+sys.stdin.read()
+for _ in range(50):
+    shutil.rmtree(sys.argv[1], ignore_errors=True)
+    if not os.path.exists(sys.argv[1]):
+        break
+    time.sleep(0.1)
+"""
+
+
+class BrowserPool:
+    """
+    All browsers of an emulator.
+
+    :param programs: the programs that they use.
+    :param url: the emulator's URL.
+    :param new_id: returns an id.
+    :param note: prints a line for the user.
+    """
+
+    def __init__(
+        self, programs: Programs, url: str, new_id: Callable[[], str], note: Callable[[str], None]
+    ) -> None:
+        self._programs = programs
+        self.url = url
+        self._new_id = new_id
+        self._note = note
+        self._browsers: dict[str, Browser] = {}
+        self._closed: dict[str, dict[str, Any]] = {}
+        self._replays: dict[str, dict[str, Replay]] = {}
+        self._cancelled: set[str | None] = set()
+        self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._folder: Path | None = None
+        self._sweeper: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+
+    async def create(self, request: CreateBrowser) -> Browser:
+        """
+        Start a browser.
+
+        :raises ApiError: 400: the name is taken; 500: it does not start; 501: Chromium is not installed.
+        """
+        self._check_name(request.name, None)
+        browser_id = self._new_id()
+        folder = self._make_folder() / browser_id
+        profile = folder / "profile"
+        await asyncio.to_thread(_copy_profile, self._saved_profile(request), profile)
+        try:
+            browser = await Browser.start(browser_id, request, self._programs, folder, profile, self.url)
+        except (ChromiumError, OSError) as error:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            self._note(f"No browser: {error}.")
+            is_missing = isinstance(error, ChromiumError) and "not found" in str(error)
+            if is_missing:
+                raise not_served(f"browsers without Chromium. {error}") from None
+            raise ApiError(500, "internal_error", f"The browser did not start: {error}") from None
+        self._browsers[browser_id] = browser
+        self._replays[browser_id] = {}
+        self._watchers[browser_id] = asyncio.create_task(self._watch(browser))
+        if self._is_stopped or request.invocation_id in self._cancelled:
+            await self.close(browser)
+            raise bad_request("The browser's invocation was cancelled meanwhile")
+        return browser
+
+    def find(self, id_or_name: str) -> Browser:
+        """
+        Return an open browser.
+
+        :raises ApiError: 404: there is none of this id or name.
+        """
+        browser = self._browsers.get(id_or_name) or next(
+            (it for it in self._browsers.values() if it.name == id_or_name), None
+        )
+        if browser is None:
+            raise not_found(f"Browser not found: {id_or_name}")
+        browser.touch()
+        return browser
+
+    def find_closed(self, browser_id: str) -> dict[str, Any] | None:
+        """Return a closed browser as the API describes it; None if there is none of this id."""
+        return self._closed.get(browser_id)
+
+    def open(self, invocation_id: str | None = None) -> list[Browser]:
+        """Return the open browsers, of one invocation or of all, newest first."""
+        return [
+            browser
+            for browser in reversed(self._browsers.values())
+            if invocation_id in (None, browser.request.invocation_id)
+        ]
+
+    def closed(self) -> list[dict[str, Any]]:
+        """Return the closed browsers as the API describes them, newest first."""
+        return list(reversed(self._closed.values()))
+
+    async def update(self, browser: Browser, request: UpdateBrowser) -> None:
+        """
+        Change a browser.
+
+        :raises ApiError: 400: the name is taken.
+        """
+        self._check_name(request.name, browser)
+        await browser.update(request)
+
+    async def close(self, browser: Browser, reason: str = "") -> None:
+        """
+        End a browser; return when nothing of it is left.
+
+        :param reason: why, for the user; "": the user's own request.
+        """
+        if self._browsers.pop(browser.id, None) is None:
+            return
+        profile = browser.request.profile
+        keeps = profile is not None and profile.save_changes
+        for replay in self._replays[browser.id].values():
+            await replay.stop()
+        await browser.close(keep_profile=keeps)
+        if watcher := self._watchers.pop(browser.id, None):
+            watcher.cancel()
+        folder = self._make_folder() / browser.id
+        if keeps:
+            saved = self._saved_profile(browser.request)
+            await asyncio.to_thread(_copy_profile, folder / "profile", saved)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        self._closed[browser.id] = browser.as_json()
+        while len(self._closed) > MAX_CLOSED:
+            oldest = next(iter(self._closed))
+            del self._closed[oldest]
+            for replay in self._replays.pop(oldest, {}).values():
+                replay.file.unlink(missing_ok=True)
+        if reason:
+            self._note(f"The browser {browser.id} was closed: {reason}.")
+
+    async def close_of_invocation(self, invocation_id: str, reason: str = "") -> None:
+        """End all browsers of an invocation."""
+        await asyncio.gather(*(self.close(browser, reason) for browser in self.open(invocation_id)))
+
+    async def cancel_invocation(self, invocation_id: str) -> None:
+        """End all browsers of an invocation that was cancelled, also those that are starting."""
+        self._cancelled.add(invocation_id)
+        await self.close_of_invocation(invocation_id, "its invocation was cancelled")
+
+    async def start_replay(self, browser: Browser, request: StartReplay) -> Replay:
+        """
+        Start a recording.
+
+        :raises ApiError: 501: ffmpeg is not installed.
+        """
+        replay_id = self._new_id()
+        folder = self._make_folder() / "replays"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{replay_id}.mp4"
+        replay = await Replay.start(replay_id, file, browser.screencast, browser.viewport, request)
+        self._replays[browser.id][replay_id] = replay
+        return replay
+
+    def replays(self, id_or_name: str) -> dict[str, Replay]:
+        """
+        Return the recordings of a browser, which may be closed.
+
+        :raises ApiError: 404: the browser is unknown.
+        """
+        if id_or_name in self._replays:
+            return self._replays[id_or_name]
+        return self._replays[self.find(id_or_name).id]
+
+    def find_replay(self, replay_id: str) -> Replay:
+        """
+        Return a recording of any browser.
+
+        :raises ApiError: 404: it is unknown.
+        """
+        for replays in self._replays.values():
+            if replay_id in replays:
+                return replays[replay_id]
+        raise replay_not_found(replay_id)
+
+    async def stop(self) -> None:
+        """End all browsers."""
+        self._is_stopped = True
+        await asyncio.gather(*(self.close(browser) for browser in self.open()))
+        if self._sweeper is not None and self._sweeper.stdin is not None:
+            self._sweeper.stdin.close()
+            await asyncio.to_thread(self._sweeper.wait)
+
+    async def _watch(self, browser: Browser) -> None:
+        """Close a browser when one of its programs ends, or after its inactivity."""
+        ended = asyncio.create_task(browser.wait())
+        reason = "its process ended"
+        try:
+            while not ended.done():
+                rest = browser.timeout - browser.idle_seconds
+                if rest <= 0:
+                    reason = f"nobody used it for {browser.timeout} seconds"
+                    break
+                await asyncio.wait({ended}, timeout=min(max(rest, 0.05), _LOOK_INTERVAL))
+        finally:
+            ended.cancel()
+        self._watchers.pop(browser.id, None)  # close() must not cancel this task.
+        await self.close(browser, reason)
+
+    def _check_name(self, name: str | None, owner: Browser | None) -> None:
+        if name and any(
+            it.name == name or it.id == name for it in self._browsers.values() if it is not owner
+        ):
+            raise bad_request(f"Another browser is named {name}")
+
+    def _saved_profile(self, request: CreateBrowser) -> Path | None:
+        return self._make_folder() / "profiles" / request.profile.name if request.profile else None
+
+    def _make_folder(self) -> Path:
+        """Return the emulator's folder. A process of its own removes it when the emulator ends, however that ends."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="kernel-emulator-"))
+            self._sweeper = subprocess.Popen(
+                [sys.executable, "-S", "-c", _SWEEPER, str(self._folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        return self._folder
+
+
+def _copy_profile(source: Path | None, target: Path | None) -> None:
+    """Copy a profile in the place of another; without a source there is an empty one. Its locks are not copied."""
+    assert target is not None  # noqa: S101 - a profile that is saved has a place
+    shutil.rmtree(target, ignore_errors=True)
+    if source is not None and source.is_dir():
+        ignore = shutil.ignore_patterns("Singleton*", "DevToolsActivePort", "*Cache*")
+        with contextlib.suppress(shutil.Error):  # Chromium's temporary files come and go.
+            shutil.copytree(source, target, symlinks=True, ignore=ignore)
+    else:
+        target.mkdir(parents=True, exist_ok=True)

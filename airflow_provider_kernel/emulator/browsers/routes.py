@@ -1,0 +1,393 @@
+"""The endpoints below ``/browsers``, and those of the URLs that the API returns: relay, live view, replays."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from airflow_provider_kernel.emulator.browsers.browser import Browser
+from airflow_provider_kernel.emulator.browsers.cdp import CdpError
+from airflow_provider_kernel.emulator.browsers.computer_contract import (
+    Action,
+    read_action,
+    read_batch,
+    read_clipboard_text,
+    read_region,
+)
+from airflow_provider_kernel.emulator.browsers.contract import not_served, read_create, read_update
+from airflow_provider_kernel.emulator.browsers.live_view import CLOSED, live_view_file, stream_live_view
+from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
+from airflow_provider_kernel.emulator.browsers.relay import relay
+from airflow_provider_kernel.emulator.browsers.replays import Replay, read_start_replay, replay_not_found
+from airflow_provider_kernel.emulator.browsers.script import execute, find_playwright, read_execute
+from airflow_provider_kernel.emulator.browsers.x11_controls import ControlsError
+from airflow_provider_kernel.emulator.contract import (
+    ApiError,
+    bad_request,
+    paginate,
+    read_object,
+    read_pagination,
+)
+from airflow_provider_kernel.emulator.http_messages import error_response, json_response, read_body
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+#: Maximum bytes of a file that is uploaded.
+MAX_UPLOAD_BYTES = 512 * 2**20
+
+#: The last part of the path of an action, and its type in a batch.
+_ACTIONS = {
+    "click_mouse": "click_mouse",
+    "move_mouse": "move_mouse",
+    "drag_mouse": "drag_mouse",
+    "scroll": "scroll",
+    "type": "type_text",
+    "press_key": "press_key",
+    "cursor": "set_cursor",
+}
+_FILE_FIELD = re.compile(r"files(?:\[(\d*)\])?[\[.](file|dest_path)\]?")
+
+
+def browser_routes(
+    pool: BrowserPool, folders: Callable[[], Sequence[Path]], check_invocation: Callable[[str], None]
+) -> list[BaseRoute]:
+    """
+    Return the routes.
+
+    :param pool: the browsers.
+    :param folders: returns the folders of the apps, where Playwright may be installed.
+    :param check_invocation: raises an :class:`ApiError` for an invocation that cannot have a new browser.
+    """
+    api = _BrowserApi(pool, folders, check_invocation)
+    links = _Links(pool)
+
+    def route(method: str, path: str, handler: Handler) -> Route:
+        return Route(f"/browsers{path}", handler, methods=[method])
+
+    return [
+        route("POST", "", api.create),
+        route("GET", "", api.list),
+        route("GET", "/{id}", api.retrieve),
+        route("PATCH", "/{id}", api.update),
+        route("DELETE", "/{id}", api.delete),
+        route("POST", "/{id}/computer/screenshot", api.screenshot),
+        route("POST", "/{id}/computer/batch", api.batch),
+        route("POST", "/{id}/computer/get_mouse_position", api.mouse_position),
+        route("POST", "/{id}/computer/clipboard/read", api.read_clipboard),
+        route("POST", "/{id}/computer/clipboard/write", api.write_clipboard),
+        *(route("POST", f"/{{id}}/computer/{name}", api.action(kind)) for name, kind in _ACTIONS.items()),
+        route("POST", "/{id}/playwright/execute", api.execute),
+        route("POST", "/{id}/replays", api.start_replay),
+        route("GET", "/{id}/replays", api.list_replays),
+        route("GET", "/{id}/replays/{replay_id}", api.download_replay),
+        route("POST", "/{id}/replays/{replay_id}/stop", api.stop_replay),
+        route("GET", "/{id}/fs/read_file", api.read_file),
+        route("PUT", "/{id}/fs/write_file", api.write_file),
+        route("GET", "/{id}/fs/list_files", api.list_files),
+        route("GET", "/{id}/fs/file_info", api.file_info),
+        route("GET", "/{id}/fs/download_dir_zip", api.download_folder),
+        route("PUT", "/{id}/fs/create_directory", api.create_folder),
+        route("PUT", "/{id}/fs/delete_directory", api.delete_folder),
+        route("PUT", "/{id}/fs/delete_file", api.delete_file),
+        route("PUT", "/{id}/fs/move", api.move_file),
+        route("PUT", "/{id}/fs/set_file_permissions", api.set_permissions),
+        route("POST", "/{id}/fs/upload", api.upload),
+        route("POST", "/{id}/fs/upload_zip", api.upload_zip),
+        WebSocketRoute("/cdp/{id}", links.relay),
+        WebSocketRoute("/live/{id}/stream", links.stream),
+        Route("/live/{id}", links.live_view, methods=["GET"]),
+        Route("/live-view/{name}", links.file, methods=["GET"]),
+        Route("/replays/{replay_id}.mp4", links.replay, methods=["GET"]),
+    ]
+
+
+def is_public(path: str) -> bool:
+    """Return whether a path needs no API key: its URL has a secret, or it is a file of the live view."""
+    return path.startswith(("/cdp/", "/live/", "/live-view/", "/replays/", "/webdriver/"))
+
+
+class _BrowserApi:
+    """The endpoints of Kernel's API."""
+
+    def __init__(
+        self,
+        pool: BrowserPool,
+        folders: Callable[[], Sequence[Path]],
+        check_invocation: Callable[[str], None],
+    ) -> None:
+        self._pool = pool
+        self._folders = folders
+        self._check_invocation = check_invocation
+        self._executors: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def create(self, request: Request) -> Response:
+        wanted = read_create(await read_body(request))
+        if wanted.invocation_id is not None:
+            self._check_invocation(wanted.invocation_id)
+        return json_response((await self._pool.create(wanted)).as_json())
+
+    async def list(self, request: Request) -> Response:
+        query = request.query_params
+        status = query.get("status", "all" if query.get("include_deleted") == "true" else "active")
+        if status not in ("active", "deleted", "all"):
+            raise bad_request("status must be one of active, deleted, all")
+        browsers = [] if status == "deleted" else [browser.as_json() for browser in self._pool.open()]
+        if status != "active":
+            browsers += self._pool.closed()
+        text = query.get("query", "").lower()
+        tags = {name[5:-1]: value for name, value in query.items() if re.fullmatch(r"tags\[.+\]", name)}
+        found = [
+            browser
+            for browser in browsers
+            if any(text in browser.get(name, "").lower() for name in ("session_id", "name"))
+            and tags.items() <= browser.get("tags", {}).items()
+        ]
+        page, headers = paginate(found, read_pagination(query))
+        return json_response(page, headers=headers)
+
+    async def retrieve(self, request: Request) -> Response:
+        if request.query_params.get("include_deleted") == "true":
+            closed = self._pool.find_closed(request.path_params["id"])
+            if closed is not None:
+                return json_response(closed)
+        return json_response(self._find(request).as_json())
+
+    async def update(self, request: Request) -> Response:
+        browser = self._find(request)
+        await self._pool.update(browser, read_update(await read_body(request)))
+        return json_response(browser.as_json())
+
+    async def delete(self, request: Request) -> Response:
+        await self._pool.close(self._find(request))
+        return Response(status_code=204)
+
+    async def screenshot(self, request: Request) -> Response:
+        browser = self._find(request)
+        region = read_region(await read_body(request), browser.viewport)
+        return Response(await browser.controls.screenshot(*region), media_type="image/png")
+
+    async def batch(self, request: Request) -> Response:
+        browser = self._find(request)
+        await _perform(browser, read_batch(await read_body(request), browser.viewport))
+        return Response(status_code=200)
+
+    def action(self, kind: str) -> Handler:
+        """Return the endpoint of one action of mouse or keyboard."""
+
+        async def endpoint(request: Request) -> Response:
+            browser = self._find(request)
+            await _perform(browser, [read_action(kind, await read_body(request), browser.viewport)])
+            return json_response({"ok": True})
+
+        return endpoint
+
+    async def mouse_position(self, request: Request) -> Response:
+        x, y = await self._find(request).controls.position()
+        return json_response({"x": x, "y": y})
+
+    async def read_clipboard(self, request: Request) -> Response:
+        return json_response({"text": await self._find(request).clipboard.read()})
+
+    async def write_clipboard(self, request: Request) -> Response:
+        browser = self._find(request)
+        await browser.clipboard.write(read_clipboard_text(await read_body(request)))
+        return Response(status_code=200)
+
+    async def execute(self, request: Request) -> Response:
+        browser = self._find(request)
+        wanted = read_execute(await read_body(request))
+        programs = find_playwright(self._folders())
+        async with self._executors[browser.id, wanted.executor]:
+            page = await browser.pages.active()
+            result = await execute(wanted, programs, browser.relay_url, page, browser.files.root)
+            if not result["success"]:
+                # What the script had started in the page must not go on.
+                await browser.halt_pages()
+        return json_response(result)
+
+    async def start_replay(self, request: Request) -> Response:
+        browser = self._find(request)
+        replay = await self._pool.start_replay(browser, read_start_replay(await read_body(request)))
+        return json_response(replay.as_json(self._pool.url), 201)
+
+    async def list_replays(self, request: Request) -> Response:
+        replays = self._pool.replays(request.path_params["id"]).values()
+        return json_response([replay.as_json(self._pool.url) for replay in replays])
+
+    async def download_replay(self, request: Request) -> Response:
+        replay = self._replay(request)
+        if not replay.is_finished:
+            raise ApiError(409, "conflict", "The replay is being recorded: stop it first")
+        return FileResponse(replay.file, media_type="video/mp4")
+
+    async def stop_replay(self, request: Request) -> Response:
+        await self._replay(request).stop()
+        return Response(status_code=200)
+
+    async def read_file(self, request: Request) -> Response:
+        content = await _in_thread(self._find(request).files.read, request.query_params.get("path"))
+        return Response(content, media_type="application/octet-stream")
+
+    async def write_file(self, request: Request) -> Response:
+        browser, query = self._find(request), request.query_params
+        content = await read_body(request, MAX_UPLOAD_BYTES)
+        await _in_thread(browser.files.write, query.get("path"), content, query.get("mode"))
+        return Response(status_code=201)
+
+    async def list_files(self, request: Request) -> Response:
+        return json_response(
+            await _in_thread(self._find(request).files.list, request.query_params.get("path"))
+        )
+
+    async def file_info(self, request: Request) -> Response:
+        return json_response(
+            await _in_thread(self._find(request).files.info, request.query_params.get("path"))
+        )
+
+    async def download_folder(self, request: Request) -> Response:
+        content = await _in_thread(self._find(request).files.zip_folder, request.query_params.get("path"))
+        return Response(content, media_type="application/zip")
+
+    async def create_folder(self, request: Request) -> Response:
+        data = read_object(await read_body(request))
+        await _in_thread(self._find(request).files.create_folder, data.get("path"), data.get("mode"))
+        return Response(status_code=201)
+
+    async def delete_folder(self, request: Request) -> Response:
+        data = read_object(await read_body(request))
+        await _in_thread(self._find(request).files.delete_folder, data.get("path"))
+        return Response(status_code=200)
+
+    async def delete_file(self, request: Request) -> Response:
+        data = read_object(await read_body(request))
+        await _in_thread(self._find(request).files.delete, data.get("path"))
+        return Response(status_code=200)
+
+    async def move_file(self, request: Request) -> Response:
+        data = read_object(await read_body(request))
+        await _in_thread(self._find(request).files.move, data.get("src_path"), data.get("dest_path"))
+        return Response(status_code=200)
+
+    async def set_permissions(self, request: Request) -> Response:
+        data = read_object(await read_body(request))
+        if data.get("owner") or data.get("group"):
+            raise not_served("a change of a file's owner or group")
+        await _in_thread(self._find(request).files.set_mode, data.get("path"), data.get("mode"))
+        return Response(status_code=200)
+
+    async def upload(self, request: Request) -> Response:
+        browser = self._find(request)
+        for path, content in await _uploaded_files(request):
+            await _in_thread(browser.files.write, path, content)
+        return Response(status_code=201)
+
+    async def upload_zip(self, request: Request) -> Response:
+        browser = self._find(request)
+        async with request.form() as form:
+            archive, path = form.get("zip_file"), form.get("dest_path")
+            if not isinstance(archive, UploadFile):
+                raise bad_request("zip_file must be a file")
+            await _in_thread(browser.files.unzip, path, await archive.read())
+        return Response(status_code=201)
+
+    def _find(self, request: Request) -> Browser:
+        return self._pool.find(request.path_params["id"])
+
+    def _replay(self, request: Request) -> Replay:
+        replay_id = request.path_params["replay_id"]
+        replay = self._pool.replays(request.path_params["id"]).get(replay_id)
+        if replay is None:
+            raise replay_not_found(replay_id)
+        return replay
+
+
+class _Links:
+    """The URLs that the API returns. Each has a secret in place of an API key."""
+
+    def __init__(self, pool: BrowserPool) -> None:
+        self._pool = pool
+
+    async def relay(self, websocket: WebSocket) -> None:
+        if browser := self._find(websocket):
+            await relay(websocket, browser)
+        else:
+            await websocket.close(1008)
+
+    async def stream(self, websocket: WebSocket) -> None:
+        if browser := self._find(websocket):
+            await stream_live_view(websocket, browser)
+        else:
+            await websocket.accept()
+            await websocket.close(CLOSED)
+
+    async def live_view(self, request: Request) -> Response:
+        # The page itself says that the browser is closed.
+        return live_view_file("index.html")
+
+    async def file(self, request: Request) -> Response:
+        return live_view_file(request.path_params["name"])
+
+    async def replay(self, request: Request) -> Response:
+        replay = self._pool.find_replay(request.path_params["replay_id"])
+        if not _has_secret(request, replay.secret):
+            raise replay_not_found(replay.id)
+        if not replay.is_finished:
+            raise ApiError(409, "conflict", "The replay is being recorded: stop it first")
+        return FileResponse(replay.file, media_type="video/mp4")
+
+    def _find(self, connection: HTTPConnection) -> Browser | None:
+        """Return the browser of a URL; None if it is closed, or the secret is wrong."""
+        try:
+            browser = self._pool.find(connection.path_params["id"])
+        except ApiError:
+            return None
+        return browser if _has_secret(connection, browser.secret) else None
+
+
+async def _perform(browser: Browser, actions: Sequence[Action]) -> None:
+    async with browser.control_lock:
+        for action in actions:
+            await browser.controls.perform(action)
+
+
+async def _uploaded_files(request: Request) -> list[tuple[object, bytes]]:
+    """Return path and content of each file of a form with ``files[0][file]`` and ``files[0][dest_path]``."""
+    fields: dict[str, dict[str, Any]] = {"file": {}, "dest_path": {}}
+    async with request.form() as form:
+        for name, value in form.multi_items():
+            if match := _FILE_FIELD.fullmatch(name):
+                of_kind = fields[match[2]]
+                of_kind[match[1] or str(len(of_kind))] = (
+                    await value.read() if isinstance(value, UploadFile) else value
+                )
+    if not fields["file"] or fields["file"].keys() != fields["dest_path"].keys():
+        raise bad_request("each of files must have a file and a dest_path")
+    return [(fields["dest_path"][index], content) for index, content in fields["file"].items()]
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    return await asyncio.to_thread(function, *arguments)
+
+
+def _has_secret(connection: HTTPConnection, secret: str) -> bool:
+    return secrets.compare_digest(connection.query_params.get("secret", "").encode(), secret.encode())
+
+
+async def on_browser_error(request: Request, error: Exception) -> Response:
+    """Return the response for a browser, or for its xdotool, that refuses a command."""
+    return error_response(500, "internal_error", f"The browser refused: {error}")
+
+
+#: Errors of a browser, for which :func:`on_browser_error` makes the response.
+BROWSER_ERRORS = (CdpError, ControlsError)

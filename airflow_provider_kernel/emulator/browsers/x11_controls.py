@@ -1,0 +1,131 @@
+"""Mouse, keyboard and screenshots of a browser on a screen of its own (Xvfb), by xdotool. As on Kernel, they are the system's."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from airflow_provider_kernel.emulator.browsers.chromium import spawn
+from airflow_provider_kernel.emulator.browsers.computer_contract import (
+    Action,
+    ClickMouse,
+    DragMouse,
+    MoveMouse,
+    Point,
+    PressKey,
+    Scroll,
+    Sleep,
+    TypeText,
+)
+from airflow_provider_kernel.emulator.browsers.keys import Key
+from airflow_provider_kernel.emulator.browsers.png import png_of_screen
+
+_BUTTONS = {"left": "1", "middle": "2", "right": "3", "back": "8", "forward": "9"}
+
+
+class ControlsError(Exception):
+    """An action could not be carried out. The message is one sentence, without a full stop."""
+
+
+class X11Controls:
+    """
+    The computer controls of one browser.
+
+    :param environment: environment with the ``DISPLAY`` of its screen.
+    :param screen_file: the file with the screen's picture.
+    """
+
+    def __init__(self, environment: dict[str, str], screen_file: Path) -> None:
+        self._environment = environment
+        self._screen_file = screen_file
+
+    async def screenshot(self, left: int, top: int, width: int, height: int) -> bytes:
+        """Return a part of the screen as PNG. It has no pointer."""
+        return await asyncio.to_thread(
+            lambda: png_of_screen(self._screen_file.read_bytes(), left, top, width, height)
+        )
+
+    async def position(self) -> Point:
+        """Return the place of the pointer."""
+        values = dict(
+            line.split("=") for line in (await self._run("getmouselocation", "--shell")).splitlines()
+        )
+        return int(values["X"]), int(values["Y"])
+
+    async def perform(self, action: Action) -> None:
+        """
+        Carry out one action.
+
+        :raises ControlsError: xdotool refused it.
+        """
+        held: tuple[Key, ...] = getattr(action, "hold", ())
+        down = [word for key in held for word in ("keydown", key.keysym)]
+        up = [word for key in reversed(held) for word in ("keyup", key.keysym)]
+        try:
+            await self._perform(action, down)
+        finally:
+            if up:
+                await self._run(*up)
+
+    async def _perform(self, action: Action, down: list[str]) -> None:
+        match action:
+            case ClickMouse(at, button, kind, count):
+                verb = {"click": f"click --repeat {count} --delay 40", "down": "mousedown", "up": "mouseup"}
+                await self._run(*down, *_move(at), *verb[kind].split(), _BUTTONS[button])
+            case MoveMouse(at):
+                await self._run(*down, *_move(at))
+            case DragMouse(path, button, delay, step_delay):
+                words = [*down, *_move(path[0]), "mousedown", _BUTTONS[button], *_sleep(delay)]
+                for point in path[1:]:
+                    words += [*_move(point), *_sleep(step_delay)]
+                await self._run(*words, "mouseup", _BUTTONS[button])
+            case Scroll(at, right, down_clicks):
+                words = [*down, *_move(at)]
+                for clicks, less, more in ((down_clicks, "4", "5"), (right, "6", "7")):
+                    if clicks:
+                        words += ["click", "--repeat", str(abs(clicks)), "--delay", "5"]
+                        words.append(more if clicks > 0 else less)
+                await self._run(*words)
+            case TypeText(text, delay):
+                await self._run(*down, "type", "--file", "-", *_delay(delay), text=text)
+            case PressKey(combinations, duration):
+                words = list(down)
+                for keys in combinations:
+                    names = [key.keysym for key in keys]
+                    words += [word for name in names for word in ("keydown", name)]
+                    words += _sleep(duration)
+                    words += [word for name in reversed(names) for word in ("keyup", name)]
+                await self._run(*words)
+            case Sleep(duration):
+                await asyncio.sleep(duration / 1000)
+
+    async def _run(self, *words: str, text: str = "") -> str:
+        # xdotool types a file to its end; the text must not be an argument, which every user of the machine can read.
+        process = await spawn(
+            "xdotool",
+            *words,
+            env=self._environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            output, error = await process.communicate(text.encode())
+        except BaseException:  # The client is gone, or the emulator stops.
+            process.kill()
+            raise
+        if process.returncode:
+            raise ControlsError(f"xdotool failed: {error.decode(errors='replace').strip()[:300]}")
+        return output.decode()
+
+
+def _move(point: Point) -> list[str]:
+    return ["mousemove", str(point[0]), str(point[1])]
+
+
+def _sleep(milliseconds: int) -> list[str]:
+    return ["sleep", f"{milliseconds / 1000:.3f}"] if milliseconds else []
+
+
+def _delay(milliseconds: int | None) -> list[str]:
+    return [] if milliseconds is None else ["--delay", str(milliseconds)]

@@ -1,0 +1,44 @@
+"""Bodies of requests and responses, as all endpoints read and write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from airflow_provider_kernel.emulator.contract import MAX_BODY_BYTES, bad_request
+
+
+def encode_json(value: Any) -> bytes:
+    """Return JSON as UTF-8. Half of a surrogate pair, which UTF-8 cannot hold, becomes ``?``."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+
+
+async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
+    """
+    Return a request's body.
+
+    :param limit: maximum bytes.
+    :raises ApiError: 400: it is larger.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise bad_request("The body is too large")
+    return bytes(body)
+
+
+def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with JSON."""
+    return Response(encode_json(data), status, headers, "application/json")
+
+
+def error_response(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response with Kernel's error body."""
+    return json_response({"code": code, "message": message}, status, headers)
