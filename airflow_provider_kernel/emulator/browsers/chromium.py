@@ -8,17 +8,16 @@ import http.client
 import json
 import os
 import shutil
-import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from airflow_provider_kernel.emulator import die_with_parent
 from airflow_provider_kernel.emulator.environment import inherited_variables
-from airflow_provider_kernel.emulator.process_control import signal_on_parent_death
 
 #: Maximum seconds until Chromium and Xvfb accept connections.
 START_TIMEOUT = 30.0
@@ -279,9 +278,12 @@ async def spawn(
     :raises OSError: it cannot be started.
     """
     options = {"stdin": asyncio.subprocess.DEVNULL, "stdout": asyncio.subprocess.DEVNULL} | options
-    die: Callable[[], None] | None = _die_with_parent if sys.platform == "linux" else None
     return await asyncio.create_subprocess_exec(
-        *command, env=env, pass_fds=pass_fds, preexec_fn=die, start_new_session=True, **options
+        *(sys.executable, "-I", "-S", die_with_parent.__file__, *command),
+        env=env,
+        pass_fds=pass_fds,
+        start_new_session=True,
+        **options,
     )
 
 
@@ -294,10 +296,6 @@ async def end_process(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()
-
-
-def _die_with_parent() -> None:
-    signal_on_parent_death(signal.SIGKILL)
 
 
 def _read_line(descriptor: int) -> str:

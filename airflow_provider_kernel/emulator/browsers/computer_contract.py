@@ -82,7 +82,7 @@ class PressKey:
 
 @dataclass(frozen=True)
 class SetCursor:
-    """Show or hide the pointer. The emulator's pictures have no pointer."""
+    """Show or hide the pointer. Without effect."""
 
     hidden: bool
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from airflow_provider_kernel.emulator.browsers.chromium import spawn
 from airflow_provider_kernel.emulator.browsers.computer_contract import (
     Action,
     ClickMouse,
@@ -40,7 +39,7 @@ class X11Controls:
         self._screen_file = screen_file
 
     async def screenshot(self, left: int, top: int, width: int, height: int) -> bytes:
-        """Return a part of the screen as PNG. It has no pointer."""
+        """Return a part of the screen as PNG, with the pointer."""
         return await asyncio.to_thread(
             lambda: png_of_screen(self._screen_file.read_bytes(), left, top, width, height)
         )
@@ -101,7 +100,7 @@ class X11Controls:
 
     async def _run(self, *words: str, text: str = "") -> str:
         # xdotool types a file to its end; the text must not be an argument, which every user of the machine can read.
-        process = await spawn(
+        process = await asyncio.create_subprocess_exec(
             "xdotool",
             *words,
             env=self._environment,
