@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from airflow_provider_kernel.emulator.console_lines import Lines, client_name, wants_colour
+from airflow_provider_kernel.emulator.console_lines import Lines, client_name, escape, wants_colour
 from airflow_provider_kernel.emulator.store import StoredInvocation
 
 #: Maximum bytes that wait to be written. Beyond it, lines are dropped.
@@ -102,7 +102,7 @@ class Console:
 
     def error(self, text: str) -> None:
         """Print one sentence on standard error, also with ``--quiet``: somebody must act."""
-        self._errors.write(f"Kernel emulator: {text}\n")
+        self._errors.write(f"Kernel emulator: {escape(text)}\n")
 
     def close(self) -> None:
         """Wait for at most a second until everything is written."""

@@ -16,6 +16,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from airflow_provider_kernel.emulator.account import limits, refusal
+from airflow_provider_kernel.emulator.app_files import AppFiles
+from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.contract import (
     MAX_BODY_BYTES,
     VERSION_LABEL,
@@ -31,6 +33,7 @@ from airflow_provider_kernel.emulator.contract import (
 )
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
+from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
 from airflow_provider_kernel.emulator.stream import encode_json, event_stream
 
@@ -39,7 +42,9 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 def make_app(
     engine: Engine,
+    app_files: AppFiles,
     *,
+    console: Console,
     api_key: str | None,
     heartbeat: float,
     refuse: str | None,
@@ -49,12 +54,14 @@ def make_app(
     Return the ASGI application.
 
     :param engine: executes the invocations.
+    :param app_files: notices before a submission that an app file has changed.
+    :param console: prints requests and invocations.
     :param api_key: the only accepted bearer token; None: any token is accepted.
     :param heartbeat: seconds without an event after which an event stream sends a heartbeat.
     :param refuse: a choice of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: no request is refused.
     :param served: hosts from :func:`~airflow_provider_kernel.emulator.host_and_origin.served_hosts`.
     """
-    api = _Api(engine, heartbeat)
+    api = _Api(engine, app_files, console, heartbeat)
     app = Starlette(
         routes=[
             Route("/invocations", api.invoke, methods=["POST"]),
@@ -79,7 +86,7 @@ def make_app(
     for route in app.routes:
         # Starlette adds HEAD to GET. Kernel has no HEAD, and on an event stream it would last until the stream's end.
         route.methods.discard("HEAD")  # type: ignore[attr-defined]
-    return _AccessMiddleware(app, api_key, refuse, served)
+    return RequestLog(_AccessMiddleware(app, api_key, refuse, served), console)
 
 
 class _AccessMiddleware:
@@ -117,14 +124,18 @@ class _AccessMiddleware:
 class _Api:
     """The endpoints, one method for each."""
 
-    def __init__(self, engine: Engine, heartbeat: float) -> None:
+    def __init__(self, engine: Engine, app_files: AppFiles, console: Console, heartbeat: float) -> None:
         self._engine = engine
+        self._app_files = app_files
+        self._console = console
         self._heartbeat = heartbeat
         self._organization = _public_id("organization")
 
     async def invoke(self, request: Request) -> Response:
         submitted = read_invoke(await _body(request))
+        await self._app_files.refresh()
         invocation = self._engine.submit(submitted)
+        self._console.follow(invocation, request.headers.get("user-agent", ""))
         if submitted.is_async:
             return _json_response(_submission_as_json(invocation), 202)
         await self._engine.wait_for_end(invocation)
@@ -170,6 +181,7 @@ class _Api:
         return Response(status_code=204)
 
     async def list_apps(self, request: Request) -> Response:
+        await self._app_files.refresh()
         query = request.query_params
         name, text = query.get("app_name"), query.get("query", "").lower()
         apps = [
