@@ -305,6 +305,16 @@ def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
     )
 
 
+def _open_closed_streams() -> None:
+    """Open the standard streams that are closed: a socket must not get their numbers, and libraries write to them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115 - it gets the lowest free number
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
 if __name__ == "__main__":
+    _open_closed_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until uvicorn sets its own handler
     sys.exit(main())

@@ -35,8 +35,7 @@ class Console:
         stream = stream or sys.stdout
         self._output = _Output(stream)
         self._errors = _Output(sys.stderr)
-        is_terminal = stream is not None and stream.isatty()
-        self._lines = Lines(wants_colour(os.environ, is_terminal=is_terminal))
+        self._lines = Lines(wants_colour(os.environ, is_terminal=stream.isatty()))
         self._is_quiet = quiet
         self._is_verbose = verbose
         self._told: set[str] = set()
@@ -122,10 +121,9 @@ class Console:
 class _Output:
     """A standard stream. A thread writes to its descriptor, so that nobody else waits for a slow reader."""
 
-    def __init__(self, stream: TextIO | None) -> None:
-        # Python has no stream if the descriptor was closed at the start. Something else may have its number by now.
-        self._descriptor = None if stream is None else stream.fileno()
-        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+    def __init__(self, stream: TextIO) -> None:
+        self._descriptor: int | None = stream.fileno()
+        self._encoding = stream.encoding
         self._changed = threading.Condition()
         self._pending: list[bytes] = []
         self._size = 0
