@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from airflow_provider_kernel.emulator.console_lines import Lines, client_name, escape, wants_colour
+from airflow_provider_kernel.emulator.console_lines import Lines, escape, wants_colour
 from airflow_provider_kernel.emulator.store import StoredInvocation
 
 #: Maximum bytes that wait to be written. Beyond it, lines are dropped.
@@ -67,7 +67,7 @@ class Console:
     def invocation_started(self, invocation: StoredInvocation, user_agent: str) -> None:
         """Print that an invocation was accepted from a client with this ``User-Agent``."""
         names = (invocation.id, invocation.app_name, invocation.action_name)
-        self._print(lambda lines, clock: lines.started(clock, *names, client_name(user_agent)))
+        self._print(lambda lines, clock: lines.started(clock, *names, user_agent))
 
     def app_line(self, invocation_id: str, text: str) -> None:
         """Print a line of an invocation's log."""

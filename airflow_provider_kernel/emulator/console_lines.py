@@ -79,10 +79,10 @@ class Lines:
 
     has_colour: bool
 
-    def started(self, clock: str, invocation_id: str, app: str, action: str, client: str) -> str:
+    def started(self, clock: str, invocation_id: str, app: str, action: str, user_agent: str) -> str:
         """Return the line for the start of an invocation."""
         name = self._paint("1", f"{shorten(app)}.{shorten(action)}")
-        source = f" from {client}" if client else ""
+        source = f" from {client_name(user_agent)}" if user_agent else ""
         whole_id = self._paint(_DIM, f"(invocation {invocation_id})")
         return f"{self._begin(clock, invocation_id)} {name} started{source} {whole_id}"
 
