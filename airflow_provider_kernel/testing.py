@@ -93,7 +93,8 @@ class KernelEmulator:
         self._env = dict(env or {})
         if api_key is not None:
             self._env[API_KEY_VARIABLE] = api_key
-        self._arguments += ["--exit-with-stdin", "--", *map(str, app_files)]
+        # Nobody reads what the emulator prints after its first line.
+        self._arguments += ["--quiet", "--exit-with-stdin", "--", *map(str, app_files)]
         self._start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._base_url: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shlex
@@ -67,20 +68,30 @@ def _serve(options: argparse.Namespace) -> int:
     variables = _app_variables(options.env, options.env_file)
     with ExitStack() as stack:
         has_key = options.api_key is not None
-        listener = stack.enter_context(_listen(options.host, options.port, has_key=has_key))
-        address, port = listener.getsockname()[:2]
-        url = _url(address, port)
         key = options.api_key or DEFAULT_API_KEY
+        port_in_use = None
+        try:
+            listener = stack.enter_context(_listen(options.host, options.port, has_key=has_key))
+            address, port = listener.getsockname()[:2]
+        except PortInUseError as error:
+            # It is raised once the app files are checked: their errors are those that the user works on.
+            port_in_use, address, port = error, options.host, options.port
+        url = _url(address, port)
         environment = variables | {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
         forkservers = [stack.enter_context(closing(Forkserver(file, environment))) for file in options.files]
         # These imports take time, and the forkservers import their apps meanwhile.
+        from airflow_provider_kernel.emulator.app_files import AppFiles, apps_of
         from airflow_provider_kernel.emulator.browsers.chromium import Programs
         from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
+        from airflow_provider_kernel.emulator.console import Console
         from airflow_provider_kernel.emulator.engine import Engine, new_id
         from airflow_provider_kernel.emulator.server import make_app
         from airflow_provider_kernel.emulator.uvicorn_server import serve
 
-        apps = _apps(forkservers)
+        apps = apps_of(forkservers)
+        if port_in_use is not None:
+            raise port_in_use
+        console = Console(quiet=options.quiet, verbose=options.verbose)
         engine = Engine(
             apps,
             max_concurrency=options.max_concurrency,
@@ -88,10 +99,14 @@ def _serve(options: argparse.Namespace) -> int:
             reserialize_payloads=options.reserialize_payloads,
         )
         programs = Programs(options.chromium, options.headed)
-        browsers = BrowserPool(programs, url, new_id, lambda text: print(text, flush=True))
+        browsers = BrowserPool(programs, url, new_id, console)
+        app_files = AppFiles(engine, forkservers, environment, console, reload=options.reload)
+        stack.enter_context(closing(app_files))
         app = make_app(
             engine,
             browsers,
+            app_files,
+            console=console,
             api_key=options.api_key,
             heartbeat=options.heartbeat,
             refuse=options.refuse,
@@ -103,9 +118,9 @@ def _serve(options: argparse.Namespace) -> int:
             engine,
             browsers,
             listener,
-            forkservers,
+            app_files,
+            console=console,
             announcement=_announcement(url, shown_key, apps),
-            access_log=options.access_log,
             exit_with_stdin=options.exit_with_stdin,
         )
 
@@ -199,7 +214,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="time without an event after which an event stream sends a heartbeat (default: %(default)s)",
     )
-    parser.add_argument("--access-log", action="store_true", help="log each request")
+    parser.add_argument(
+        "--reload",
+        action="store_true",
+        help="import an app file again for the next invocation if the file, or a module of its folder that it imports, has "
+        "changed (default: say that it has changed). If the import fails, the version from before stays",
+    )
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument(
+        "--quiet",
+        action="store_true",
+        help="print only how clients find the emulator, and errors (default: also invocations with their logs, and refused "
+        "requests; never payloads)",
+    )
+    amount.add_argument("--verbose", action="store_true", help="print each request too")
     parser.add_argument(
         "--exit-with-stdin",
         action="store_true",
@@ -254,8 +282,18 @@ def _app_variables(options: Sequence[str], files: Sequence[Path]) -> dict[str, s
     return variables | dict(read_option(option, os.environ) for option in options)
 
 
+class PortInUseError(OSError):
+    """Another process listens on the port."""
+
+
 def _listen(host: str, port: int, *, has_key: bool) -> socket.socket:
-    """Return a listening socket. It exists before the apps are imported, so that no other process takes the port."""
+    """
+    Return a listening socket. It exists before the apps are imported, so that no other process takes the port.
+
+    :raises PortInUseError: another process listens on the port.
+    :raises OSError: the host or the port is not this machine's or this user's.
+    :raises OptionError: other machines can reach the host, and there is no key.
+    """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         if not (has_key or is_loopback(str(address[0]))):
@@ -264,6 +302,10 @@ def _listen(host: str, port: int, *, has_key: bool) -> socket.socket:
             )
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(
+                f"port {port} of {host} is in use: stop what listens there, or choose another with --port"
+            ) from None
         reason = str(error.strerror).partition(" (")[0]
         raise OSError(f"cannot listen on {host} port {port}: {reason}") from None
     # asyncio sets this option only for connections of sockets that asyncio created.
@@ -275,21 +317,6 @@ def _url(address: str, port: int) -> str:
     """Return the server's URL on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104 - compared, not listened on
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _apps(forkservers: Sequence[Forkserver]) -> dict[str, App]:
-    from airflow_provider_kernel.emulator.engine import App, new_id
-
-    apps: dict[str, App] = {}
-    for forkserver in forkservers:
-        deployment_id = new_id()
-        for name, actions in forkserver.apps().items():
-            if name in apps:
-                raise AppFileError(
-                    f"{apps[name].forkserver.path} and {forkserver.path} both define the app {name!r}"
-                )
-            apps[name] = App(name, tuple(actions), forkserver, new_id(), deployment_id)
-    return apps
 
 
 def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
@@ -304,6 +331,16 @@ def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
     )
 
 
+def _open_closed_streams() -> None:
+    """Open the standard streams that are closed: a socket must not get their numbers, and libraries write to them."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode)  # noqa: SIM115 - it gets the lowest free number
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
 if __name__ == "__main__":
+    _open_closed_streams()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until uvicorn sets its own handler
     sys.exit(main())

@@ -54,11 +54,13 @@ class _ActiveInvocation:
     """
     What an invocation has besides its stored data until it ends.
 
+    :param forkserver: starts its processes.
     :param task: the task that executes it.
     :param process: its processes, once they have started.
     :param result: its result, once it is killed.
     """
 
+    forkserver: Forkserver
     task: asyncio.Task[None] | None = None
     process: Process | None = None
     result: InvocationResult | None = None
@@ -129,9 +131,9 @@ class Engine:
             started=time.time_ns(),
         )
         self.store.add(invocation)
-        active = self._active[invocation.id] = _ActiveInvocation()
+        active = self._active[invocation.id] = _ActiveInvocation(app.forkserver)
         time_limit = request.async_timeout if request.is_async else self._sync_timeout
-        active.task = asyncio.create_task(self._execute(invocation, active, app.forkserver, time_limit))
+        active.task = asyncio.create_task(self._execute(invocation, active, time_limit))
         return invocation
 
     def app_folders(self) -> list[Path]:
@@ -171,6 +173,12 @@ class Engine:
         active.kill(InvocationResult(request.status, request.output, reason))
         await self.wait_for_end(invocation)
 
+    async def wait_until_unused(self, forkserver: Forkserver) -> None:
+        """Wait until all invocations have ended whose processes this forkserver starts."""
+        for active in list(self._active.values()):
+            if active.forkserver is forkserver and active.task is not None:
+                await asyncio.wait([active.task])
+
     async def stop(self) -> None:
         """End every active invocation, and wait for at most a second. The end of the server kills the rest."""
         active_invocations = list(self._active.values())
@@ -183,7 +191,6 @@ class Engine:
         self,
         invocation: StoredInvocation,
         active: _ActiveInvocation,
-        forkserver: Forkserver,
         time_limit: float,
     ) -> None:
         """Execute an invocation and store its result, whatever happens."""
@@ -194,7 +201,7 @@ class Engine:
         )
         result = failed("The emulator failed with an internal error; its standard error has the traceback.")
         try:
-            result = await self._run_action(invocation, active, forkserver)
+            result = await self._run_action(invocation, active)
         except OSError as error:
             result = failed(f"The emulator could not start a process: {error}.")
         finally:
@@ -203,12 +210,10 @@ class Engine:
             invocation.finish(active.result or result, time.time_ns())
             self.store.forget()
 
-    async def _run_action(
-        self, invocation: StoredInvocation, active: _ActiveInvocation, forkserver: Forkserver
-    ) -> InvocationResult:
+    async def _run_action(self, invocation: StoredInvocation, active: _ActiveInvocation) -> InvocationResult:
         """Run the action in processes of its own; return the result of the action."""
         active.process = await Process.start(
-            forkserver,
+            active.forkserver,
             {
                 "id": invocation.id,
                 "app_name": invocation.app_name,

@@ -27,6 +27,7 @@ from airflow_provider_kernel.emulator.process_control import (
     kill_descendants,
     signal_on_parent_death,
 )
+from airflow_provider_kernel.emulator.source_files import imported_files
 from airflow_provider_kernel.emulator.supervisor import supervise
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def main(control_fd: int, path: Path) -> None:
     """
     Import an app file, send the server one line of JSON, and fork a supervisor for each request.
 
-    The line has ``apps`` (the actions' names by app), or ``error`` if the file cannot be served.
+    The line has ``apps`` (the actions' names by app), or ``error`` if the file cannot be served; and ``files``, what the
+    import has read of the file's folder.
 
     :param control_fd: descriptor of the control socket, which the server holds the other end of.
     :param path: the app file.
@@ -50,7 +52,8 @@ def main(control_fd: int, path: Path) -> None:
     try:
         apps = load_apps(path)
     except AppFileError as error:
-        _send(control, {"error": str(error)})
+        files = imported_files(path.resolve().parent, error.__context__)
+        _send(control, {"error": str(error), "files": files})
     else:
         if threading.active_count() > 1:
             print(
@@ -62,7 +65,8 @@ def main(control_fd: int, path: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # The system then reaps the supervisors.
-        _send(control, {"apps": {name: list(app.actions) for name, app in apps.items()}})
+        actions = {name: list(app.actions) for name, app in apps.items()}
+        _send(control, {"apps": actions, "files": imported_files(path.resolve().parent)})
         signal_on_parent_death(0)
         _fork_supervisors(control, apps)
     kill_descendants()

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ class Forkserver:
     """
     A process that imports one app file and forks supervisors.
 
-    Create it and call :meth:`apps` before the event loop runs: :meth:`apps` blocks until the import ends.
+    Call :meth:`apps` before the event loop runs or in another thread: it blocks until the import ends. ``started`` is the
+    time of creation, in nanoseconds since 1970. ``files`` are the app file and, after :meth:`apps`, what it has imported.
 
     :param path: the app file.
     :param environment: the complete environment of the process.
@@ -32,6 +34,8 @@ class Forkserver:
 
     def __init__(self, path: Path, environment: Mapping[str, str]) -> None:
         self.path = path
+        self.started = time.time_ns()
+        self.files = {str(path.resolve())}
         self._control, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -61,6 +65,7 @@ class Forkserver:
         if not message:
             code = self._process.wait()
             raise AppFileError(f"{self.path}: importing it ended the process, {_describe_exit(code)}")
+        self.files |= set(message.get("files", ()))
         if "error" in message:
             raise AppFileError(message["error"])
         apps: dict[str, list[str]] = message["apps"]
@@ -75,6 +80,10 @@ class Forkserver:
             on_end()
 
         loop.add_reader(self._control, ended)
+
+    def unwatch(self) -> None:
+        """Do not call what :meth:`watch` was given: the end of the process is expected."""
+        asyncio.get_running_loop().remove_reader(self._control)
 
     async def spawn(self, link: int, output: int) -> None:
         """

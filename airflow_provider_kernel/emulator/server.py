@@ -17,6 +17,7 @@ from starlette.websockets import WebSocketClose
 
 from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator.account import limits, refusal
+from airflow_provider_kernel.emulator.app_files import AppFiles
 from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
 from airflow_provider_kernel.emulator.browsers.routes import (
     BROWSER_ERRORS,
@@ -24,6 +25,7 @@ from airflow_provider_kernel.emulator.browsers.routes import (
     is_public,
     on_browser_error,
 )
+from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.contract import (
     VERSION_LABEL,
     ApiError,
@@ -38,6 +40,7 @@ from airflow_provider_kernel.emulator.contract import (
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
 from airflow_provider_kernel.emulator.http_messages import error_response, json_response, read_body
+from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
 from airflow_provider_kernel.emulator.stream import event_stream
 
@@ -47,7 +50,9 @@ _CODES = {404: "not_found", 405: "method_not_allowed"}
 def make_app(
     engine: Engine,
     browsers: BrowserPool,
+    app_files: AppFiles,
     *,
+    console: Console,
     api_key: str | None,
     heartbeat: float,
     refuse: str | None,
@@ -58,12 +63,14 @@ def make_app(
 
     :param engine: executes the invocations.
     :param browsers: the browsers.
+    :param app_files: notices before a submission that an app file has changed.
+    :param console: prints requests and invocations.
     :param api_key: the only accepted bearer token; None: any token is accepted.
     :param heartbeat: seconds without an event after which an event stream sends a heartbeat.
     :param refuse: a choice of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: no request is refused.
     :param served: hosts from :func:`~airflow_provider_kernel.emulator.host_and_origin.served_hosts`.
     """
-    api = _Api(engine, browsers, heartbeat)
+    api = _Api(engine, browsers, app_files, console, heartbeat)
     app = Starlette(
         routes=[
             Route("/invocations", api.invoke, methods=["POST"]),
@@ -91,7 +98,7 @@ def make_app(
         # Starlette adds HEAD to GET. Kernel has no HEAD, and on an event stream it would last until the stream's end.
         if isinstance(route, Route) and route.methods:
             route.methods.discard("HEAD")
-    return _AccessMiddleware(app, api_key, refuse, served)
+    return RequestLog(_AccessMiddleware(app, api_key, refuse, served), console)
 
 
 class _AccessMiddleware:
@@ -131,15 +138,26 @@ class _AccessMiddleware:
 class _Api:
     """The endpoints, one method for each."""
 
-    def __init__(self, engine: Engine, browsers: BrowserPool, heartbeat: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        browsers: BrowserPool,
+        app_files: AppFiles,
+        console: Console,
+        heartbeat: float,
+    ) -> None:
         self._engine = engine
         self._browsers = browsers
+        self._app_files = app_files
+        self._console = console
         self._heartbeat = heartbeat
         self._organization = _public_id("organization")
 
     async def invoke(self, request: Request) -> Response:
         submitted = read_invoke(await read_body(request))
+        await self._app_files.refresh()
         invocation = self._engine.submit(submitted)
+        self._console.follow(invocation, request.headers.get("user-agent", ""))
         if submitted.is_async:
             return json_response(_submission_as_json(invocation), 202)
         await self._engine.wait_for_end(invocation)
@@ -188,6 +206,7 @@ class _Api:
         return Response(status_code=204)
 
     async def list_apps(self, request: Request) -> Response:
+        await self._app_files.refresh()
         query = request.query_params
         name, text = query.get("app_name"), query.get("query", "").lower()
         apps = [

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import sys
-from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from airflow_provider_kernel.emulator.app_files import AppFiles
 from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
+from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.process import Forkserver
 
@@ -22,17 +22,17 @@ def serve(
     engine: Engine,
     browsers: BrowserPool,
     listener: socket.socket,
-    forkservers: Sequence[Forkserver],
+    app_files: AppFiles,
     *,
+    console: Console,
     announcement: str,
-    access_log: bool,
     exit_with_stdin: bool,
 ) -> int:
     """
     Serve until a signal, the end of standard input (with ``exit_with_stdin``), or the end of a forkserver.
 
+    :param console: prints what happens.
     :param announcement: text to print when the server accepts requests.
-    :param access_log: whether each request is logged.
     :return: the exit status: 1 if a forkserver ended, otherwise 0.
     """
     config = uvicorn.Config(
@@ -44,14 +44,17 @@ def serve(
         ws_per_message_deflate=False,
         ws_ping_interval=None,
         lifespan="off",
-        log_level="info" if access_log else "warning",
-        access_log=access_log,
+        log_level="warning",
+        access_log=False,
         timeout_graceful_shutdown=1,
         # Longer than clients pause between two requests: otherwise they send on a connection that is closing.
         timeout_keep_alive=75,
     )
-    server = _Server(config, engine, browsers, forkservers, announcement, exit_with_stdin)
-    server.run(sockets=[listener])
+    server = _Server(config, engine, browsers, app_files, console, announcement, exit_with_stdin)
+    try:
+        server.run(sockets=[listener])
+    finally:
+        console.close()
     return server.exit_status
 
 
@@ -63,27 +66,28 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         engine: Engine,
         browsers: BrowserPool,
-        forkservers: Sequence[Forkserver],
+        app_files: AppFiles,
+        console: Console,
         announcement: str,
         exit_with_stdin: bool,
     ) -> None:
         super().__init__(config)
         self._engine = engine
         self._browsers = browsers
-        self._forkservers = forkservers
+        self._app_files = app_files
+        self._console = console
         self._announcement = announcement
         self._exit_with_stdin = exit_with_stdin
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for forkserver in self._forkservers:
-            forkserver.watch(lambda forkserver=forkserver: self._on_forkserver_end(forkserver))  # type: ignore[misc]
+        self._app_files.watch(self._on_forkserver_end)
         if self._exit_with_stdin:
             try:
                 asyncio.get_running_loop().add_reader(0, self._on_stdin)
             except PermissionError:  # Standard input is a file, such as /dev/null: no parent can close it.
                 self.should_exit = True
-        print(self._announcement, flush=True)
+        self._console.announce(self._announcement)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._engine.stop()  # Streams and synchronous calls then end with the invocation's result.
@@ -96,10 +100,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     def _on_forkserver_end(self, forkserver: Forkserver) -> None:
-        print(
-            f"Kernel emulator: the process that serves {forkserver.path} ended unexpectedly. The emulator stops.",
-            file=sys.stderr,
-            flush=True,
+        self._console.error(
+            f"the process that serves {forkserver.path} ended unexpectedly. The emulator stops."
         )
         self.exit_status = 1
         self.should_exit = True

@@ -184,13 +184,29 @@ def test_start_fails_when_two_files_define_the_same_app(tmp_path):
     assert (status, error) == (2, f"Kernel emulator: {one} and {two} both define the app 'shop'.\n")
 
 
-def test_start_fails_when_the_port_is_in_use(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_start_fails_when_the_port_is_in_use(tmp_path, host):
+    family, _, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.create_server(address[:2], family=family) as taken:
         port = taken.getsockname()[1]
-        status, error = run_to_exit(write(tmp_path), f"--port={port}")
+        status, error = run_to_exit(write(tmp_path), f"--port={port}", f"--host={host}")
 
     assert status == 2
-    assert error == f"Kernel emulator: cannot listen on 127.0.0.1 port {port}: Address already in use.\n"
+    assert error == (
+        f"Kernel emulator: port {port} of {host} is in use: stop what listens there, or choose another with --port.\n"
+    )
+
+
+def test_error_of_an_app_file_comes_before_that_of_the_port(tmp_path):
+    file = write(tmp_path, text="import os\nraise ValueError(os.environ['KERNEL_BASE_URL'])\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, error = run_to_exit(file, f"--port={port}")
+
+    assert (status, error) == (
+        2,
+        f"Kernel emulator: {file}, line 2: ValueError: http://127.0.0.1:{port}.\n",
+    )
 
 
 @pytest.mark.parametrize(

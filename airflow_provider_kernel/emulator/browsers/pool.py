@@ -21,6 +21,7 @@ from airflow_provider_kernel.emulator.browsers.browser import Browser
 from airflow_provider_kernel.emulator.browsers.chromium import ChromiumError, Programs
 from airflow_provider_kernel.emulator.browsers.contract import CreateBrowser, UpdateBrowser, not_served
 from airflow_provider_kernel.emulator.browsers.replays import Replay, StartReplay, replay_not_found
+from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not_found
 
 #: Seconds between two looks for inactive browsers.
@@ -46,16 +47,14 @@ class BrowserPool:
     :param programs: the programs that they use.
     :param url: the emulator's URL.
     :param new_id: returns an id.
-    :param note: prints a line for the user.
+    :param console: prints what a person should know.
     """
 
-    def __init__(
-        self, programs: Programs, url: str, new_id: Callable[[], str], note: Callable[[str], None]
-    ) -> None:
+    def __init__(self, programs: Programs, url: str, new_id: Callable[[], str], console: Console) -> None:
         self._programs = programs
         self.url = url
         self._new_id = new_id
-        self._note = note
+        self._console = console
         self._browsers: dict[str, Browser] = {}
         self._closed: dict[str, dict[str, Any]] = {}
         self._replays: dict[str, dict[str, Replay]] = {}
@@ -72,6 +71,7 @@ class BrowserPool:
         :raises ApiError: 400: the name is taken; 500: it does not start; 501: Chromium is not installed.
         """
         self._check_name(request.name, None)
+        self._tell(request)
         browser_id = self._new_id()
         folder = self._make_folder() / browser_id
         profile = folder / "profile"
@@ -80,7 +80,7 @@ class BrowserPool:
             browser = await Browser.start(browser_id, request, self._programs, folder, profile, self.url)
         except (ChromiumError, OSError) as error:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            self._note(f"No browser: {error}.")
+            self._console.note(f"No browser: {error}.")
             is_missing = isinstance(error, ChromiumError) and "not found" in str(error)
             if is_missing:
                 raise not_served(f"browsers without Chromium. {error}") from None
@@ -159,7 +159,7 @@ class BrowserPool:
             for replay in self._replays.pop(oldest, {}).values():
                 replay.file.unlink(missing_ok=True)
         if reason:
-            self._note(f"The browser {browser.id} was closed: {reason}.")
+            self._console.note(f"The browser {browser.id} was closed: {reason}.")
 
     async def close_of_invocation(self, invocation_id: str, reason: str = "") -> None:
         """End all browsers of an invocation."""
@@ -228,6 +228,20 @@ class BrowserPool:
             ended.cancel()
         self._watchers.pop(browser.id, None)  # close() must not cancel this task.
         await self.close(browser, reason)
+
+    def _tell(self, request: CreateBrowser) -> None:
+        """Say once which way the computer controls go, and what the emulator accepts without effect."""
+        if request.ignored:
+            self._console.note_once(f"Accepted without effect on browsers: {', '.join(request.ignored)}.")
+        if request.headless:
+            return
+        if self._programs.has_screen:
+            how = "go to the whole window, by xdotool on a screen of its own (Xvfb)"
+        elif self._programs.headed:
+            how = "go to the page alone, by the DevTools Protocol, as your own mouse must stay yours"
+        else:
+            how = "go to the page alone, by the DevTools Protocol; for the whole window, as on Kernel, install xvfb and xdotool"
+        self._console.note_once(f"Computer controls of browsers {how}.")
 
     def _check_name(self, name: str | None, owner: Browser | None) -> None:
         if name and any(
