@@ -43,6 +43,7 @@ from airflow_provider_kernel.emulator.http_messages import error_response, json_
 from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
 from airflow_provider_kernel.emulator.stream import event_stream
+from airflow_provider_kernel.emulator.unserved import unserved
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -158,6 +159,7 @@ class _Api:
         await self._app_files.refresh()
         invocation = self._engine.submit(submitted)
         self._console.follow(invocation, request.headers.get("user-agent", ""))
+        invocation.listeners.add(lambda: self._note_open_browsers(invocation))
         if submitted.is_async:
             return json_response(_submission_as_json(invocation), 202)
         await self._engine.wait_for_end(invocation)
@@ -246,6 +248,16 @@ class _Api:
     async def entitlements(self, request: Request) -> Response:
         return json_response(limits(self._engine.max_concurrency))
 
+    def _note_open_browsers(self, invocation: StoredInvocation) -> None:
+        """Say what is easily forgotten: that the end of an action closes no browser, which goes on costing on Kernel."""
+        if invocation.status is not InvocationStatus.SUCCEEDED:
+            return
+        for browser in self._browsers.open(invocation.id):
+            self._console.note(
+                f"The browser {browser.id} of {invocation.app_name}.{invocation.action_name} stays open: nothing deleted "
+                f"it. It is closed after {browser.timeout} seconds without use."
+            )
+
     def _find(self, request: Request) -> StoredInvocation:
         invocation_id = request.path_params["id"]
         invocation = self._engine.store.get(invocation_id)
@@ -278,6 +290,8 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    if error.status_code in (404, 405) and (what := unserved(request.url.path)):
+        return error_response(501, "not_implemented", f"The emulator does not serve {what}")
     code = _CODES.get(error.status_code, "bad_request")
     return error_response(error.status_code, code, error.detail, error.headers)
 

@@ -1,0 +1,45 @@
+"""What Kernel's API has and the emulator does not serve. Pure; no I/O."""
+
+from __future__ import annotations
+
+#: The first part of a path, and what Kernel has there.
+_RESOURCES = {
+    "agents": "managed auth",
+    "api_keys": "API keys",
+    "audit_logs": "audit logs",
+    "auth": "managed auth",
+    "browser_pools": "browser pools",
+    "config_registry": "the config registry",
+    "credential_providers": "credential providers",
+    "credentials": "credentials",
+    "deploy": "deployments: it runs the files of its command line",
+    "deployments": "deployments: it runs the files of its command line",
+    "extensions": "extensions",
+    "org": "the organization, but for /org/entitlements",
+    "profiles": "profiles: name one in browsers.create, which creates it",
+    "projects": "projects",
+    "proxies": "proxies",
+    "search": "search",
+    "telemetry": "telemetry",
+    "vault_provider_configs": "vaults",
+    "vaults": "vaults",
+}
+#: The part of a path after ``/browsers/{id}/``.
+_OF_BROWSERS = {
+    "curl": "requests through a browser",
+    "extensions": "extensions",
+    "logs": "the logs of a browser's machine",
+    "process": "processes on a browser's machine",
+    "repl": "the REPL of a browser",
+    "telemetry": "telemetry",
+    "webmcp": "WebMCP",
+    "fs": "this call of a browser's file system",
+}
+
+
+def unserved(path: str) -> str | None:
+    """Return what Kernel has at a path that the emulator has no endpoint for; None if Kernel has nothing there."""
+    first, *rest = path.strip("/").split("/")
+    if first == "browsers" and len(rest) > 1:
+        return _OF_BROWSERS.get(rest[1])
+    return _RESOURCES.get(first)
