@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import signal
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.emulator import API_KEY_VARIABLE, DEFAULT_API_KEY
 from airflow_provider_kernel.emulator.account import REFUSALS
+from airflow_provider_kernel.emulator.connection import airflow_connection
 from airflow_provider_kernel.emulator.environment import (
     INHERITED,
     OptionError,
@@ -267,13 +267,13 @@ def _apps(forkservers: Sequence[Forkserver]) -> dict[str, App]:
 
 
 def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
-    connection = json.dumps({"conn_type": "kernel", "host": url, "password": key})
     return "\n".join(
         [
             f"Kernel emulator on {url}",
             *(f"{app.name}: {', '.join(app.actions)}" for app in apps.values()),
             f"For the SDK: KERNEL_BASE_URL={url} KERNEL_API_KEY={shlex.quote(key)}",
-            f"For Airflow: AIRFLOW_CONN_KERNEL_DEFAULT={shlex.quote(connection)}",
+            f"For Airflow: AIRFLOW_CONN_KERNEL_DEFAULT={shlex.quote(airflow_connection(url, key))}",
+            f"In a browser: {url}/",
         ]
     )
 

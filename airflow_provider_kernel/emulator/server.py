@@ -31,6 +31,7 @@ from airflow_provider_kernel.emulator.contract import (
 )
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
+from airflow_provider_kernel.emulator.page import PAGE, is_page_file, page_routes
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
 from airflow_provider_kernel.emulator.stream import encode_json, event_stream
 
@@ -67,6 +68,7 @@ def make_app(
             Route("/apps", api.list_apps, methods=["GET"]),
             Route("/auth/context", api.auth_context, methods=["GET"]),
             Route("/org/entitlements", api.entitlements, methods=["GET"]),
+            *page_routes(engine),
         ],
         exception_handlers={
             ApiError: _on_api_error,
@@ -83,7 +85,11 @@ def make_app(
 
 
 class _AccessMiddleware:
-    """Refuses requests by ``Host`` and ``Origin``, by bearer token, and by ``--refuse``, in this order."""
+    """
+    Refuses requests by ``Host`` and ``Origin``, by bearer token, and by ``--refuse``, in this order.
+
+    The page's files need no token.
+    """
 
     def __init__(
         self, app: ASGIApp, api_key: str | None, refuse: str | None, served: frozenset[str] | None
@@ -98,11 +104,12 @@ class _AccessMiddleware:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        error = (
-            check_host_and_origin(scope["headers"], self._served)
-            or self._check_token(_token(request))
-            or refusal(self._refuse, request.method, request.headers)
+        method, path = request.method, scope["path"]
+        error = check_host_and_origin(
+            scope["headers"], self._served, is_linkable=method == "GET" and path == PAGE
         )
+        if error is None and not is_page_file(method, path):
+            error = self._check_token(_token(request)) or refusal(self._refuse, method, request.headers)
         respond = _error(error.status_code, error.code, error.message) if error else self._app
         await respond(scope, receive, send)
 
