@@ -71,9 +71,7 @@ def check_host_and_origin(
         return ApiError(421, "misdirected_request", message)
     is_link = values[b"sec-fetch-mode"] == ["navigate"] and values[b"sec-fetch-dest"] == ["document"]
     is_foreign = "cross-site" in values[b"sec-fetch-site"] and not (is_linkable and is_link)
-    if is_foreign or not all(
-        is_served(_ORIGIN, origin) for origin in values[b"origin"]
-    ):
+    if is_foreign or not all(is_served(_ORIGIN, origin) for origin in values[b"origin"]):
         return ApiError(403, "forbidden", "The request comes from a web page of another host")
     return None
 

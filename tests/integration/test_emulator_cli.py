@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shlex
 import signal
 import socket
 import subprocess

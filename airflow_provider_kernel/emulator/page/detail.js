@@ -1,6 +1,6 @@
 // The details of one invocation.
 
-import { ApiError, call } from "/page/api.js";
+import { call } from "/page/api.js";
 import { closeLog, openLog } from "/page/log.js";
 import { showFacts, showSpan, showStatus, showValue } from "/page/shown.js";
 import { moment } from "/page/text.js";
@@ -13,7 +13,7 @@ const badge = part("detail-status");
 const problem = part("detail-error");
 const cancel = part("cancel");
 let shownId = null;
-let shownStatus = null;
+let shownStatus = null; // "unknown" if the emulator does not know the invocation
 let loading = null; // the id that is asked for
 
 /** Show an invocation; null for none. */
@@ -36,7 +36,7 @@ export function showDetail(id) {
 /** Tell a status that was seen elsewhere; undefined if the invocation is not among the newest, or forgotten. */
 export function noteStatus(id, status) {
   if (id !== shownId || id === loading || status === shownStatus) return;
-  if (status !== undefined || isActive(shownStatus)) load(id);
+  if (status !== undefined || shownStatus === null || isActive(shownStatus)) load(id);
 }
 
 function isActive(status) {
@@ -50,12 +50,14 @@ async function load(id) {
     invocation = await call("GET", `/invocations/${id}`);
   } catch (error) {
     if (id !== shownId) return;
-    shownStatus = null;
-    cancel.hidden = true;
-    problem.textContent =
-      error instanceof ApiError && error.status === 404
-        ? "There is no such invocation. The emulator forgets its invocations when it stops, and the oldest when there are many."
-        : error.message;
+    problem.textContent = error.message;
+    if (error.status === 404) {
+      shownStatus = "unknown";
+      showStatus(badge, "");
+      cancel.hidden = true;
+      problem.textContent =
+        "There is no such invocation. The emulator forgets its invocations when it stops, and the oldest when there are many.";
+    }
     return;
   } finally {
     if (loading === id) loading = null;

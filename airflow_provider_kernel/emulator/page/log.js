@@ -9,8 +9,6 @@ const MAX_CHARACTERS = 4_000_000;
 const MAX_LINE = 10_000;
 const BATCH_MILLISECONDS = 80;
 const RETRY_MILLISECONDS = 1_000;
-/** Pixels from the end within which the log follows it. */
-const NEAR = 30;
 const COLOURS = /\x1b\[[0-9;:]*m/g;
 
 const box = document.getElementById("log");
@@ -23,6 +21,8 @@ let isScheduled = false;
 let shown = 0;
 let characters = 0;
 let dropped = 0;
+let isFollowing = true; // the end
+let lastTop = 0;
 
 /** Show the log of an invocation; call `onState` with each state that its stream tells. */
 export function openLog(id, onState) {
@@ -39,7 +39,7 @@ export function closeLog() {
   shown = characters = dropped = 0;
   box.replaceChildren();
   note.textContent = "";
-  toEnd.hidden = true;
+  setFollowing(true);
 }
 
 async function follow(from) {
@@ -87,7 +87,6 @@ function schedule() {
 function flush() {
   isScheduled = false;
   if (source === null) return;
-  const isAtEnd = atEnd();
   const lines = pending.map(lineOf);
   pending = [];
   for (const line of lines) characters += line.textContent.length;
@@ -99,7 +98,7 @@ function flush() {
     shown -= 1;
     dropped += 1;
   }
-  if (isAtEnd) box.scrollTop = box.scrollHeight;
+  if (isFollowing) box.scrollTop = box.scrollHeight;
   showNote();
 }
 
@@ -119,12 +118,19 @@ function showNote() {
   }
 }
 
-function atEnd() {
-  return box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
+function setFollowing(value) {
+  isFollowing = value;
+  toEnd.hidden = value;
 }
 
-box.addEventListener("scroll", () => (toEnd.hidden = atEnd()), { passive: true });
+box.addEventListener("scroll", () => {
+  // The first pixel upwards counts: browsers scroll in steps, and a new line must not pull the reader back.
+  if (box.scrollHeight - box.scrollTop - box.clientHeight < 2) setFollowing(true);
+  else if (box.scrollTop < lastTop) setFollowing(false);
+  lastTop = box.scrollTop;
+}, { passive: true });
 toEnd.addEventListener("click", () => {
+  setFollowing(true);
   box.scrollTop = box.scrollHeight;
   box.focus();
 });
