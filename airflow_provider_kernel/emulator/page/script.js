@@ -32,6 +32,12 @@ function showRoute() {
   markRow(id);
 }
 
+function showConnection(text, kind) {
+  if (connection.textContent === text) return; // A screen reader says each change.
+  connection.textContent = text;
+  connection.className = kind;
+}
+
 async function poll() {
   clearTimeout(timer);
   isStale = isPolling;
@@ -48,11 +54,9 @@ async function poll() {
     markRow(wantedId());
     if (id !== null) noteStatus(id, byId.get(id)?.status);
     await refreshBrowsers(id);
-    connection.textContent = "Connected";
-    connection.className = "good";
+    showConnection("Connected", "good");
   } catch (error) {
-    connection.textContent = error.status === 0 ? "Not reachable; trying again" : error.message;
-    connection.className = "bad";
+    showConnection(error.status === 0 ? "Not reachable; trying again" : error.message, "bad");
     polls = 0;
   } finally {
     isPolling = false;
