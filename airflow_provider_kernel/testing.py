@@ -17,7 +17,6 @@ The fixture ``kernel_emulator`` sets the environment of a test: the SDK finds th
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import subprocess
@@ -30,6 +29,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_kernel.emulator import API_KEY_VARIABLE, DEFAULT_API_KEY
+from airflow_provider_kernel.emulator.connection import airflow_connection
 
 
 class KernelEmulatorError(RuntimeError):
@@ -120,7 +120,7 @@ class KernelEmulator:
     @property
     def connection_json(self) -> str:
         """An Airflow connection to the emulator, as a value for ``AIRFLOW_CONN_KERNEL_DEFAULT``."""
-        return json.dumps({"conn_type": "kernel", "host": self.base_url, "password": self.api_key})
+        return airflow_connection(self.base_url, self.api_key)
 
     def start(self) -> KernelEmulator:
         """

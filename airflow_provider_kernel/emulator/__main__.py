@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import shlex
 import shutil
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.emulator import API_KEY_VARIABLE, DEFAULT_API_KEY
 from airflow_provider_kernel.emulator.account import REFUSALS
+from airflow_provider_kernel.emulator.connection import airflow_connection
 from airflow_provider_kernel.emulator.environment import (
     INHERITED,
     OptionError,
@@ -320,13 +320,13 @@ def _url(address: str, port: int) -> str:
 
 
 def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
-    connection = json.dumps({"conn_type": "kernel", "host": url, "password": key})
     return "\n".join(
         [
             f"Kernel emulator on {url}",
             *(f"{app.name}: {', '.join(app.actions)}" for app in apps.values()),
             f"For the SDK: KERNEL_BASE_URL={url} KERNEL_API_KEY={shlex.quote(key)}",
-            f"For Airflow: AIRFLOW_CONN_KERNEL_DEFAULT={shlex.quote(connection)}",
+            f"For Airflow: AIRFLOW_CONN_KERNEL_DEFAULT={shlex.quote(airflow_connection(url, key))}",
+            f"In a browser: {url}/",
         ]
     )
 

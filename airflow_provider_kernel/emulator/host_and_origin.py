@@ -45,13 +45,14 @@ def served_hosts(host: str, address: str) -> frozenset[str] | None:
 
 
 def check_host_and_origin(
-    headers: Iterable[tuple[bytes, bytes]], served: frozenset[str] | None
+    headers: Iterable[tuple[bytes, bytes]], served: frozenset[str] | None, *, is_linkable: bool = False
 ) -> ApiError | None:
     """
     Return the error for a request to another host, or from a web page of another host; None if the request is allowed.
 
     :param headers: the request's headers; names in lower case.
     :param served: the hosts from :func:`served_hosts`. If it is None, ``Origin`` must still be loopback.
+    :param is_linkable: whether a link on another host's web page may lead here. The other page cannot read the response.
     """
     values = defaultdict(list)
     for name, value in headers:
@@ -68,9 +69,9 @@ def check_host_and_origin(
     if len(hosts) != 1 or not (served is None or is_served(_HOST, hosts[0])):
         message = "The Host header names another host; use the address that the emulator printed"
         return ApiError(421, "misdirected_request", message)
-    if "cross-site" in values[b"sec-fetch-site"] or not all(
-        is_served(_ORIGIN, origin) for origin in values[b"origin"]
-    ):
+    is_link = values[b"sec-fetch-mode"] == ["navigate"] and values[b"sec-fetch-dest"] == ["document"]
+    is_foreign = "cross-site" in values[b"sec-fetch-site"] and not (is_linkable and is_link)
+    if is_foreign or not all(is_served(_ORIGIN, origin) for origin in values[b"origin"]):
         return ApiError(403, "forbidden", "The request comes from a web page of another host")
     return None
 

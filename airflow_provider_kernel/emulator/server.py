@@ -22,7 +22,7 @@ from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
 from airflow_provider_kernel.emulator.browsers.routes import (
     BROWSER_ERRORS,
     browser_routes,
-    is_public,
+    is_link,
     on_browser_error,
 )
 from airflow_provider_kernel.emulator.console import Console
@@ -40,6 +40,7 @@ from airflow_provider_kernel.emulator.contract import (
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
 from airflow_provider_kernel.emulator.http_messages import error_response, json_response, read_body
+from airflow_provider_kernel.emulator.page import PAGE, is_page_file, page_routes
 from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
 from airflow_provider_kernel.emulator.stream import event_stream
@@ -85,6 +86,7 @@ def make_app(
             Route("/auth/context", api.auth_context, methods=["GET"]),
             Route("/org/entitlements", api.entitlements, methods=["GET"]),
             *browser_routes(browsers, engine.app_folders, engine.check_active),
+            *page_routes(engine),
         ],
         exception_handlers={
             ApiError: _on_api_error,
@@ -103,7 +105,11 @@ def make_app(
 
 
 class _AccessMiddleware:
-    """Refuses requests by ``Host`` and ``Origin``, by bearer token, and by ``--refuse``, in this order."""
+    """
+    Refuses requests by ``Host`` and ``Origin``, by bearer token, and by ``--refuse``, in this order.
+
+    The page's files need no token.
+    """
 
     def __init__(
         self, app: ASGIApp, api_key: str | None, refuse: str | None, served: frozenset[str] | None
@@ -114,17 +120,16 @@ class _AccessMiddleware:
         self._served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = check_host_and_origin(scope["headers"], self._served)
+        method, path = scope.get("method", ""), scope["path"]
+        # A link to a page that shows something may be on any page.
+        is_linkable = method == "GET" and (path == PAGE or is_link(path))
+        error = check_host_and_origin(scope["headers"], self._served, is_linkable=is_linkable)
         if scope["type"] == "websocket":
             await (WebSocketClose(1008) if error else self._app)(scope, receive, send)
             return
         request = Request(scope)
-        if not is_public(scope["path"]):
-            error = (
-                error
-                or self._check_token(_token(request))
-                or refusal(self._refuse, request.method, request.headers)
-            )
+        if error is None and not (is_page_file(method, path) or is_link(path)):
+            error = self._check_token(_token(request)) or refusal(self._refuse, method, request.headers)
         respond = error_response(error.status_code, error.code, error.message) if error else self._app
         await respond(scope, receive, send)
 

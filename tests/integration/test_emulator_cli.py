@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shlex
 import signal
 import socket
 import subprocess
@@ -376,7 +377,7 @@ def test_start_prints_url_apps_and_settings_of_clients(tmp_path):
     files = [write(tmp_path, "one.py", app="one"), write(tmp_path, "two.py", app="two")]
     command = [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", *map(str, files)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        lines = [process.stdout.readline() for _ in range(5)]
+        lines = [process.stdout.readline() for _ in range(6)]
         process.terminate()
     url = lines[0].removeprefix("Kernel emulator on ").strip()
 
@@ -386,7 +387,15 @@ def test_start_prints_url_apps_and_settings_of_clients(tmp_path):
         "two: act\n",
         f"For the SDK: KERNEL_BASE_URL={url} KERNEL_API_KEY=sk_emulator\n",
     ]
-    assert lines[4].startswith("For Airflow: AIRFLOW_CONN_KERNEL_DEFAULT='{")
+    name, _, connection = lines[4].removeprefix("For Airflow: ").partition("=")
+    assert name == "AIRFLOW_CONN_KERNEL_DEFAULT"
+    assert json.loads(shlex.split(connection)[0]) == {
+        "conn_type": "kernel",
+        "host": url,
+        "password": "sk_emulator",
+        "extra": {"dashboard_url": url + "/#/invocations/{invocation_id}"},
+    }
+    assert lines[5] == f"In a browser: {url}/\n"
     assert process.returncode == 0
 
 
@@ -514,6 +523,7 @@ def test_shop(kernel_emulator):
     connection = json.loads(os.environ["AIRFLOW_CONN_KERNEL_DEFAULT"])
     assert connection["conn_type"] == "kernel"
     assert connection["host"] == kernel_emulator.base_url
+    assert connection["extra"]["dashboard_url"] == kernel_emulator.base_url + "/#/invocations/{invocation_id}"
     assert "airflow" not in sys.modules
 def test_without():
     assert "KERNEL_BASE_URL" not in os.environ

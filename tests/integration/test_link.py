@@ -65,6 +65,13 @@ def test_retry_that_reattaches_has_the_same_link():
     assert task.xcom[LINK] == before
 
 
+def test_link_of_the_emulators_connection_leads_to_the_emulators_page(emulator, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", emulator.connection_json)
+    task = Task("echo", 7)
+    task.run()
+    assert task.xcom[LINK] == f"{emulator.base_url}/#/invocations/{task.invocation_id}"
+
+
 @pytest.mark.parametrize(
     ("found", "shown"),
     [

@@ -10,9 +10,10 @@ LOOPBACK = served_hosts("127.0.0.1", "127.0.0.1")
 LAN = served_hosts("Build.example.", "192.168.1.5")
 
 
-def status(served, *headers):
+def status(served, *headers, **options):
     """Return the status code of the error; None if the request is allowed."""
-    error = check_host_and_origin([(name.encode(), value.encode()) for name, value in headers], served)
+    encoded = [(name.encode(), value.encode()) for name, value in headers]
+    error = check_host_and_origin(encoded, served, **options)
     return error and error.status_code
 
 
@@ -135,6 +136,35 @@ def test_every_origin_header_is_checked():
 )
 def test_sec_fetch_site_is_refused_when_it_is_cross_site(site, expected):
     assert status(LOOPBACK, ("host", "localhost"), ("sec-fetch-site", site)) == expected
+
+
+CLICK = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, None),
+        ({"sec-fetch-mode": "no-cors"}, 403),
+        ({"sec-fetch-dest": "iframe"}, 403),
+        ({"sec-fetch-dest": "empty"}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"host": "evil.example"}, 421),
+    ],
+)
+def test_link_of_another_site_may_lead_to_what_is_linkable(changed, expected):
+    headers = {"host": "localhost", **CLICK, **changed}
+
+    assert status(LOOPBACK, *headers.items(), is_linkable=True) == expected
+    assert status(LOOPBACK, *headers.items()) == (expected or 403)
+
+
+@pytest.mark.parametrize("missing", ["sec-fetch-mode", "sec-fetch-dest"])
+def test_request_of_another_site_is_refused_when_it_does_not_say_that_it_is_a_link(missing):
+    headers = [(name, value) for name, value in CLICK.items() if name != missing]
+
+    assert status(LOOPBACK, ("host", "localhost"), *headers, is_linkable=True) == 403
+    assert status(LOOPBACK, ("host", "localhost"), *headers, (missing, "image"), is_linkable=True) == 403
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"])

@@ -112,8 +112,8 @@ def browser_routes(
     ]
 
 
-def is_public(path: str) -> bool:
-    """Return whether a path needs no API key: its URL has a secret, or it is a file of the live view."""
+def is_link(path: str) -> bool:
+    """Return whether a path belongs to a URL that the API returns. It needs no API key: the URL has a secret."""
     return path.startswith(("/cdp/", "/live/", "/live-view/", "/replays/", "/webdriver/"))
 
 
