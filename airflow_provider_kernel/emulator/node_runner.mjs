@@ -91,12 +91,13 @@ async function load() {
     if (error.code !== "MODULE_NOT_FOUND") return { error: `: ${SDK} cannot be imported: ${oneLine(describeError(error))}` };
     return { error: `: ${SDK} is not installed. Run ${installCommand()}` };
   }
-  let advice = "";
+  let alone = true;
   if (/\.[cm]?ts$/.test(file)) {
     const tsx = findTsx(require);
-    if (tsx) await importTsx(tsx);
-    else if (process.features.typescript) advice = `. If tsx can import the file, run npm install tsx in ${packageFolder()}`;
-    else {
+    if (tsx) {
+      await importTsx(tsx);
+      alone = false;
+    } else if (!process.features.typescript) {
       return {
         error: `: Node.js ${process.version} cannot import TypeScript. Run npm install tsx in ${packageFolder()}, or install Node.js 22.18 or newer`,
       };
@@ -105,9 +106,8 @@ async function load() {
   try {
     await import(pathToFileURL(file));
   } catch (error) {
-    // What Node.js alone does not know: enumerations and the like, and imports without a suffix.
-    const isLimit = ["ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX", "ERR_MODULE_NOT_FOUND"].includes(error?.code);
-    return { error: describeImportError(error) + (isLimit ? advice : "") };
+    const advice = alone && needsTsx(error) ? `. tsx can import it: run npm install tsx in ${packageFolder()}` : "";
+    return { error: describeImportError(error) + advice };
   }
   return { apps: registries.flatMap((registry) => registry.getApps()) };
 }
@@ -152,6 +152,13 @@ async function importTsx(path) {
   if (given === undefined) delete process.env.TSX_TSCONFIG_PATH;
 }
 
+// Tells whether Node.js alone failed at enumerations and the like, or at an import without the suffix .ts.
+function needsTsx(error) {
+  if (["ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX", "ERR_UNSUPPORTED_DIR_IMPORT"].includes(error?.code)) return true;
+  const missing = /^Cannot find module '(\/[^']*)'/.exec(error?.message)?.[1];
+  return missing !== undefined && [`${missing}.ts`, missing.replace(/js$/, "ts")].some((path) => existsSync(path));
+}
+
 function upwards(condition) {
   for (let folder = dirname(file); ; folder = dirname(folder)) {
     if (condition(folder)) return folder;
@@ -188,15 +195,15 @@ function syntaxError(error) {
   const match = /^(\/.*):(\d+):\d+: ERROR: (.*)$/m.exec(error?.message); // as esbuild, which tsx uses, writes it
   if (match) return { path: match[1], line: match[2], reason: `SyntaxError: ${match[3]}` };
   if (!(error instanceof SyntaxError)) return undefined;
-  // Node.js prints the place, and does not tell it to whoever catches the error.
-  const checked = spawnSync(process.execPath, ["--check", file], { encoding: "utf8" }).stderr ?? "";
-  const line = /^(?:file:\/\/)?\/.*:(\d+)$/m.exec(checked)?.[1];
-  return line && { path: file, line, reason: describeError(error) };
+  // Of a module in JavaScript Node.js prints the place, and does not tell it to whoever catches the error.
+  const check = () => spawnSync(process.execPath, ["--check", file], { encoding: "utf8" }).stderr;
+  const found = [() => error.stack, check].map((read) => /^(?:file:\/\/)?(\/.*):(\d+)$/m.exec(read())).find(Boolean);
+  return found && { path: found[1], line: found[2], reason: describeError(error) };
 }
 
 function stackPlaces(error) {
   const places = [];
-  for (const frame of stackLines(error)) {
+  for (const frame of stackLines(error).filter((line) => !line.includes(`/${SDK}/`))) {
     const match = /^\s+at (?:.*\()?((?:file:\/\/)?\/[^()]*):(\d+):\d+\)?$/.exec(frame);
     if (match) places.push({ path: match[1].startsWith("file:") ? fileURLToPath(match[1]) : match[1], line: match[2] });
   }
