@@ -32,17 +32,21 @@ finish(requestDescriptor === undefined ? await describe() : await invoke(JSON.pa
 // The import or the action waits, and no timer, socket or process is left that could continue it.
 function onDeadlock() {
   const reason = "The action cannot return: nothing is left that it could wait for.";
-  finish(isRunning ? { reason } : { error: ": the import cannot end: nothing is left that it could wait for" });
+  finish(isRunning ? { reason } : notImported(": the import cannot end: nothing is left that it could wait for"));
+}
+
+function notImported(error) {
+  return requestDescriptor === undefined ? { error } : { reason: `The app file can no longer be imported${error}.` };
 }
 
 async function describe() {
   const { apps, error } = await load();
-  return error ? { error } : { apps: apps.map((app) => [app.name, [...app.actions.keys()]]) };
+  return error ? notImported(error) : { apps: apps.map((app) => [app.name, [...app.actions.keys()]]) };
 }
 
 async function invoke(request) {
   const { apps, error } = await load();
-  if (error) return { reason: `The app file can no longer be imported${error}.` };
+  if (error) return notImported(error);
   const action = apps.find((app) => app.name === request.app_name)?.actions.get(request.action_name);
   if (!action) return { reason: "The app file no longer defines the action. Start the emulator again." };
   const payload = request.payload === null ? undefined : JSON.parse(request.payload);
@@ -91,22 +95,17 @@ async function load() {
     if (error.code !== "MODULE_NOT_FOUND") return { error: `: ${SDK} cannot be imported: ${oneLine(describeError(error))}` };
     return { error: `: ${SDK} is not installed. Run ${installCommand()}` };
   }
-  let alone = true;
-  if (/\.[cm]?ts$/.test(file)) {
-    const tsx = findTsx(require);
-    if (tsx) {
-      await importTsx(tsx);
-      alone = false;
-    } else if (!process.features.typescript) {
-      return {
-        error: `: Node.js ${process.version} cannot import TypeScript. Run npm install tsx in ${packageFolder()}, or install Node.js 22.18 or newer`,
-      };
-    }
+  const isTypeScript = /\.[cm]?ts$/.test(file);
+  const tsx = isTypeScript && findTsx(require);
+  if (isTypeScript && !tsx && !process.features.typescript) {
+    const advice = `Run npm install tsx in ${packageFolder()}, or install Node.js 22.18 or newer`;
+    return { error: `: Node.js ${process.version} cannot import TypeScript. ${advice}` };
   }
   try {
+    if (tsx) await importTsx(tsx);
     await import(pathToFileURL(file));
   } catch (error) {
-    const advice = alone && needsTsx(error) ? `. tsx can import it: run npm install tsx in ${packageFolder()}` : "";
+    const advice = !tsx && needsTsx(error) ? `. tsx can import it: run npm install tsx in ${packageFolder()}` : "";
     return { error: describeImportError(error) + advice };
   }
   return { apps: registries.flatMap((registry) => registry.getApps()) };
@@ -195,9 +194,12 @@ function syntaxError(error) {
   const match = /^(\/.*):(\d+):\d+: ERROR: (.*)$/m.exec(error?.message); // as esbuild, which tsx uses, writes it
   if (match) return { path: match[1], line: match[2], reason: `SyntaxError: ${match[3]}` };
   if (!(error instanceof SyntaxError)) return undefined;
-  // Of a module in JavaScript Node.js prints the place, and does not tell it to whoever catches the error.
-  const check = () => spawnSync(process.execPath, ["--check", file], { encoding: "utf8" }).stderr;
-  const found = [() => error.stack, check].map((read) => /^(?:file:\/\/)?(\/.*):(\d+)$/m.exec(read())).find(Boolean);
+  const place = /^(?:file:\/\/)?(\/.*):(\d+)$/m;
+  let found = place.exec(error.stack);
+  if (!found && file.endsWith("js")) {
+    // Of an ES module Node.js prints the place, and does not tell it to whoever catches the error.
+    found = place.exec(spawnSync(process.execPath, ["--check", file], { encoding: "utf8" }).stderr);
+  }
   return found && { path: found[1], line: found[2], reason: describeError(error) };
 }
 

@@ -326,6 +326,7 @@ def test_no_process_is_left_when_the_start_is_stopped_during_the_import(folder, 
             "interface A {}\nfunction f() {\n  throw new TypeError('two\\nlines');\n}\nf();",
             ", line 3: TypeError: two lines.",
         ),
+        ("app.ts", "const n: number = 1;\nJSON.parse('{');", ", line 2: SyntaxError: Expected property name"),
         ("app.ts", "throw 'text'", ": text."),
         (
             "app.ts",
@@ -466,9 +467,12 @@ def test_invocation_fails_when_the_file_can_no_longer_be_imported(tmp_path, fold
         broken = client.invocations.create(**call)
         file.write_text(f"{IMPORT}\n{DEFINE}".replace('"act"', '"other"'))
         gone = client.invocations.create(**call)
+        file.write_text("await new Promise(() => {});")
+        stuck = client.invocations.create(**call)
 
     assert broken.status_reason == "The app file can no longer be imported, line 2: Error: broken meanwhile."
     assert gone.status_reason == "The app file no longer defines the action. Start the emulator again."
+    assert stuck.status_reason.startswith("The app file can no longer be imported: the import cannot end")
 
 
 def test_path_aliases_of_the_apps_tsconfig_are_known(tmp_path, folder):
