@@ -45,7 +45,7 @@ class KernelEmulator:
 
     The emulator ends with the context, with :meth:`stop`, or with this process, also if this process is killed.
 
-    :param app_files: files that define ``kernel.App``.
+    :param app_files: files that define apps, in Python, TypeScript or JavaScript.
     :param port: port on 127.0.0.1; 0 picks a free port.
     :param api_key: the only accepted API key; None: any key is accepted.
     :param env: environment variables for the apps, as in ``kernel deploy --env``; None: no variables. The emulator's
@@ -191,7 +191,7 @@ def kernel_emulator_apps() -> Sequence[str | Path]:
     """The app files that the emulator serves. Override this fixture."""
     raise pytest.UsageError(
         "The fixture kernel_emulator_apps is not overridden. Override it in conftest.py, with scope session, and return the "
-        "files that define your kernel.App."
+        "files that define your apps."
     )
 
 

@@ -1,13 +1,14 @@
 """
-Kernel's API on localhost. The emulator runs real apps, which are written with the official ``kernel`` SDK.
+Kernel's API on localhost. The emulator runs real apps, which are written with Kernel's official SDK for Python or TypeScript.
 
-Start the emulator with ``python -m airflow_provider_kernel.emulator APP.py [APP2.py ...]``, or in a test with
+Start the emulator with ``python -m airflow_provider_kernel.emulator APP [APP2 ...]``, or in a test with
 :class:`airflow_provider_kernel.testing.KernelEmulator`. All state is in memory.
 
 Four kinds of processes:
 
 - The *server* answers HTTP and holds all state.
-- A *forkserver* for each app file imports the file, and forks a supervisor for each invocation.
+- A *forkserver* for each app file imports the file, and forks a supervisor for each invocation. Files in TypeScript or
+  JavaScript are imported by Node.js, for the list of apps and in each worker.
 - A *supervisor* for each invocation forks the worker. A socket, the *link*, connects it with the server.
 - A *worker* for each invocation runs the action.
 
@@ -16,7 +17,7 @@ process that the worker started. On Linux none escapes: orphans become children 
 process that an action detaches by a double fork survives.
 
 Where Kernel's behaviour is unknown, the emulator behaves in the way that is harder for clients. The modules
-``account``, ``contract``, ``engine``, ``store``, ``stream`` and ``worker`` list these choices.
+``account``, ``contract``, ``engine``, ``node``, ``store``, ``stream`` and ``worker`` list these choices.
 """
 
 #: The environment variable that replaces ``--api-key``: other users of the machine can read a command line.

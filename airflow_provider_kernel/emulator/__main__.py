@@ -1,4 +1,4 @@
-"""The command line: ``python -m airflow_provider_kernel.emulator APP.py [APP2.py ...]``."""
+"""The command line: ``python -m airflow_provider_kernel.emulator APP [APP2 ...]``."""
 
 from __future__ import annotations
 
@@ -133,7 +133,13 @@ def _parser() -> argparse.ArgumentParser:
         f"{INHERITED.replace(' ', ', ')}. KERNEL_BASE_URL and KERNEL_API_KEY always refer to the emulator.",
     )
     parser.add_argument(
-        "files", nargs="+", type=Path, metavar="APP.py", help="a file that defines kernel.App(s)"
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="APP",
+        help="a file that defines apps: in Python (.py) with kernel.App, or in TypeScript or JavaScript (.ts, .mts, .cts, "
+        ".js, .mjs, .cjs) with kernel.app of @onkernel/sdk. Node.js runs the latter: node must be on the PATH, and the SDK "
+        "in the app's node_modules",
     )
     parser.add_argument(
         "--host",

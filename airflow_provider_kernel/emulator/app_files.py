@@ -15,6 +15,7 @@ from pathlib import Path
 from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.engine import App, Engine, new_id
 from airflow_provider_kernel.emulator.loader import AppFileError
+from airflow_provider_kernel.emulator.node import is_node_file
 from airflow_provider_kernel.emulator.process import Forkserver
 from airflow_provider_kernel.emulator.source_files import Stamps, forget_cached
 
@@ -84,7 +85,10 @@ class AppFiles:
     async def _on_change(self, old: Forkserver, changed: Sequence[str]) -> None:
         what = _describe(old.path, changed)
         if not self._reload:
-            self._console.note(f"{what}: restart the emulator to use the change, or start it with --reload")
+            use = "restart the emulator to use the change, or start it with --reload"
+            if is_node_file(old.path):  # Each invocation reads it anew.
+                use = "invocations run the change, but its new actions need a restart of the emulator, or --reload"
+            self._console.note(f"{what}: {use}")
             now = time.time_ns()
             self._stamps[old] = Stamps(old.files, now, now)
             return

@@ -1,5 +1,8 @@
 """
-The forkserver: a process that has imported one app file, and forks a supervisor for each invocation.
+The forkserver: a process that serves one app file, and forks a supervisor for each invocation.
+
+It has imported a Python file, and each invocation runs in a fork. A TypeScript or JavaScript file is imported by a new
+process of Node.js at the start, to list its apps, and in each invocation.
 
 The forkserver has one thread and keeps no state of invocations. The server asks it to fork by one byte with two
 descriptors: the link to the server, and the writing end of a pipe for what the invocation prints. The forkserver ends
@@ -18,20 +21,19 @@ import sys
 import threading
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from airflow_provider_kernel.emulator.loader import AppFileError, load_apps
+from airflow_provider_kernel.emulator.node import is_node_file, list_node_apps, run_in_node
 from airflow_provider_kernel.emulator.process_control import (
     adopt_orphans,
     kill_descendants,
     signal_on_parent_death,
 )
 from airflow_provider_kernel.emulator.source_files import imported_files
-from airflow_provider_kernel.emulator.supervisor import supervise
-
-if TYPE_CHECKING:
-    from kernel.app_framework import KernelApp
+from airflow_provider_kernel.emulator.supervisor import Work, supervise
+from airflow_provider_kernel.emulator.worker import work
 
 
 def main(control_fd: int, path: Path) -> None:
@@ -50,7 +52,7 @@ def main(control_fd: int, path: Path) -> None:
     adopt_orphans()
     _replace_streams()
     try:
-        apps = load_apps(path)
+        apps, run = _load(path, control)
     except AppFileError as error:
         files = imported_files(path.resolve().parent, error.__context__)
         _send(control, {"error": str(error), "files": files})
@@ -65,11 +67,22 @@ def main(control_fd: int, path: Path) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # The system then reaps the supervisors.
-        actions = {name: list(app.actions) for name, app in apps.items()}
-        _send(control, {"apps": actions, "files": imported_files(path.resolve().parent)})
+        _send(control, {"apps": apps, "files": imported_files(path.resolve().parent)})
         signal_on_parent_death(0)
-        _fork_supervisors(control, apps)
+        _fork_supervisors(control, run)
     kill_descendants()
+
+
+def _load(path: Path, control: socket.socket) -> tuple[dict[str, list[str]], Work]:
+    """
+    Import an app file; return the actions' names by app, and what runs an action.
+
+    :raises AppFileError: the file cannot be served.
+    """
+    if is_node_file(path):
+        return list_node_apps(path, control), partial(run_in_node, path=path)
+    apps = load_apps(path)
+    return {name: list(app.actions) for name, app in apps.items()}, partial(work, apps=apps)
 
 
 def _replace_streams() -> None:
@@ -98,7 +111,7 @@ def _send(control: socket.socket, message: object) -> None:
         control.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _fork_supervisors(control: socket.socket, apps: dict[str, KernelApp]) -> None:
+def _fork_supervisors(control: socket.socket, run: Work) -> None:
     """Fork a supervisor for each request on the control socket, until the server closes it."""
     while True:
         byte, descriptors, _, _ = socket.recv_fds(control, 1, 2)
@@ -113,18 +126,18 @@ def _fork_supervisors(control: socket.socket, apps: dict[str, KernelApp]) -> Non
                 warnings.simplefilter("ignore", DeprecationWarning)
                 is_child = len(descriptors) == 2 and os.fork() == 0
             if is_child:
-                _become_supervisor(control, descriptors, apps)
+                _become_supervisor(control, descriptors, run)
         except OSError as error:  # The server sees that the link closes at once.
             print(f"Kernel emulator: cannot fork: {error}.", file=sys.stderr, flush=True)
         for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _become_supervisor(control: socket.socket, descriptors: list[int], apps: dict[str, KernelApp]) -> None:
+def _become_supervisor(control: socket.socket, descriptors: list[int], run: Work) -> None:
     try:
         control.close()
         link, output = descriptors
-        supervise(socket.socket(fileno=link), output, apps)
+        supervise(socket.socket(fileno=link), output, run)
     except BaseException:  # noqa: BLE001 - a forked process must never return into its parent's code
         traceback.print_exc()
     finally:

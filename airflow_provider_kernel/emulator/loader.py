@@ -1,9 +1,10 @@
-"""The import of an app file, with one sentence for each error."""
+"""The import of a Python app file, with one sentence for each error."""
 
 from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -26,10 +27,7 @@ def load_apps(path: Path) -> dict[str, KernelApp]:
     :param path: the app file.
     :raises AppFileError: the file cannot be imported, defines no app, or an app has no action.
     """
-    if not path.is_file():
-        raise AppFileError(
-            f"{path}: {'this is a folder, not an app file' if path.is_dir() else 'no such file'}"
-        )
+    check_file(path)
     from kernel.app_framework import app_registry
 
     register = app_registry.register_app
@@ -55,17 +53,45 @@ def load_apps(path: Path) -> dict[str, KernelApp]:
     except BaseException as error:  # noqa: BLE001 - whatever the file raises, also by sys.exit(), is reported to its author
         raise AppFileError(_describe(error, path, str(file))) from None
     apps = dict(app_registry.apps)
+    check_apps(
+        path,
+        [(app.name, list(app.actions)) for app in apps.values()],
+        hints=("app = kernel.App('name')", "@app.action('name')"),
+    )
+    return apps
+
+
+def check_file(path: Path) -> None:
+    """
+    Check that an app file exists.
+
+    :raises AppFileError: it does not.
+    """
+    if not path.is_file():
+        raise AppFileError(
+            f"{path}: {'this is a folder, not an app file' if path.is_dir() else 'no such file'}"
+        )
+
+
+def check_apps(path: Path, apps: Sequence[tuple[object, Sequence[object]]], hints: tuple[str, str]) -> None:
+    """
+    Check that a file defines apps with actions, and that their names can be used.
+
+    :param path: the app file.
+    :param apps: name and names of the actions of each app.
+    :param hints: code that defines an app, and code that defines an action.
+    :raises AppFileError: one of that is missing or wrong.
+    """
     if not apps:
-        raise AppFileError(f"{path}: the file defines no app. Add app = kernel.App('name')")
-    for app in apps.values():
-        if not app.actions:
-            raise AppFileError(f"{path}: the app {app.name!r} has no action. Add @app.action('name')")
-        for name in (app.name, *app.actions):
+        raise AppFileError(f"{path}: the file defines no app. Add {hints[0]}")
+    for app, actions in apps:
+        if not actions:
+            raise AppFileError(f"{path}: the app {app!r} has no action. Add {hints[1]}")
+        for name in (app, *actions):
             if not isinstance(name, str) or not name.strip():
                 raise AppFileError(
                     f"{path}: {name!r} cannot be the name of an app or an action. Use a non-empty string"
                 )
-    return apps
 
 
 def _describe(error: BaseException, path: Path, file: str) -> str:

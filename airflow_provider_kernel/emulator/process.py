@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator.line_splitter import LineSplitter
 from airflow_provider_kernel.emulator.loader import AppFileError
+from airflow_provider_kernel.emulator.process_control import describe_exit
 from airflow_provider_kernel.emulator.store import InvocationResult, failed
 
 
@@ -64,7 +64,7 @@ class Forkserver:
         self._control.setblocking(False)
         if not message:
             code = self._process.wait()
-            raise AppFileError(f"{self.path}: importing it ended the process, {_describe_exit(code)}")
+            raise AppFileError(f"{self.path}: importing it ended the process, {describe_exit(code)}")
         self.files |= set(message.get("files", ()))
         if "error" in message:
             raise AppFileError(message["error"])
@@ -194,16 +194,7 @@ def _read_result(answer: bytes, code: bytes) -> InvocationResult:
     try:
         data = json.loads(answer)
     except ValueError:  # The answer is missing or incomplete.
-        return failed(f"The process ended before the action returned, {_describe_exit(exit_code)}.")
+        return failed(f"The process ended before the action returned, {describe_exit(exit_code)}.")
     if "reason" in data:
         return failed(data["reason"], data.get("output"))
     return InvocationResult(InvocationStatus.SUCCEEDED, data["output"], None)
-
-
-def _describe_exit(code: int) -> str:
-    if code >= 0:
-        return f"with exit status {code}"
-    try:
-        return f"by signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"by signal {-code}"

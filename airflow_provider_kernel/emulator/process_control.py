@@ -1,10 +1,11 @@
-"""System calls that keep processes from outliving their parents."""
+"""The ends of processes: system calls that keep processes from outliving their parents, and what an exit code means."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,16 @@ def kill_descendants() -> dict[int, int]:
                 process.kill()
         time.sleep(0.001)
     return ended
+
+
+def describe_exit(code: int) -> str:
+    """Return how a process ended. The text continues a sentence."""
+    if code >= 0:
+        return f"with exit status {code}"
+    try:
+        return f"by signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"by signal {-code}"
 
 
 def _prctl(option: int, value: int) -> None:

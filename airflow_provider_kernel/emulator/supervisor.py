@@ -19,22 +19,29 @@ import os
 import select
 import signal
 import socket
-from typing import TYPE_CHECKING
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
 
-from airflow_provider_kernel.emulator.process_control import adopt_orphans, kill_descendants, reap
-from airflow_provider_kernel.emulator.worker import work
+from airflow_provider_kernel.emulator.process_control import (
+    adopt_orphans,
+    die_first_when_memory_is_short,
+    kill_descendants,
+    reap,
+    signal_on_parent_death,
+)
 
-if TYPE_CHECKING:
-    from kernel.app_framework import KernelApp
+#: Runs an action in the worker: takes the link, and the request with ``id``, ``app_name``, ``action_name`` and ``payload``.
+Work: TypeAlias = Callable[[socket.socket, dict[str, Any]], None]
 
 
-def supervise(link: socket.socket, output: int, apps: dict[str, KernelApp]) -> None:
+def supervise(link: socket.socket, output: int, work: Work) -> None:
     """
     Supervise one invocation, from its request to its exit code.
 
     :param link: the socket to the server.
     :param output: descriptor for what the worker prints.
-    :param apps: the apps of the imported file, by name.
+    :param work: runs the action in the worker.
     """
     adopt_orphans()
     wakeup, sender = os.pipe()
@@ -53,7 +60,7 @@ def supervise(link: socket.socket, output: int, apps: dict[str, KernelApp]) -> N
         link.sendall(b"\n")
     worker = os.fork()
     if worker == 0:
-        work(link, output, json.loads(request), apps)
+        _become_worker(link, output, json.loads(request), work)
     os.close(output)
     ended: dict[int, int] = {}
     while worker not in ended:
@@ -77,3 +84,20 @@ def _receive_request(link: socket.socket) -> bytes | None:
             return None
         request += piece
     return bytes(request)
+
+
+def _become_worker(link: socket.socket, output: int, request: dict[str, Any], work: Work) -> NoReturn:
+    try:
+        signal_on_parent_death(signal.SIGKILL)
+        die_first_when_memory_is_short()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
+        os.close(output)
+        work(link, request)
+    except BaseException:  # noqa: BLE001 - a forked process must never return into its parent's code
+        traceback.print_exc()
+    finally:
+        os._exit(0)

@@ -1,5 +1,5 @@
 """
-The worker: the process that runs one action.
+The worker of a Python app: the process that runs one action.
 
 Choices where Kernel's behaviour is unknown:
 
@@ -19,17 +19,11 @@ import faulthandler
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import traceback
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, NoReturn
-
-from airflow_provider_kernel.emulator.process_control import (
-    die_first_when_memory_is_short,
-    signal_on_parent_death,
-)
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kernel.app_framework import KernelApp
@@ -40,42 +34,24 @@ MAX_OUTPUT = 16 * 2**20
 MAX_ERROR = 64 * 2**10
 
 
-def work(link: socket.socket, output: int, request: dict[str, Any], apps: dict[str, KernelApp]) -> NoReturn:
+def work(link: socket.socket, request: dict[str, Any], apps: dict[str, KernelApp]) -> None:
     """
-    Run an action, send its answer to the server, and end this process.
+    Run an action in this process, and send its answer to the server.
 
     :param link: the socket to the server.
-    :param output: descriptor for what the action prints.
     :param request: ``id``, ``app_name``, ``action_name`` and ``payload`` of the invocation.
     :param apps: the apps of the imported file, by name.
     """
-    try:
-        _prepare(link, output)
-        answer = _answer(request, apps)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):  # The action may have closed or replaced the stream.
-                stream.flush()
-        link.sendall(json.dumps(answer).encode())
-    except BaseException:  # noqa: BLE001 - a forked process must never return into its parent's code
-        traceback.print_exc()
-    finally:
-        os._exit(0)
-
-
-def _prepare(link: socket.socket, output: int) -> None:
-    signal_on_parent_death(signal.SIGKILL)
-    die_first_when_memory_is_short()
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.setsid()
-    for descriptor in (1, 2):
-        os.dup2(output, descriptor)
-    os.close(output)
     # A process that the action forks must neither answer for the worker nor keep the link open.
     os.register_at_fork(after_in_child=link.close)
     faulthandler.enable(2)
     if not logging.root.handlers:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    answer = _answer(request, apps)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # The action may have closed or replaced the stream.
+            stream.flush()
+    link.sendall(json.dumps(answer).encode())
 
 
 def _answer(request: dict[str, Any], apps: dict[str, KernelApp]) -> dict[str, Any]:

@@ -1,0 +1,3 @@
+export function doubled(n: number): number {
+  return 2 * n;
+}
