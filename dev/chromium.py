@@ -1,4 +1,4 @@
-"""The browser of some tests, for Airflow's UI and the guide's app; as a program, installs one where there is none."""
+"""The browser of some tests, and the programs beside it; as a program, installs what is missing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ MISSING = (
     "there is no browser. Install chromium (on Debian: apt-get install chromium), so that one of these is on the "
     f"PATH: {', '.join(NAMES)}"
 )
+#: Other programs that the emulator's browsers use where they are installed, and Debian's packages of them.
+PROGRAMS = {"Xvfb": "xvfb", "xdotool": "xdotool", "ffmpeg": "ffmpeg"}
 #: No request to anybody but Airflow.
 ARGUMENTS = [
     "--disable-gpu",
@@ -27,18 +29,24 @@ def find() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
+def has(*programs: str) -> bool:
+    """Return whether all of these programs are installed."""
+    return all(map(shutil.which, programs))
+
+
 def ensure() -> str:
     """
-    Return the path of a chromium; install Debian's if there is none and that can be done.
+    Return the path of a chromium. If it or one of the other programs is missing, install Debian's where that can be done.
 
     :raises RuntimeError: it cannot; the message says what to install.
     """
-    if found := find():
-        return found
-    if os.geteuid() == 0 and shutil.which("apt-get"):
-        print("Installing chromium, for the tests that look at a browser (once)", flush=True)
+    missing = [package for program, package in PROGRAMS.items() if not has(program)]
+    if not find():
+        missing += ["chromium", "fonts-dejavu-core"]
+    if missing and os.geteuid() == 0 and has("apt-get"):
+        print(f"Installing {', '.join(missing)}, for the tests that look at a browser (once)", flush=True)
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        install = ["install", "--yes", "--quiet", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
+        install = ["install", "--yes", "--quiet", "--no-install-recommends", *missing]
         for arguments in (["update", "--quiet"], install):
             done = subprocess.run(["apt-get", *arguments], env=env, capture_output=True, text=True)
             if done.returncode:
