@@ -40,5 +40,7 @@ def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | Non
 def error_response(
     status: int, code: str, message: str, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return a response with Kernel's error body."""
+    """Return a response with Kernel's error body. The SDKs do not repeat what the emulator does not serve."""
+    if status == 501:
+        headers = {"x-should-retry": "false", **(headers or {})}
     return json_response({"code": code, "message": message}, status, headers)

@@ -51,6 +51,7 @@ class Browser:
         url: str,
     ) -> None:
         self.id = browser_id
+        self.folder = folder
         self.secret = secrets.token_urlsafe(24)
         self.name = request.name
         self.tags = request.tags

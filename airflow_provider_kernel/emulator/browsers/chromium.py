@@ -155,6 +155,8 @@ class Chromium:
         executable = programs.find_chromium()
         environment = inherited_variables(os.environ)
         environment |= {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+        # A browser that is killed leaves temporary files.
+        environment["TMPDIR"] = str(folder)
         chromium = cls(folder, environment)
         try:
             if not headless and programs.has_screen:

@@ -28,6 +28,8 @@ from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not
 _LOOK_INTERVAL = 1.0
 #: Maximum number of closed browsers that are remembered.
 MAX_CLOSED = 100
+#: Maximum length of the path of the folder for temporary files; beyond it, /tmp is used.
+MAX_TEMPORARY_PATH = 30
 #: Removes a folder when its parent process ends. Processes that are being killed may still write there for a moment.
 _SWEEPER = """
 import os, shutil, sys, time
@@ -73,7 +75,7 @@ class BrowserPool:
         self._check_name(request.name, None)
         self._tell(request)
         browser_id = self._new_id()
-        folder = self._make_folder() / browser_id
+        folder = Path(tempfile.mkdtemp(prefix="", dir=self._make_folder()))
         profile = folder / "profile"
         await asyncio.to_thread(_copy_profile, self._saved_profile(request), profile)
         try:
@@ -147,11 +149,10 @@ class BrowserPool:
         await browser.close(keep_profile=keeps)
         if watcher := self._watchers.pop(browser.id, None):
             watcher.cancel()
-        folder = self._make_folder() / browser.id
         if keeps:
             saved = self._saved_profile(browser.request)
-            await asyncio.to_thread(_copy_profile, folder / "profile", saved)
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(_copy_profile, browser.folder / "profile", saved)
+        await asyncio.to_thread(shutil.rmtree, browser.folder, ignore_errors=True)
         self._closed[browser.id] = browser.as_json()
         while len(self._closed) > MAX_CLOSED:
             oldest = next(iter(self._closed))
@@ -255,7 +256,9 @@ class BrowserPool:
     def _make_folder(self) -> Path:
         """Return the emulator's folder. A process of its own removes it when the emulator ends, however that ends."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="kernel-emulator-"))
+            # Chromium has sockets there, whose paths are limited to about a hundred bytes.
+            parent = "/tmp" if len(tempfile.gettempdir()) > MAX_TEMPORARY_PATH else None  # noqa: S108
+            self._folder = Path(tempfile.mkdtemp(prefix="kernel-emulator-", dir=parent))
             self._sweeper = subprocess.Popen(
                 [sys.executable, "-S", "-c", _SWEEPER, str(self._folder)],
                 stdin=subprocess.PIPE,

@@ -22,6 +22,8 @@ from airflow_provider_kernel.emulator.contract import ApiError, bad_request, rea
 DEFAULT_FRAMERATE, MAX_FRAMERATE = 10, 20
 #: Maximum seconds in which ffmpeg must finish the video.
 FINISH_TIMEOUT = 30.0
+#: Maximum seconds for the first picture of a recording that is stopped before it.
+FIRST_PICTURE_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,16 @@ class Replay:
         self, process: asyncio.subprocess.Process, screencast: Screencast, request: StartReplay
     ) -> None:
         loop = asyncio.get_running_loop()
-        feeding = asyncio.create_task(_feed(process, screencast, 1 / request.framerate))
+        first = asyncio.Event()
+        feeding = asyncio.create_task(_feed(process, screencast, 1 / request.framerate, first))
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait(
                 {feeding, stopping}, timeout=request.max_duration, return_when=asyncio.FIRST_COMPLETED
             )
+            if not feeding.done():  # A video has one picture at least.
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(first.wait(), FIRST_PICTURE_TIMEOUT)
         finally:
             for task in (feeding, stopping):
                 task.cancel()
@@ -145,7 +151,9 @@ class Replay:
             self._finished = time.time_ns()
 
 
-async def _feed(process: asyncio.subprocess.Process, screencast: Screencast, interval: float) -> None:
+async def _feed(
+    process: asyncio.subprocess.Process, screencast: Screencast, interval: float, first: asyncio.Event
+) -> None:
     """Write pictures to ffmpeg: those that change, one each second at least, and the last one twice, which ends the video."""
     assert process.stdin is not None  # noqa: S101 - a pipe
     last = b""
@@ -154,9 +162,25 @@ async def _feed(process: asyncio.subprocess.Process, screencast: Screencast, int
             last = frame.jpeg
             process.stdin.write(last)
             await process.stdin.drain()
+            first.set()
             await asyncio.sleep(interval)
     finally:
         process.stdin.write(last)
+
+
+def replay_file(replay: Replay) -> Path:
+    """
+    Return the video of a replay.
+
+    :raises ApiError: 409: it is being recorded; 500: ffmpeg made no video.
+    """
+    if not replay.is_finished:
+        raise ApiError(409, "conflict", "The replay is being recorded: stop it first")
+    if not replay.file.exists():
+        raise ApiError(
+            500, "internal_error", "The replay has no video: ffmpeg failed, or the browser had no picture"
+        )
+    return replay.file
 
 
 def replay_not_found(replay_id: str) -> ApiError:

@@ -29,7 +29,12 @@ from airflow_provider_kernel.emulator.browsers.contract import not_served, read_
 from airflow_provider_kernel.emulator.browsers.live_view import CLOSED, live_view_file, stream_live_view
 from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
 from airflow_provider_kernel.emulator.browsers.relay import relay
-from airflow_provider_kernel.emulator.browsers.replays import Replay, read_start_replay, replay_not_found
+from airflow_provider_kernel.emulator.browsers.replays import (
+    Replay,
+    read_start_replay,
+    replay_file,
+    replay_not_found,
+)
 from airflow_provider_kernel.emulator.browsers.script import execute, find_playwright, read_execute
 from airflow_provider_kernel.emulator.browsers.x11_controls import ControlsError
 from airflow_provider_kernel.emulator.contract import (
@@ -226,10 +231,7 @@ class _BrowserApi:
         return json_response([replay.as_json(self._pool.url) for replay in replays])
 
     async def download_replay(self, request: Request) -> Response:
-        replay = self._replay(request)
-        if not replay.is_finished:
-            raise ApiError(409, "conflict", "The replay is being recorded: stop it first")
-        return FileResponse(replay.file, media_type="video/mp4")
+        return FileResponse(replay_file(self._replay(request)), media_type="video/mp4")
 
     async def stop_replay(self, request: Request) -> Response:
         await self._replay(request).stop()
@@ -342,9 +344,7 @@ class _Links:
         replay = self._pool.find_replay(request.path_params["replay_id"])
         if not _has_secret(request, replay.secret):
             raise replay_not_found(replay.id)
-        if not replay.is_finished:
-            raise ApiError(409, "conflict", "The replay is being recorded: stop it first")
-        return FileResponse(replay.file, media_type="video/mp4")
+        return FileResponse(replay_file(replay), media_type="video/mp4")
 
     def _find(self, connection: HTTPConnection) -> Browser | None:
         """Return the browser of a URL; None if it is closed, or the secret is wrong."""
