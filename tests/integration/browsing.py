@@ -24,7 +24,7 @@ WIDTH, HEIGHT = 1000, 700
 #: A page whose elements lie at known places.
 PAGE = """<!doctype html><title>{path}</title>
 <style>
-  body {{ margin: 0; height: 5000px; background: white }} * {{ position: absolute; left: 20px; height: 40px; width: 300px }}
+  body {{ margin: 0; height: 5000px; background: white }} body > * {{ position: absolute; left: 20px; height: 40px; width: 300px }}
 </style>
 <body onkeydown="keys.push([event.ctrlKey, event.altKey, event.shiftKey, event.key].join())">
 <textarea id="text" style="top: 20px; height: 60px; font: 16px monospace">{text}</textarea>

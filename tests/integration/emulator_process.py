@@ -33,7 +33,7 @@ class EmulatorProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self.url = self.wait_for(r"Kernel emulator on (\S+)\r?\n")[1]
-        self.wait_for("For Airflow: .*\n")
+        self.wait_for("In a browser: .*\n")
         self.client = kernel.Kernel(base_url=self.url, api_key="x", max_retries=0, timeout=60)
 
     @property
@@ -45,7 +45,7 @@ class EmulatorProcess:
     def lines(self) -> list[str]:
         """The lines after the announcement, without the time of day."""
         lines = self.printed.splitlines()
-        start = next(number for number, line in enumerate(lines) if line.startswith("For Airflow: "))
+        start = next(number for number, line in enumerate(lines) if line.startswith("In a browser: "))
         return [re.sub(r"^\d\d:\d\d:\d\d ", "", line) for line in lines[start + 1 :]]
 
     def wait_for(self, pattern: str) -> re.Match[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from airflow_provider_kernel.api.timestamps import format_timestamp
 from airflow_provider_kernel.emulator.browsers.cdp import CdpConnection, CdpError
@@ -22,11 +23,24 @@ from airflow_provider_kernel.emulator.browsers.chromium import (
     Programs,
 )
 from airflow_provider_kernel.emulator.browsers.clipboard import Clipboard
-from airflow_provider_kernel.emulator.browsers.contract import CreateBrowser, UpdateBrowser
+from airflow_provider_kernel.emulator.browsers.contract import MAX_VIEWPORT, CreateBrowser, UpdateBrowser
 from airflow_provider_kernel.emulator.browsers.files import DOWNLOADS, BrowserFiles
 from airflow_provider_kernel.emulator.browsers.pages import Pages
 from airflow_provider_kernel.emulator.browsers.screencast import Screencast
 from airflow_provider_kernel.emulator.browsers.x11_controls import X11Controls
+
+#: Maximum seconds for each command that stops a page; a page may hang.
+HALT_LIMIT = 2.0
+#: Which timers a page has: since when it exists, and the numbers of its last timeout and animation frame.
+Timers: TypeAlias = list[float]
+# Timers are numbered from 1 in each document.
+_MARK_TIMERS = "[performance.timeOrigin, setTimeout(() => {}), requestAnimationFrame(() => {})]"
+_CLEAR_TIMERS = f"""([origin, timer, frame]) => {{
+  const [thisOrigin, lastTimer, lastFrame] = {_MARK_TIMERS};
+  if (origin !== thisOrigin) timer = frame = 0;
+  for (let id = timer + 1; id <= lastTimer; id++) clearTimeout(id);
+  for (let id = frame + 1; id <= lastFrame; id++) cancelAnimationFrame(id);
+}}"""
 
 
 class Browser:
@@ -125,13 +139,14 @@ class Browser:
         return None if self.request.headless else f"{self._url}/live/{self.id}?secret={self.secret}"
 
     @property
+    def largest_viewport(self) -> tuple[int, int]:
+        """The largest viewport that it can get."""
+        return self._chromium.screen_size or (MAX_VIEWPORT, MAX_VIEWPORT)
+
+    @property
     def idle_seconds(self) -> float:
         """Seconds since the last use. A connection counts as use as long as it is open."""
         return 0.0 if self._connections else time.monotonic() - self._active
-
-    def touch(self) -> None:
-        """Note that the browser is used."""
-        self._active = time.monotonic()
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[None]:
@@ -141,7 +156,7 @@ class Browser:
             yield
         finally:
             self._connections -= 1
-            self.touch()
+            self._active = time.monotonic()
 
     async def update(self, request: UpdateBrowser) -> None:
         """
@@ -159,12 +174,40 @@ class Browser:
         if request.start_url is not None:
             await self._open(request.start_url)
 
-    async def halt_pages(self) -> None:
-        """Stop what runs and loads in the active page."""
-        session = await self.pages.session()
-        for command in ("Runtime.terminateExecution", "Page.stopLoading"):
-            with contextlib.suppress(CdpError):
-                await self._cdp.call(command, None, session, limit=2)
+    async def direct_downloads(self) -> None:
+        """Have downloads go to the browser's files: a client that disconnects takes back what it had set."""
+        downloads = {"behavior": "allow", "downloadPath": str(self.files.locate(DOWNLOADS))}
+        await self._cdp.call("Browser.setDownloadBehavior", downloads)
+
+    async def mark_timers(self) -> Timers:
+        """Return which timers the active page has."""
+        params = {"expression": _MARK_TIMERS, "returnByValue": True}
+        answer = await self._cdp.call(
+            "Runtime.evaluate", params, await self.pages.session(), limit=HALT_LIMIT
+        )
+        return answer["result"].get("value") or [0, 0, 0]
+
+    async def halt_pages(self, timers: Timers) -> None:
+        """
+        Stop what runs and loads in all pages, and the timers that came after a mark.
+
+        :param timers: from :meth:`mark_timers`.
+        """
+
+        async def halt(page: str) -> None:
+            session = await self.pages.session(page)
+            clear = {"expression": f"({_CLEAR_TIMERS})({json.dumps(timers)})"}
+            for method, params in (
+                ("Runtime.terminateExecution", None),
+                ("Page.stopLoading", None),
+                ("Runtime.evaluate", clear),
+            ):
+                with contextlib.suppress(CdpError):
+                    await self._cdp.call(method, params, session, limit=HALT_LIMIT)
+
+        targets = (await self._cdp.call("Target.getTargets"))["targetInfos"]
+        pages = [target["targetId"] for target in targets if target["type"] == "page"]
+        await asyncio.gather(*map(halt, pages), return_exceptions=True)
 
     async def wait(self) -> None:
         """Wait until a program of the browser ends."""
@@ -213,26 +256,27 @@ class Browser:
 
     async def _prepare(self) -> None:
         await self._cdp.call("Target.setDiscoverTargets", {"discover": True})
-        downloads = {"behavior": "allow", "downloadPath": str(self.files.locate(DOWNLOADS))}
-        await self._cdp.call("Browser.setDownloadBehavior", downloads)
-        if not isinstance(self.controls, X11Controls):
+        await self.direct_downloads()
+        if isinstance(self.controls, X11Controls):
+            await self.controls.settle(self.viewport)
+        else:
             await self._set_viewport(self.viewport)
+        await self.pages.call("Page.bringToFront")  # Otherwise the address bar has the focus.
         if self.start_url is not None:
             await self._open(self.start_url)
 
     async def _set_viewport(self, viewport: tuple[int, int]) -> None:
         """Set the size of the window, or of the page if the window is not in the browser's pictures."""
         page = await self.pages.active()
-        window = (await self._cdp.call("Browser.getWindowForTarget", {"targetId": page}))["windowId"]
-        size = {"width": viewport[0], "height": viewport[1]}
+        window = await self._cdp.call("Browser.getWindowForTarget", {"targetId": page})
+        width, height = viewport
         if not isinstance(self.controls, X11Controls):
-            metrics = {
-                "expression": "[outerWidth - innerWidth, outerHeight - innerHeight]",
-                "returnByValue": True,
-            }
-            frame = (await self.pages.call("Runtime.evaluate", metrics))["result"]["value"]
-            size = {"width": viewport[0] + frame[0], "height": viewport[1] + frame[1]}
-        await self._cdp.call("Browser.setWindowBounds", {"windowId": window, "bounds": size})
+            metrics = {"expression": "[innerWidth, innerHeight]", "returnByValue": True}
+            inner = (await self.pages.call("Runtime.evaluate", metrics))["result"]["value"]
+            width += window["bounds"]["width"] - inner[0]
+            height += window["bounds"]["height"] - inner[1]
+        bounds = {"width": width, "height": height}
+        await self._cdp.call("Browser.setWindowBounds", {"windowId": window["windowId"], "bounds": bounds})
         self.viewport = viewport
 
     async def _open(self, url: str) -> None:

@@ -172,7 +172,9 @@ class CdpControls:
             self._address = ""
         elif alt and last in ("ArrowLeft", "ArrowRight"):
             await self._go(-1 if last == "ArrowLeft" else 1)
-        elif last == "F5" or (control and last.lower() == "r"):
+        elif last in ("BrowserBack", "BrowserForward"):
+            await self._go(-1 if last == "BrowserBack" else 1)
+        elif last in ("F5", "BrowserRefresh") or (control and last.lower() == "r"):
             await self._pages.call("Page.reload")
         elif control and last.lower() == "t":
             await self._cdp.call("Target.createTarget", {"url": "about:blank"})

@@ -23,6 +23,7 @@ from airflow_provider_kernel.emulator.environment import inherited_variables
 START_TIMEOUT = 30.0
 #: Seconds that Chromium gets to write its profile when it is closed; then it is killed.
 CLOSE_TIMEOUT = 3.0
+XVFB_CLOSE_TIMEOUT = 1.0
 #: The least size of a screen: a viewport may grow up to it.
 MIN_SCREEN = (2560, 1600)
 
@@ -54,6 +55,7 @@ _VARIABLES = [
 # Chromium must not speak with anybody but the pages that it shows, ask the user anything, or end with its last tab.
 _ARGUMENTS = (
     "--remote-debugging-port=0",
+    "--allow-pre-commit-input",  # Otherwise clicks and keys before the first picture of a page are lost.
     "--no-first-run",
     "--no-default-browser-check",
     "--disable-background-networking",
@@ -126,6 +128,7 @@ class Chromium:
         self._children: list[asyncio.subprocess.Process] = []
         self.environment = environment
         self.screen_file: Path | None = None
+        self.screen_size: tuple[int, int] | None = None
         self.port = 0
         self.path = ""
 
@@ -216,9 +219,15 @@ class Chromium:
         """
         children, self._children = self._children, []
         if grace and children:
-            with contextlib.suppress(asyncio.TimeoutError, TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(children[-1].wait(), grace)
         for child in reversed(children):
+            if child is not children[-1]:
+                # Xvfb then removes its lock and its socket.
+                with contextlib.suppress(ProcessLookupError):
+                    child.terminate()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(child.wait(), XVFB_CLOSE_TIMEOUT)
             await end_process(child)
 
     def _get_targets(self) -> list[dict[str, Any]]:
@@ -242,13 +251,16 @@ class Chromium:
             await self.spawn(*command, pass_fds=[sending], stderr=asyncio.subprocess.DEVNULL)
         finally:
             os.close(sending)
-        display = await asyncio.wait_for(asyncio.to_thread(_read_line, receiving), START_TIMEOUT)
+        display = await _read_line(receiving)
         if not display:
             raise ChromiumError("Xvfb did not start; run it in a terminal to see why")
+        # What removes the folder also removes what an Xvfb that is killed leaves of its display.
+        (self._folder / f"display-{display}").touch()
         self.environment["DISPLAY"] = f":{display}"
         for name in ("WAYLAND_DISPLAY", "XAUTHORITY"):
             self.environment.pop(name, None)
         self.screen_file = self._folder / "Xvfb_screen0"
+        self.screen_size = width, height
 
     async def _start_chromium(self, command: list[str], profile: Path) -> None:
         port_file = profile / "DevToolsActivePort"
@@ -300,9 +312,18 @@ async def end_process(process: asyncio.subprocess.Process) -> None:
     await process.wait()
 
 
-def _read_line(descriptor: int) -> str:
-    with open(descriptor) as file:
-        return file.readline().strip()
+async def _read_line(descriptor: int) -> str:
+    """Return the first line that comes from a pipe; "" if none comes in time."""
+    reader = asyncio.StreamReader()
+    pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", 0)
+    )
+    try:
+        return (await asyncio.wait_for(reader.readline(), START_TIMEOUT)).decode().strip()
+    except TimeoutError:
+        return ""
+    finally:
+        pipe.close()
 
 
 def _last_error(log: Path) -> str:

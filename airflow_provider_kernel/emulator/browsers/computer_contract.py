@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, TypeAlias
 
 from airflow_provider_kernel.emulator.browsers.contract import is_integer
-from airflow_provider_kernel.emulator.browsers.keys import Key, find_key, parse_combination
+from airflow_provider_kernel.emulator.browsers.keys import Key, parse_combination
 from airflow_provider_kernel.emulator.contract import ApiError, bad_request, read_object
 
 #: Maximum milliseconds of one pause, and maximum number of one action's repetitions.
@@ -121,7 +121,7 @@ def read_batch(body: bytes, size: Point) -> list[Action]:
     read: list[Action] = []
     for number, action in enumerate(actions):
         kind = action.get("type") if isinstance(action, dict) else None
-        if kind not in _READERS or not isinstance(action.get(kind), dict):
+        if not isinstance(kind, str) or kind not in _READERS or not isinstance(action.get(kind), dict):
             known = ", ".join(_READERS)
             raise bad_request(f"actions[{number}] must have a type ({known}), and a field of that name")
         try:
@@ -262,7 +262,7 @@ def _held(data: Mapping[str, Any]) -> tuple[Key, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise bad_request("hold_keys must be a list of key names")
     try:
-        return tuple(find_key(name) for name in names)
+        return tuple(key for name in names for key in parse_combination(name))
     except ValueError as error:
         raise bad_request(f"hold_keys: {error}") from None
 

@@ -201,6 +201,19 @@ def _tags(data: Mapping[str, Any]) -> Mapping[str, str] | None:
     return tags
 
 
+def check_viewport(viewport: tuple[int, int], largest: tuple[int, int]) -> None:
+    """
+    Check that a new viewport fits on a browser's screen.
+
+    :raises ApiError: 400: it does not.
+    """
+    if viewport[0] > largest[0] or viewport[1] > largest[1]:
+        width, height = largest
+        raise bad_request(
+            f"The screen of this browser has {width}x{height}; create a browser with the larger viewport"
+        )
+
+
 def is_integer(value: object, low: int, high: int) -> bool:
     """Return whether a JSON value is an integer in this range."""
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high

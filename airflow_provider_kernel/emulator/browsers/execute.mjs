@@ -10,7 +10,6 @@ const { chromium } = modules.createRequire(import.meta.url)(playwright);
 function answer(data) {
   const bytes = Buffer.from(JSON.stringify(data));
   for (let sent = 0; sent < bytes.length; ) sent += writeSync(descriptor, bytes, sent);
-  // Not disconnected first: that would close the contexts that the script made.
   process.exit(0);
 }
 

@@ -7,7 +7,6 @@ Choices where Kernel's behaviour is unknown: a missing parent folder is created;
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import stat
 import zipfile
@@ -37,39 +36,54 @@ class BrowserFiles:
         for folder in _FOLDERS:
             self.locate(folder).mkdir(parents=True, exist_ok=True)
 
-    def locate(self, path: object) -> Path:
+    def locate(self, path: object, *, follows_links: bool = True) -> Path:
         """
         Return the place on this machine of a path on the browser's.
 
+        :param follows_links: whether the place that a link leads to is meant, not the link itself.
         :raises ApiError: 400: it is not an absolute path, or a link in it leads out of the browser's folder.
         """
         if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
             raise bad_request("path must be an absolute path")
-        parts = [part for part in PurePosixPath(path).parts if part != "/"]
+        parts = [part for part in PurePosixPath(path).parts if part.strip("/")]
         if ".." in parts:
             raise bad_request("path must not contain ..")
         place = self.root.joinpath(*parts)
-        if not place.resolve().is_relative_to(self.root):
+        # Of a link itself, only its folder counts.
+        end = place.parent if place.is_symlink() and not follows_links else place
+        try:
+            is_inside = not parts or end.resolve().is_relative_to(self.root)
+        except RuntimeError:  # The links form a circle.
+            is_inside = False
+        if not is_inside:
             raise bad_request("path leads out of the browser's files")
         return place
 
     def read(self, path: str) -> bytes:
         """Return the content of a file."""
-        return self._do(path, Path.read_bytes)
+
+        def read(place: Path) -> bytes:
+            if not place.is_file() and place.exists():
+                raise bad_request(f"Not a file: {path}")  # To read a pipe would wait.
+            return place.read_bytes()
+
+        return self._do(path, read)
 
     def write(self, path: str, content: bytes, mode: str | None = None) -> None:
         """Write a file, and its folders where they are missing. ``mode`` is octal, such as ``644``."""
 
         def write(place: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
+            if place.exists() and not place.is_file():
+                raise bad_request(f"Not a file: {path}")
             place.write_bytes(content)
-            place.chmod(_mode(mode or "644"))
+            place.chmod(_mode(mode or "644", 0o600))
 
         self._do(path, write)
 
     def list(self, path: str) -> list[dict[str, Any]]:
         """Return what a folder holds, by name."""
-        return [self._info(place) for place in self._do(path, lambda it: sorted(it.iterdir()))]
+        return self._do(path, lambda folder: [self._info(place) for place in sorted(folder.iterdir())])
 
     def info(self, path: str) -> dict[str, Any]:
         """Return what is known of a file or folder."""
@@ -77,33 +91,37 @@ class BrowserFiles:
 
     def create_folder(self, path: str, mode: str | None = None) -> None:
         """Create a folder, and those above it. One that exists stays as it is."""
-        bits = _mode(mode or "755")
-        self._do(path, lambda place: place.mkdir(bits, parents=True, exist_ok=True))
+
+        def create(place: Path) -> None:
+            place.mkdir(parents=True, exist_ok=True)
+            place.chmod(_mode(mode or "755", 0o700))
+
+        self._do(path, create)
 
     def delete_folder(self, path: str) -> None:
         """Delete a folder and all that it holds."""
         if self.locate(path) == self.root:
             raise bad_request("the root folder cannot be deleted")
-        self._do(path, shutil.rmtree)
+        self._do(path, shutil.rmtree, follows_links=False)
 
     def delete(self, path: str) -> None:
         """Delete a file."""
-        self._do(path, Path.unlink)
+        self._do(path, Path.unlink, follows_links=False)
 
     def move(self, source: str, destination: str) -> None:
         """Move or rename a file or folder."""
-        target = self.locate(destination)
+        target = self.locate(destination, follows_links=False)
 
         def move(place: Path) -> None:
             place.lstat()
             target.parent.mkdir(parents=True, exist_ok=True)
             place.rename(target)
 
-        self._do(source, move)
+        self._do(source, move, follows_links=False)
 
     def set_mode(self, path: str, mode: str) -> None:
         """Change the permissions of a file or folder. ``mode`` is octal."""
-        self._do(path, lambda place: place.chmod(_mode(mode)))
+        self._do(path, lambda place: place.chmod(_mode(mode, 0o700 if place.is_dir() else 0o600)))
 
     def zip_folder(self, path: str) -> bytes:
         """Return a folder as a zip archive."""
@@ -112,9 +130,9 @@ class BrowserFiles:
             if not folder.is_dir():
                 raise NotADirectoryError(folder)
             archive = io.BytesIO()
-            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as file:
                 for place in sorted(folder.rglob("*")):
-                    if not place.is_symlink():
+                    if not place.is_symlink() and (place.is_file() or place.is_dir()):
                         file.write(place, place.relative_to(folder))
             return archive.getvalue()
 
@@ -132,13 +150,13 @@ class BrowserFiles:
                 for member in file.infolist():
                     self.locate("/" + member.filename.lstrip("/"))
                 self.create_folder(path)
-                file.extractall(self.locate(path))
+                self._do(path, file.extractall)
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
             raise bad_request("zip_file is not a zip archive that can be unpacked") from None
 
-    def _do(self, path: str, action: Callable[[Path], _T]) -> _T:
+    def _do(self, path: str, action: Callable[[Path], _T], *, follows_links: bool = True) -> _T:
         """Return what ``action`` returns for the place of ``path``; its errors become those of the API."""
-        place = self.locate(path)
+        place = self.locate(path, follows_links=follows_links)
         try:
             return action(place)
         except FileNotFoundError:
@@ -159,7 +177,8 @@ class BrowserFiles:
         }
 
 
-def _mode(text: object) -> int:
+def _mode(text: object, kept: int) -> int:
+    """Return a mode; ``kept`` are bits that the owner keeps, so that the files can be read and deleted."""
     if not (
         isinstance(text, str)
         and text.isascii()
@@ -168,5 +187,5 @@ def _mode(text: object) -> int:
         and set(text) <= set("01234567")
     ):
         raise bad_request("mode must be octal, such as 644")
-    # Without set-user-id: the files belong to the user of this machine. The owner keeps access, to delete them.
-    return int(text, 8) & 0o777 | (os.geteuid() != 0 and 0o400)
+    # Without set-user-id: the files belong to the user of this machine.
+    return int(text, 8) & 0o777 | kept

@@ -39,5 +39,16 @@ def png_of_screen(xwd: bytes, left: int, top: int, width: int, height: int) -> b
     )
 
 
+def is_drawn(xwd: bytes, width: int) -> bool:
+    """Return whether there is anything in the upper lines of the screen, where a window has its tabs and its address."""
+    fields = struct.unpack(">25I", xwd[:100])
+    start = fields[_HEADER_SIZE] + 12 * fields[_COLORS]
+    colours = set()
+    for row in range(0, min(80, fields[_HEIGHT]), 4):
+        line = xwd[start + row * fields[_BYTES_PER_LINE] :][: width * 4]
+        colours |= {line[pixel : pixel + 3] for pixel in range(0, len(line), 32)}
+    return len(colours) > 2
+
+
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -19,7 +19,12 @@ from typing import Any
 
 from airflow_provider_kernel.emulator.browsers.browser import Browser
 from airflow_provider_kernel.emulator.browsers.chromium import ChromiumError, Programs
-from airflow_provider_kernel.emulator.browsers.contract import CreateBrowser, UpdateBrowser, not_served
+from airflow_provider_kernel.emulator.browsers.contract import (
+    CreateBrowser,
+    UpdateBrowser,
+    check_viewport,
+    not_served,
+)
 from airflow_provider_kernel.emulator.browsers.replays import Replay, StartReplay, replay_not_found
 from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not_found
@@ -105,8 +110,7 @@ class BrowserPool:
             (it for it in self._browsers.values() if it.name == id_or_name), None
         )
         if browser is None:
-            raise not_found(f"Browser not found: {id_or_name}")
-        browser.touch()
+            raise browser_not_found(id_or_name)
         return browser
 
     def find_closed(self, browser_id: str) -> dict[str, Any] | None:
@@ -132,6 +136,8 @@ class BrowserPool:
         :raises ApiError: 400: the name is taken.
         """
         self._check_name(request.name, browser)
+        if request.viewport is not None:
+            check_viewport(request.viewport, browser.largest_viewport)
         await browser.update(request)
 
     async def close(self, browser: Browser, reason: str = "") -> None:
@@ -266,6 +272,11 @@ class BrowserPool:
                 start_new_session=True,
             )
         return self._folder
+
+
+def browser_not_found(id_or_name: str) -> ApiError:
+    """Return the error for a browser that is closed or unknown."""
+    return not_found(f"Browser not found: {id_or_name}")
 
 
 def _copy_profile(source: Path | None, target: Path | None) -> None:

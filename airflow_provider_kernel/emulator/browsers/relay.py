@@ -54,6 +54,8 @@ async def relay(websocket: WebSocket, browser: Browser) -> None:
                 direction.cancel()
             with contextlib.suppress(WebSocketException, OSError):
                 await upstream.close()
+            with contextlib.suppress(CdpError):
+                await browser.direct_downloads()
             with contextlib.suppress(RuntimeError, WebSocketDisconnect):  # The app may have closed it.
                 await websocket.close()
 

@@ -27,7 +27,7 @@ from airflow_provider_kernel.emulator.browsers.computer_contract import (
 )
 from airflow_provider_kernel.emulator.browsers.contract import not_served, read_create, read_update
 from airflow_provider_kernel.emulator.browsers.live_view import CLOSED, live_view_file, stream_live_view
-from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
+from airflow_provider_kernel.emulator.browsers.pool import BrowserPool, browser_not_found
 from airflow_provider_kernel.emulator.browsers.relay import relay
 from airflow_provider_kernel.emulator.browsers.replays import (
     Replay,
@@ -47,6 +47,10 @@ from airflow_provider_kernel.emulator.contract import (
 from airflow_provider_kernel.emulator.http_messages import error_response, json_response, read_body
 
 Handler = Callable[[Request], Awaitable[Response]]
+BrowserHandler = Callable[[Request, Browser], Awaitable[Response]]
+
+#: Errors of a browser, for which :func:`on_browser_error` makes the response.
+BROWSER_ERRORS = (CdpError, ControlsError)
 
 #: Maximum bytes of a file that is uploaded.
 MAX_UPLOAD_BYTES = 512 * 2**20
@@ -80,35 +84,50 @@ def browser_routes(
     def route(method: str, path: str, handler: Handler) -> Route:
         return Route(f"/browsers{path}", handler, methods=[method])
 
+    def use(method: str, path: str, handler: BrowserHandler) -> Route:
+        """Return a route that uses a browser, which is not inactive meanwhile."""
+
+        async def endpoint(request: Request) -> Response:
+            browser = pool.find(request.path_params["id"])
+            with browser.connected():
+                try:
+                    return await handler(request, browser)
+                except BROWSER_ERRORS:
+                    if browser.deleted:
+                        raise browser_not_found(browser.id) from None
+                    raise
+
+        return route(method, f"/{{id}}{path}", endpoint)
+
     return [
         route("POST", "", api.create),
         route("GET", "", api.list),
         route("GET", "/{id}", api.retrieve),
         route("PATCH", "/{id}", api.update),
         route("DELETE", "/{id}", api.delete),
-        route("POST", "/{id}/computer/screenshot", api.screenshot),
-        route("POST", "/{id}/computer/batch", api.batch),
-        route("POST", "/{id}/computer/get_mouse_position", api.mouse_position),
-        route("POST", "/{id}/computer/clipboard/read", api.read_clipboard),
-        route("POST", "/{id}/computer/clipboard/write", api.write_clipboard),
-        *(route("POST", f"/{{id}}/computer/{name}", api.action(kind)) for name, kind in _ACTIONS.items()),
-        route("POST", "/{id}/playwright/execute", api.execute),
-        route("POST", "/{id}/replays", api.start_replay),
+        use("POST", "/computer/screenshot", api.screenshot),
+        use("POST", "/computer/batch", api.batch),
+        use("POST", "/computer/get_mouse_position", api.mouse_position),
+        use("POST", "/computer/clipboard/read", api.read_clipboard),
+        use("POST", "/computer/clipboard/write", api.write_clipboard),
+        *(use("POST", f"/computer/{name}", api.action(kind)) for name, kind in _ACTIONS.items()),
+        use("POST", "/playwright/execute", api.execute),
+        use("POST", "/replays", api.start_replay),
         route("GET", "/{id}/replays", api.list_replays),
         route("GET", "/{id}/replays/{replay_id}", api.download_replay),
         route("POST", "/{id}/replays/{replay_id}/stop", api.stop_replay),
-        route("GET", "/{id}/fs/read_file", api.read_file),
-        route("PUT", "/{id}/fs/write_file", api.write_file),
-        route("GET", "/{id}/fs/list_files", api.list_files),
-        route("GET", "/{id}/fs/file_info", api.file_info),
-        route("GET", "/{id}/fs/download_dir_zip", api.download_folder),
-        route("PUT", "/{id}/fs/create_directory", api.create_folder),
-        route("PUT", "/{id}/fs/delete_directory", api.delete_folder),
-        route("PUT", "/{id}/fs/delete_file", api.delete_file),
-        route("PUT", "/{id}/fs/move", api.move_file),
-        route("PUT", "/{id}/fs/set_file_permissions", api.set_permissions),
-        route("POST", "/{id}/fs/upload", api.upload),
-        route("POST", "/{id}/fs/upload_zip", api.upload_zip),
+        use("GET", "/fs/read_file", api.read_file),
+        use("PUT", "/fs/write_file", api.write_file),
+        use("GET", "/fs/list_files", api.list_files),
+        use("GET", "/fs/file_info", api.file_info),
+        use("GET", "/fs/download_dir_zip", api.download_folder),
+        use("PUT", "/fs/create_directory", api.create_folder),
+        use("PUT", "/fs/delete_directory", api.delete_folder),
+        use("PUT", "/fs/delete_file", api.delete_file),
+        use("PUT", "/fs/move", api.move_file),
+        use("PUT", "/fs/set_file_permissions", api.set_permissions),
+        use("POST", "/fs/upload", api.upload),
+        use("POST", "/fs/upload_zip", api.upload_zip),
         WebSocketRoute("/cdp/{id}", links.relay),
         WebSocketRoute("/live/{id}/stream", links.stream),
         Route("/live/{id}", links.live_view, methods=["GET"]),
@@ -177,52 +196,41 @@ class _BrowserApi:
         await self._pool.close(self._find(request))
         return Response(status_code=204)
 
-    async def screenshot(self, request: Request) -> Response:
-        browser = self._find(request)
+    async def screenshot(self, request: Request, browser: Browser) -> Response:
         region = read_region(await read_body(request), browser.viewport)
         return Response(await browser.controls.screenshot(*region), media_type="image/png")
 
-    async def batch(self, request: Request) -> Response:
-        browser = self._find(request)
+    async def batch(self, request: Request, browser: Browser) -> Response:
         await _perform(browser, read_batch(await read_body(request), browser.viewport))
         return Response(status_code=200)
 
-    def action(self, kind: str) -> Handler:
+    def action(self, kind: str) -> BrowserHandler:
         """Return the endpoint of one action of mouse or keyboard."""
 
-        async def endpoint(request: Request) -> Response:
-            browser = self._find(request)
+        async def endpoint(request: Request, browser: Browser) -> Response:
             await _perform(browser, [read_action(kind, await read_body(request), browser.viewport)])
             return json_response({"ok": True})
 
         return endpoint
 
-    async def mouse_position(self, request: Request) -> Response:
-        x, y = await self._find(request).controls.position()
+    async def mouse_position(self, request: Request, browser: Browser) -> Response:
+        x, y = await browser.controls.position()
         return json_response({"x": x, "y": y})
 
-    async def read_clipboard(self, request: Request) -> Response:
-        return json_response({"text": await self._find(request).clipboard.read()})
+    async def read_clipboard(self, request: Request, browser: Browser) -> Response:
+        return json_response({"text": await browser.clipboard.read()})
 
-    async def write_clipboard(self, request: Request) -> Response:
-        browser = self._find(request)
+    async def write_clipboard(self, request: Request, browser: Browser) -> Response:
         await browser.clipboard.write(read_clipboard_text(await read_body(request)))
         return Response(status_code=200)
 
-    async def execute(self, request: Request) -> Response:
-        browser = self._find(request)
+    async def execute(self, request: Request, browser: Browser) -> Response:
         wanted = read_execute(await read_body(request))
         programs = find_playwright(self._folders())
         async with self._executors[browser.id, wanted.executor]:
-            page = await browser.pages.active()
-            result = await execute(wanted, programs, browser.relay_url, page, browser.files.root)
-            if not result["success"]:
-                # What the script had started in the page must not go on.
-                await browser.halt_pages()
-        return json_response(result)
+            return json_response(await execute(wanted, programs, browser))
 
-    async def start_replay(self, request: Request) -> Response:
-        browser = self._find(request)
+    async def start_replay(self, request: Request, browser: Browser) -> Response:
         replay = await self._pool.start_replay(browser, read_start_replay(await read_body(request)))
         return json_response(replay.as_json(self._pool.url), 201)
 
@@ -237,65 +245,62 @@ class _BrowserApi:
         await self._replay(request).stop()
         return Response(status_code=200)
 
-    async def read_file(self, request: Request) -> Response:
-        content = await _in_thread(self._find(request).files.read, request.query_params.get("path"))
+    async def read_file(self, request: Request, browser: Browser) -> Response:
+        content = await _in_thread(browser.files.read, request.query_params.get("path"))
         return Response(content, media_type="application/octet-stream")
 
-    async def write_file(self, request: Request) -> Response:
-        browser, query = self._find(request), request.query_params
+    async def write_file(self, request: Request, browser: Browser) -> Response:
+        query = request.query_params
         content = await read_body(request, MAX_UPLOAD_BYTES)
+        self._pool.find(browser.id)  # It may have been deleted meanwhile.
         await _in_thread(browser.files.write, query.get("path"), content, query.get("mode"))
         return Response(status_code=201)
 
-    async def list_files(self, request: Request) -> Response:
-        return json_response(
-            await _in_thread(self._find(request).files.list, request.query_params.get("path"))
-        )
+    async def list_files(self, request: Request, browser: Browser) -> Response:
+        return json_response(await _in_thread(browser.files.list, request.query_params.get("path")))
 
-    async def file_info(self, request: Request) -> Response:
-        return json_response(
-            await _in_thread(self._find(request).files.info, request.query_params.get("path"))
-        )
+    async def file_info(self, request: Request, browser: Browser) -> Response:
+        return json_response(await _in_thread(browser.files.info, request.query_params.get("path")))
 
-    async def download_folder(self, request: Request) -> Response:
-        content = await _in_thread(self._find(request).files.zip_folder, request.query_params.get("path"))
+    async def download_folder(self, request: Request, browser: Browser) -> Response:
+        content = await _in_thread(browser.files.zip_folder, request.query_params.get("path"))
         return Response(content, media_type="application/zip")
 
-    async def create_folder(self, request: Request) -> Response:
+    async def create_folder(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
-        await _in_thread(self._find(request).files.create_folder, data.get("path"), data.get("mode"))
+        await _in_thread(browser.files.create_folder, data.get("path"), data.get("mode"))
         return Response(status_code=201)
 
-    async def delete_folder(self, request: Request) -> Response:
+    async def delete_folder(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
-        await _in_thread(self._find(request).files.delete_folder, data.get("path"))
+        await _in_thread(browser.files.delete_folder, data.get("path"))
         return Response(status_code=200)
 
-    async def delete_file(self, request: Request) -> Response:
+    async def delete_file(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
-        await _in_thread(self._find(request).files.delete, data.get("path"))
+        await _in_thread(browser.files.delete, data.get("path"))
         return Response(status_code=200)
 
-    async def move_file(self, request: Request) -> Response:
+    async def move_file(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
-        await _in_thread(self._find(request).files.move, data.get("src_path"), data.get("dest_path"))
+        await _in_thread(browser.files.move, data.get("src_path"), data.get("dest_path"))
         return Response(status_code=200)
 
-    async def set_permissions(self, request: Request) -> Response:
+    async def set_permissions(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
         if data.get("owner") or data.get("group"):
             raise not_served("a change of a file's owner or group")
-        await _in_thread(self._find(request).files.set_mode, data.get("path"), data.get("mode"))
+        await _in_thread(browser.files.set_mode, data.get("path"), data.get("mode"))
         return Response(status_code=200)
 
-    async def upload(self, request: Request) -> Response:
-        browser = self._find(request)
-        for path, content in await _uploaded_files(request):
+    async def upload(self, request: Request, browser: Browser) -> Response:
+        files = await _uploaded_files(request)
+        self._pool.find(browser.id)  # It may have been deleted meanwhile.
+        for path, content in files:
             await _in_thread(browser.files.write, path, content)
         return Response(status_code=201)
 
-    async def upload_zip(self, request: Request) -> Response:
-        browser = self._find(request)
+    async def upload_zip(self, request: Request, browser: Browser) -> Response:
         async with request.form() as form:
             archive, path = form.get("zip_file"), form.get("dest_path")
             if not isinstance(archive, UploadFile):
@@ -358,6 +363,8 @@ class _Links:
 async def _perform(browser: Browser, actions: Sequence[Action]) -> None:
     async with browser.control_lock:
         for action in actions:
+            if browser.deleted:  # Its screen may be another browser's now.
+                raise browser_not_found(browser.id)
             await browser.controls.perform(action)
 
 
@@ -387,7 +394,3 @@ def _has_secret(connection: HTTPConnection, secret: str) -> bool:
 async def on_browser_error(request: Request, error: Exception) -> Response:
     """Return the response for a browser, or for its xdotool, that refuses a command."""
     return error_response(500, "internal_error", f"The browser refused: {error}")
-
-
-#: Errors of a browser, for which :func:`on_browser_error` makes the response.
-BROWSER_ERRORS = (CdpError, ControlsError)

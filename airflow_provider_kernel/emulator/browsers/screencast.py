@@ -50,7 +50,7 @@ class Screencast:
         """
         changed = asyncio.Event()
         self._wakeups.add(changed)
-        if self._task is None or self._task.done():
+        if self._task is None:
             self._task = asyncio.create_task(self._follow())
         try:
             sent = None
@@ -79,13 +79,13 @@ class Screencast:
                     if active != page:
                         await self._stop()
                         page, self._session = active, await self._pages.session(active)
-                        await self._first_frame(self._session)
                         params = {"format": "jpeg", "quality": 70, "everyNthFrame": 1}
                         await self._cdp.call("Page.startScreencast", params, self._session)
+                        await self._first_frame(self._session)
                 await asyncio.sleep(_LOOK_INTERVAL)
         finally:
+            self._task = self._frame = None
             await self._stop()
-            self._frame = None
 
     async def _first_frame(self, session: str) -> None:
         """Take one picture: a page that does not change gives none by itself."""
@@ -95,10 +95,10 @@ class Screencast:
         self._set(Frame(base64.b64decode(data), size["clientWidth"], size["clientHeight"]))
 
     async def _stop(self) -> None:
-        if self._session is not None and self._cdp.is_open:
+        session, self._session = self._session, None
+        if session is not None and self._cdp.is_open:
             with contextlib.suppress(CdpError):
-                await self._cdp.call("Page.stopScreencast", None, self._session)
-        self._session = None
+                await self._cdp.call("Page.stopScreencast", None, session, limit=2)
 
     def _on_event(self, method: str, params: Mapping[str, Any], session: str | None) -> None:
         if method != "Page.screencastFrame" or session is None:

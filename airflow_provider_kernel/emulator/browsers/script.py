@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_kernel.emulator.browsers.browser import Browser
+from airflow_provider_kernel.emulator.browsers.cdp import CdpError
 from airflow_provider_kernel.emulator.browsers.chromium import end_process, spawn
 from airflow_provider_kernel.emulator.browsers.contract import is_integer, not_served
 from airflow_provider_kernel.emulator.contract import bad_request, read_object
@@ -74,25 +76,34 @@ def find_playwright(folders: Sequence[Path]) -> tuple[str, str]:
     raise not_served("playwright.execute without Playwright: run pip install playwright")
 
 
-async def execute(
-    request: ExecuteScript, programs: tuple[str, str], url: str, target: str, folder: Path
-) -> dict[str, Any]:
+async def execute(request: ExecuteScript, programs: tuple[str, str], browser: Browser) -> dict[str, Any]:
     """
-    Run a script; return the body of the response.
+    Run a script in a browser; return the body of the response.
+
+    A script that exceeds its time is ended, and with it what it had begun in the pages.
 
     :param programs: from :func:`find_playwright`.
-    :param url: the browser's URL of the DevTools Protocol.
-    :param target: id of the page that the script gets as ``page``.
-    :param folder: the script's working folder.
+    :raises CdpError: the browser is gone.
     """
     node, playwright = programs
+    message = {
+        "code": request.code,
+        "url": browser.relay_url,
+        "target": await browser.pages.active(),
+        "playwright": playwright,
+    }
+    try:
+        timers = await browser.mark_timers()
+    except CdpError:  # The page hangs; the script may mend it.
+        timers = [0, 0, 0]
     receiving, sending = os.pipe()
     try:
         process = await spawn(
             *(node, str(_PROGRAM)),
-            env=inherited_variables(os.environ),
+            # Playwright leaves temporary files.
+            env=inherited_variables(os.environ) | {"TMPDIR": str(browser.folder)},
             pass_fds=[sending],
-            cwd=folder,
+            cwd=browser.files.root,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -112,14 +123,7 @@ async def execute(
     ]
     try:
         with contextlib.suppress(ConnectionError):
-            message: dict[str, Any] = {
-                "code": request.code,
-                "url": url,
-                "target": target,
-                "playwright": playwright,
-            }
-            message["answer"] = sending
-            process.stdin.write(json.dumps(message).encode())
+            process.stdin.write(json.dumps(message | {"answer": sending}).encode())
             await process.stdin.drain()
         process.stdin.close()
         await asyncio.wait_for(process.wait(), request.timeout)
@@ -128,15 +132,15 @@ async def execute(
         is_late = True
     finally:
         await end_process(process)
-        done, _ = await asyncio.wait(
-            reads, timeout=1
-        )  # A process that the script started may hold the pipes.
+        # A process that the script started may hold the pipes.
+        done, _ = await asyncio.wait(reads, timeout=1)
         pipe.close()
         for read in reads:
             read.cancel()
     data, stdout, stderr = (read.result() if read in done else b"" for read in reads)
     if is_late:
         seconds = "1 second" if request.timeout == 1 else f"{request.timeout} seconds"
+        await browser.halt_pages(timers)
         result: dict[str, Any] = {"success": False, "error": f"The script exceeded its time of {seconds}"}
     else:
         try:

@@ -17,13 +17,18 @@ from airflow_provider_kernel.emulator.browsers.computer_contract import (
     TypeText,
 )
 from airflow_provider_kernel.emulator.browsers.keys import Key
-from airflow_provider_kernel.emulator.browsers.png import png_of_screen
+from airflow_provider_kernel.emulator.browsers.png import is_drawn, png_of_screen
 
 _BUTTONS = {"left": "1", "middle": "2", "right": "3", "back": "8", "forward": "9"}
 
 
 class ControlsError(Exception):
     """An action could not be carried out. The message is one sentence, without a full stop."""
+
+
+#: Maximum seconds until the window of a new browser is drawn.
+SETTLE_TIMEOUT = 2.0
+SETTLE_INTERVAL = 0.02
 
 
 class X11Controls:
@@ -37,6 +42,18 @@ class X11Controls:
     def __init__(self, environment: dict[str, str], screen_file: Path) -> None:
         self._environment = environment
         self._screen_file = screen_file
+
+    async def settle(self, size: Point) -> None:
+        """
+        Put the pointer into the browser's picture, and wait until the window is drawn.
+
+        :param size: width and height of the browser's picture.
+        """
+        await self._run(*_move((size[0] // 2, size[1] // 2)))
+        for _ in range(int(SETTLE_TIMEOUT / SETTLE_INTERVAL)):  # Nothing tells when the window is drawn.
+            if is_drawn(self._screen_file.read_bytes(), size[0]):
+                return
+            await asyncio.sleep(SETTLE_INTERVAL)
 
     async def screenshot(self, left: int, top: int, width: int, height: int) -> bytes:
         """Return a part of the screen as PNG, with the pointer."""
