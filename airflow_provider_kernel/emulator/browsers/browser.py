@@ -76,12 +76,13 @@ class Browser:
         self.created = time.time_ns()
         self.deleted: int | None = None
         self.files = BrowserFiles(folder / "files")
-        self.pages = Pages(chromium, cdp)
+        has_window = chromium.screen_file is not None or chromium.is_headed
+        self.pages = Pages(chromium, cdp, dismisses_dialogs=not has_window)
         self.clipboard = Clipboard(cdp, f"{url}/live-view/empty.html")
         self.screencast = Screencast(cdp, self.pages)
         self.controls: X11Controls | CdpControls
         if chromium.screen_file is not None:
-            self.controls = X11Controls(chromium.environment, chromium.screen_file)
+            self.controls = X11Controls(chromium.environment, chromium.screen_file, self.pages)
         else:
             self.controls = CdpControls(cdp, self.pages, self.clipboard)
         #: One action of mouse or keyboard at a time, as there is one of each.

@@ -21,6 +21,10 @@ class CdpError(Exception):
     """The browser refused a command, did not answer in time, or is gone."""
 
 
+class CdpTimeoutError(CdpError):
+    """The browser did not answer in time."""
+
+
 class CdpConnection:
     """
     A connection to the browser itself; sessions of its targets are told apart by their id ("flat" sessions).
@@ -84,7 +88,7 @@ class CdpConnection:
             await self._socket.send(json.dumps(message))
             return await asyncio.wait_for(answer, limit)
         except TimeoutError:
-            raise CdpError(f"the browser did not answer {method} within {limit:g} seconds") from None
+            raise CdpTimeoutError(f"the browser did not answer {method} within {limit:g} seconds") from None
         except WebSocketException:
             raise CdpError("the browser is gone") from None
         finally:

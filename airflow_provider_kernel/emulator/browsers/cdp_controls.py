@@ -51,7 +51,7 @@ class CdpControls:
         self._pages = pages
         self._clipboard = clipboard
         self._at: Point = (0, 0)
-        self._buttons = 0
+        self._pressed: dict[str, int] = {}
         #: What is in the address bar while it has the focus; None: the page has the focus.
         self._address: str | None = None
 
@@ -87,7 +87,7 @@ class CdpControls:
                 await self._mouse("mousePressed", path[0], modifiers, button, 1)
                 await asyncio.sleep(delay / 1000)
                 for point in path[1:]:
-                    await self._mouse("mouseMoved", point, modifiers, button)
+                    await self._mouse("mouseMoved", point, modifiers)
                     await asyncio.sleep(step_delay / 1000)
                 await self._mouse("mouseReleased", path[-1], modifiers, button, 1)
             case Scroll(at, right, down):
@@ -118,11 +118,12 @@ class CdpControls:
     ) -> None:
         self._at = at
         if button is not None and kind == "mousePressed":
-            self._buttons |= _BUTTONS[button]
+            self._pressed[button] = _BUTTONS[button]
         elif button is not None and kind == "mouseReleased":
-            self._buttons &= ~_BUTTONS[button]
-        params = {"type": kind, "x": at[0], "y": at[1], "modifiers": modifiers, "buttons": self._buttons}
-        params |= {"button": button or "none", "clickCount": clicks, **more}
+            self._pressed.pop(button, None)
+        params = {"type": kind, "x": at[0], "y": at[1], "modifiers": modifiers, "clickCount": clicks, **more}
+        params["buttons"] = sum(self._pressed.values())
+        params["button"] = button or next(iter(self._pressed), "none")
         await self._pages.call("Input.dispatchMouseEvent", params)
 
     async def _type(self, text: str, delay: int) -> None:

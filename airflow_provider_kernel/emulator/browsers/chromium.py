@@ -129,6 +129,8 @@ class Chromium:
         self.environment = environment
         self.screen_file: Path | None = None
         self.screen_size: tuple[int, int] | None = None
+        #: Whether its window is on the user's screen.
+        self.is_headed = False
         self.port = 0
         self.path = ""
 
@@ -164,7 +166,8 @@ class Chromium:
         try:
             if not headless and programs.has_screen:
                 await chromium._start_screen(viewport)
-            is_headless = headless or not (programs.headed or chromium.screen_file)
+            chromium.is_headed = programs.headed and not headless
+            is_headless = not (chromium.is_headed or chromium.screen_file)
             arguments = [
                 *_ARGUMENTS,
                 f"--user-data-dir={profile}",

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_kernel.emulator.browsers.cdp import CdpConnection, CdpError
+from airflow_provider_kernel.emulator.browsers.cdp import CdpConnection, CdpError, CdpTimeoutError
 from airflow_provider_kernel.emulator.browsers.chromium import Chromium
+
+#: Maximum seconds for the answer of a page, which may hang.
+PAGE_LIMIT = 10.0
+#: Seconds after which a dialog is dismissed that nobody can see.
+DIALOG_SECONDS = 1.0
 
 
 class Pages:
@@ -15,10 +21,12 @@ class Pages:
 
     :param chromium: the browser's process.
     :param cdp: the emulator's connection to it.
+    :param dismisses_dialogs: whether dialogs of pages are dismissed: without a window nobody can answer them.
     """
 
-    def __init__(self, chromium: Chromium, cdp: CdpConnection) -> None:
+    def __init__(self, chromium: Chromium, cdp: CdpConnection, *, dismisses_dialogs: bool) -> None:
         self._chromium = chromium
+        self._dismisses_dialogs = dismisses_dialogs
         self._cdp = cdp
         self._sessions: dict[str, str] = {}
         cdp.listen(self._on_event)
@@ -48,8 +56,20 @@ class Pages:
         page = page or await self.active()
         if page not in self._sessions:
             params = {"targetId": page, "flatten": True}
-            self._sessions[page] = (await self._cdp.call("Target.attachToTarget", params))["sessionId"]
+            session = (await self._cdp.call("Target.attachToTarget", params))["sessionId"]
+            self._sessions[page] = session
+            if self._dismisses_dialogs:
+                await self._cdp.call("Page.enable", None, session, limit=PAGE_LIMIT)
         return self._sessions[page]
+
+    async def have_focus(self) -> bool:
+        """
+        Return whether keys go to the active page, and not to the window around it.
+
+        :raises CdpError: the browser is gone.
+        """
+        params = {"expression": "document.hasFocus()", "returnByValue": True}
+        return (await self.call("Runtime.evaluate", params))["result"].get("value") is True
 
     async def call(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
@@ -57,10 +77,22 @@ class Pages:
 
         :raises CdpError: the command failed.
         """
-        return await self._cdp.call(method, params, await self.session())
+        try:
+            return await self._cdp.call(method, params, await self.session(), limit=PAGE_LIMIT)
+        except CdpTimeoutError:
+            raise CdpError(
+                f"the page did not answer {method} within {PAGE_LIMIT:g} seconds: a dialog is open, or a script is busy"
+            ) from None
 
     def _on_event(self, method: str, params: Mapping[str, Any], session: str | None) -> None:
+        if method == "Page.javascriptDialogOpening" and self._dismisses_dialogs:
+            asyncio.get_running_loop().call_later(DIALOG_SECONDS, self._dismiss, session)
         if method == "Target.detachedFromTarget":
             self._sessions = {
                 page: it for page, it in self._sessions.items() if it != params.get("sessionId")
             }
+
+    def _dismiss(self, session: str | None) -> None:
+        """Dismiss a dialog, unless the app has answered it."""
+        command = self._cdp.call("Page.handleJavaScriptDialog", {"accept": False}, session, limit=PAGE_LIMIT)
+        asyncio.ensure_future(command).add_done_callback(lambda it: it.cancelled() or it.exception())

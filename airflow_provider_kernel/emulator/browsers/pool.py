@@ -35,15 +35,28 @@ _LOOK_INTERVAL = 1.0
 MAX_CLOSED = 100
 #: Maximum length of the path of the folder for temporary files; beyond it, /tmp is used.
 MAX_TEMPORARY_PATH = 30
-#: Removes a folder when its parent process ends. Processes that are being killed may still write there for a moment.
+#: Removes a folder when its parent process ends, and what killed Xvfbs left elsewhere. Processes that are being killed
+#: may still write there for a moment.
 _SWEEPER = """
 import os, shutil, sys, time
 sys.stdin.read()
+displays = [name[8:] for _, _, names in os.walk(sys.argv[1]) for name in names if name.startswith("display-")]
 for _ in range(50):
     shutil.rmtree(sys.argv[1], ignore_errors=True)
     if not os.path.exists(sys.argv[1]):
         break
     time.sleep(0.1)
+for display in displays:
+    try:
+        os.kill(int(open(f"/tmp/.X{display}-lock").read()), 0)
+    except ProcessLookupError:
+        for path in (f"/tmp/.X{display}-lock", f"/tmp/.X11-unix/X{display}"):
+            try:
+                os.unlink(path)
+            except OSError:
+                pass
+    except (OSError, ValueError):
+        pass
 """
 
 
@@ -67,6 +80,9 @@ class BrowserPool:
         self._replays: dict[str, dict[str, Replay]] = {}
         self._cancelled: set[str | None] = set()
         self._watchers: dict[str, asyncio.Task[None]] = {}
+        self._starting: dict[asyncio.Task[Browser], str | None] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._profile_lock = asyncio.Lock()
         self._folder: Path | None = None
         self._sweeper: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
@@ -75,14 +91,32 @@ class BrowserPool:
         """
         Start a browser.
 
-        :raises ApiError: 400: the name is taken; 500: it does not start; 501: Chromium is not installed.
+        :raises ApiError: 400: the name is taken, or the invocation was cancelled meanwhile; 500: it does not start; 501:
+            Chromium is not installed; 503: the emulator stops.
         """
         self._check_name(request.name, None)
         self._tell(request)
+        # It is not the client that decides when a start ends.
+        starting = asyncio.create_task(self._start(request))
+        self._starting[starting] = request.name
+        starting.add_done_callback(self._starting.pop)
+        try:
+            browser = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if not self._is_stopped:
+                raise
+            raise ApiError(503, "unavailable", "The emulator is stopping") from None
+        if request.invocation_id in self._cancelled:
+            await self.close(browser)
+            raise bad_request("The browser's invocation was cancelled meanwhile")
+        return browser
+
+    async def _start(self, request: CreateBrowser) -> Browser:
         browser_id = self._new_id()
         folder = Path(tempfile.mkdtemp(prefix="", dir=self._make_folder()))
         profile = folder / "profile"
-        await asyncio.to_thread(_copy_profile, self._saved_profile(request), profile)
+        async with self._profile_lock:
+            await asyncio.to_thread(_copy_profile, self._saved_profile(request), profile)
         try:
             browser = await Browser.start(browser_id, request, self._programs, folder, profile, self.url)
         except (ChromiumError, OSError) as error:
@@ -95,9 +129,6 @@ class BrowserPool:
         self._browsers[browser_id] = browser
         self._replays[browser_id] = {}
         self._watchers[browser_id] = asyncio.create_task(self._watch(browser))
-        if self._is_stopped or request.invocation_id in self._cancelled:
-            await self.close(browser)
-            raise bad_request("The browser's invocation was cancelled meanwhile")
         return browser
 
     def find(self, id_or_name: str) -> Browser:
@@ -146,18 +177,24 @@ class BrowserPool:
 
         :param reason: why, for the user; "": the user's own request.
         """
-        if self._browsers.pop(browser.id, None) is None:
-            return
+        if self._browsers.pop(browser.id, None) is not None:
+            # It is not the client that decides when an end is complete.
+            closing = asyncio.create_task(self._close(browser, reason))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.shield(closing)
+
+    async def _close(self, browser: Browser, reason: str) -> None:
         profile = browser.request.profile
         keeps = profile is not None and profile.save_changes
-        for replay in self._replays[browser.id].values():
-            await replay.stop()
+        await asyncio.gather(*(replay.stop() for replay in self._replays[browser.id].values()))
         await browser.close(keep_profile=keeps)
         if watcher := self._watchers.pop(browser.id, None):
             watcher.cancel()
         if keeps:
             saved = self._saved_profile(browser.request)
-            await asyncio.to_thread(_copy_profile, browser.folder / "profile", saved)
+            async with self._profile_lock:
+                await asyncio.to_thread(_copy_profile, browser.folder / "profile", saved)
         await asyncio.to_thread(shutil.rmtree, browser.folder, ignore_errors=True)
         self._closed[browser.id] = browser.as_json()
         while len(self._closed) > MAX_CLOSED:
@@ -215,7 +252,11 @@ class BrowserPool:
     async def stop(self) -> None:
         """End all browsers."""
         self._is_stopped = True
-        await asyncio.gather(*(self.close(browser) for browser in self.open()))
+        for starting in list(self._starting):
+            starting.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        await asyncio.gather(*(self.close(browser) for browser in self.open()), return_exceptions=True)
+        await asyncio.gather(*self._closing, return_exceptions=True)
         if self._sweeper is not None and self._sweeper.stdin is not None:
             self._sweeper.stdin.close()
             await asyncio.to_thread(self._sweeper.wait)
@@ -251,9 +292,8 @@ class BrowserPool:
         self._console.note_once(f"Computer controls of browsers {how}.")
 
     def _check_name(self, name: str | None, owner: Browser | None) -> None:
-        if name and any(
-            it.name == name or it.id == name for it in self._browsers.values() if it is not owner
-        ):
+        taken = {it for one in self._browsers.values() if one is not owner for it in (one.name, one.id)}
+        if name and name in taken.union(self._starting.values()):
             raise bad_request(f"Another browser is named {name}")
 
     def _saved_profile(self, request: CreateBrowser) -> Path | None:

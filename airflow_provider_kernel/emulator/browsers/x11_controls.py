@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 from airflow_provider_kernel.emulator.browsers.computer_contract import (
@@ -17,8 +18,10 @@ from airflow_provider_kernel.emulator.browsers.computer_contract import (
     TypeText,
 )
 from airflow_provider_kernel.emulator.browsers.keys import Key
+from airflow_provider_kernel.emulator.browsers.pages import Pages
 from airflow_provider_kernel.emulator.browsers.png import is_drawn, png_of_screen
 
+_PARTS = re.compile(r"[\0-\x7f]+|[^\0-\x7f]+")
 _BUTTONS = {"left": "1", "middle": "2", "right": "3", "back": "8", "forward": "9"}
 
 
@@ -37,11 +40,13 @@ class X11Controls:
 
     :param environment: environment with the ``DISPLAY`` of its screen.
     :param screen_file: the file with the screen's picture.
+    :param pages: the browser's pages.
     """
 
-    def __init__(self, environment: dict[str, str], screen_file: Path) -> None:
+    def __init__(self, environment: dict[str, str], screen_file: Path, pages: Pages) -> None:
         self._environment = environment
         self._screen_file = screen_file
+        self._pages = pages
 
     async def settle(self, size: Point) -> None:
         """
@@ -103,7 +108,10 @@ class X11Controls:
                         words.append(more if clicks > 0 else less)
                 await self._run(*words)
             case TypeText(text, delay):
-                await self._run(*down, "type", "--file", "-", *_delay(delay), text=text)
+                for part in _PARTS.findall(text):
+                    await self._type(part, delay)
+            case PressKey(((key,),), _) if key.keysym.startswith("U") and not down:
+                await self._type(key.text, None)
             case PressKey(combinations, duration):
                 words = list(down)
                 for keys in combinations:
@@ -114,6 +122,14 @@ class X11Controls:
                 await self._run(*words)
             case Sleep(duration):
                 await asyncio.sleep(duration / 1000)
+
+    async def _type(self, text: str, delay: int | None) -> None:
+        """Type text that is ASCII, or has no ASCII."""
+        # For other characters xdotool changes the keyboard, of which Chromium hears too late: some are lost.
+        if not text.isascii() and await self._pages.have_focus():
+            await self._pages.call("Input.insertText", {"text": text})
+        else:
+            await self._run("type", "--file", "-", *_delay(delay), text=text)
 
     async def _run(self, *words: str, text: str = "") -> str:
         # xdotool types a file to its end; the text must not be an argument, which every user of the machine can read.
