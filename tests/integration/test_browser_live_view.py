@@ -1,0 +1,118 @@
+"""The live view of a browser, in another browser."""
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from airflow_provider_kernel.testing import KernelEmulator
+from dev import chromium
+from dev.wait import wait_until
+from tests.integration.browsing import APP, HEIGHT, WIDTH, Person, needs_chromium, serving_site
+from tests.integration.conftest import client_of
+
+pytestmark = [pytest.mark.no_airflow, needs_chromium]
+
+
+@pytest.fixture(scope="module")
+def site():
+    with serving_site() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    with KernelEmulator([APP]) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def viewer():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**chromium.launch_options())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def watched(emulator, site):
+    client = client_of(emulator)
+    size = {"width": WIDTH, "height": HEIGHT}
+    made = client.browsers.create(viewport=size, start_url=f"{site}/live", timeout_seconds=600)
+    person = Person(client, made.session_id)
+    person.url = made.browser_live_view_url
+    person.sees("document.title", "/live")
+    yield person
+    for browser in client.browsers.list().items:
+        client.browsers.delete_by_id(browser.session_id)
+
+
+@pytest.fixture
+def view(viewer, watched):
+    page = viewer.new_page(viewport={"width": 900, "height": 600})
+    page.problems = []
+    page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.goto(watched.url)
+    expect(page.locator("#status")).to_be_hidden(timeout=20_000)
+    yield page
+    assert page.problems == []
+    page.close()
+
+
+def point(view, watched, x, y):
+    """Return where a point of the watched page is in the view."""
+    box = view.locator("canvas").bounding_box()
+    width, height = watched.page("[innerWidth, innerHeight]")
+    assert abs(box["width"] / box["height"] - width / height) < 0.02
+    return box["x"] + x * box["width"] / width, box["y"] + y * box["height"] / height
+
+
+def test_clicks_and_keys_reach_the_page(view, watched):
+    view.mouse.click(*point(view, watched, 60, 140))
+    watched.sees("clicks", ["left1"])
+    view.mouse.click(*point(view, watched, 100, 50))
+    view.keyboard.type("typed")
+    view.keyboard.press("Shift+ArrowLeft")
+    view.keyboard.press("Delete")
+    watched.sees("document.querySelector('#text').value", "type")
+    view.mouse.move(*point(view, watched, 500, 500))
+    view.mouse.wheel(0, 400)
+    wait_until(lambda: watched.page("scrollY") > 100, 20, "the page is scrolled", 0.05)
+
+
+def colour(view):
+    """Return the colour in the middle of the picture."""
+    return view.locator("canvas").evaluate(
+        "it => [...it.getContext('2d').getImageData(it.width / 2, it.height / 2, 1, 1).data].slice(0, 3)"
+    )
+
+
+def test_the_picture_follows_the_page_and_its_tabs(view, watched, site):
+    watched.page("(document.body.style.background = 'rgb(255, 0, 0)')")
+    wait_until(lambda: colour(view)[0] > 240 and colour(view)[1] < 15, 20, "the picture is red", 0.05)
+    watched.evaluate(
+        "const other = await context.newPage();"
+        "await other.setContent('<body style=\"background: rgb(0, 0, 255)\">');"
+    )
+    wait_until(lambda: colour(view)[2] > 240 and colour(view)[0] < 15, 20, "the picture is blue", 0.05)
+
+
+def test_a_reader_without_rights_only_watches(viewer, watched):
+    page = viewer.new_page(viewport={"width": 900, "height": 600})
+    page.goto(f"{watched.url}&readOnly=true")
+    expect(page.locator("#status")).to_be_hidden(timeout=20_000)
+    page.mouse.click(*point(page, watched, 60, 140))
+    page.keyboard.type("typed")
+    assert watched.page("[clicks.length, document.querySelector('#text').value]") == [0, ""]
+    page.close()
+
+
+def test_the_end_of_the_browser_is_said(view, watched):
+    watched.client.browsers.delete_by_id(watched.id)
+    expect(view.locator("#status")).to_have_text("The browser is closed.")
+
+
+def test_a_wrong_secret_shows_nothing(viewer, watched):
+    page = viewer.new_page()
+    page.goto(watched.url.replace("secret=", "secret=wrong"))
+    expect(page.locator("#status")).to_have_text("The browser is closed.")
+    page.close()
