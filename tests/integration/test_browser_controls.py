@@ -255,3 +255,12 @@ def test_which_controls_run_is_said_once(tmp_path, programs):
             "Accepted without effect on browsers: stealth.",
             f"Computer controls of browsers {told[programs]}",
         ]
+
+
+def test_a_page_that_is_just_being_opened_takes_clicks_and_gives_its_picture(emulator, site):
+    client = client_of(emulator)
+    for _ in range(5):
+        made = client.browsers.create(headless=True, start_url=f"{site}/text")
+        client.browsers.computer.click_mouse(made.session_id, x=500, y=500)
+        assert size_of(client.browsers.computer.capture_screenshot(made.session_id).read()) == (1920, 1080)
+        client.browsers.delete_by_id(made.session_id)

@@ -59,7 +59,7 @@ class CdpControls:
         """Return a part of the page as PNG. It has no pointer."""
         clip = {"x": left, "y": top, "width": width, "height": height, "scale": 1}
         params = {"format": "png", "clip": clip, "optimizeForSpeed": True}
-        return base64.b64decode((await self._pages.call("Page.captureScreenshot", params))["data"])
+        return base64.b64decode((await self._pages.call_again("Page.captureScreenshot", params))["data"])
 
     async def position(self) -> Point:
         """Return the place of the pointer."""
@@ -124,7 +124,7 @@ class CdpControls:
         params = {"type": kind, "x": at[0], "y": at[1], "modifiers": modifiers, "clickCount": clicks, **more}
         params["buttons"] = sum(self._pressed.values())
         params["button"] = button or next(iter(self._pressed), "none")
-        await self._pages.call("Input.dispatchMouseEvent", params)
+        await self._pages.input("Input.dispatchMouseEvent", params)
 
     async def _type(self, text: str, delay: int) -> None:
         for character in text:
@@ -136,15 +136,14 @@ class CdpControls:
         """Press keys together: all go down, the last first up."""
         if await self._is_for_the_window(keys):
             return
-        session = await self._pages.session()
         for number, key in enumerate(keys, 1):
-            await self._key("keyDown", key, keys[:number], session)
+            await self._key("keyDown", key, keys[:number])
         await asyncio.sleep(duration / 1000)
         for number in range(len(keys), 0, -1):
             with contextlib.suppress(CdpError):  # The key may have closed the page.
-                await self._key("keyUp", keys[number - 1], keys[: number - 1], session)
+                await self._key("keyUp", keys[number - 1], keys[: number - 1])
 
-    async def _key(self, kind: str, key: Key, pressed: Sequence[Key], session: str) -> None:
+    async def _key(self, kind: str, key: Key, pressed: Sequence[Key]) -> None:
         modifiers = _modifiers(pressed)
         is_shortcut = modifiers & (MODIFIERS["Control"] | MODIFIERS["Alt"] | MODIFIERS["Meta"])
         is_shifted = modifiers & MODIFIERS["Shift"] and len(key.key) == 1
@@ -158,7 +157,7 @@ class CdpControls:
                 params["type"] = "rawKeyDown"
             if modifiers & MODIFIERS["Control"] and key.key.lower() in _EDITING:
                 params["commands"] = [_EDITING[key.key.lower()]]
-        await self._cdp.call("Input.dispatchKeyEvent", params, session)
+        await self._pages.input("Input.dispatchKeyEvent", params)
 
     async def _is_for_the_window(self, keys: Sequence[Key]) -> bool:
         """Do what the keys mean in the window around the page; return False if they are for the page."""

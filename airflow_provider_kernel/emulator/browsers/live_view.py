@@ -80,7 +80,7 @@ async def _take_input(websocket: WebSocket, browser: Browser) -> None:
             text = await websocket.receive_text()
             with contextlib.suppress(CdpError, ValueError, TypeError, KeyError):
                 method, params = input_command(json.loads(text))
-                await browser.pages.call(method, params)
+                await browser.pages.input(method, params)
 
 
 def input_command(message: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

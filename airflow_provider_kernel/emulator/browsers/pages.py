@@ -11,6 +11,10 @@ from airflow_provider_kernel.emulator.browsers.chromium import Chromium
 
 #: Maximum seconds for the answer of a page, which may hang.
 PAGE_LIMIT = 10.0
+#: Seconds after which it is asked whether the page hangs that took a click or a key.
+INPUT_LIMIT = 1.0
+#: How often, and after how many seconds, a command that changes nothing is sent again.
+AGAIN_TIMES, AGAIN_LIMIT = 3, 0.5
 #: Seconds after which a dialog is dismissed that nobody can see.
 DIALOG_SECONDS = 1.0
 
@@ -69,7 +73,33 @@ class Pages:
         :raises CdpError: the browser is gone.
         """
         params = {"expression": "document.hasFocus()", "returnByValue": True}
-        return (await self.call("Runtime.evaluate", params))["result"].get("value") is True
+        return (await self.call_again("Runtime.evaluate", params))["result"].get("value") is True
+
+    async def input(self, method: str, params: Mapping[str, Any]) -> None:
+        """
+        Send a click or a key to the active page. One to a page that is being replaced is lost, as anywhere.
+
+        :raises CdpError: the page does not take it.
+        """
+        try:
+            await self._send(method, params, INPUT_LIMIT)
+        except CdpTimeoutError:
+            await self.call_again("Runtime.evaluate", {"expression": "0"})  # It fails if the page hangs.
+
+    async def call_again(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """
+        Send a command that changes nothing as :meth:`call` does, and again if the answer takes long.
+
+        A page that is being replaced by the next one loses answers.
+
+        :raises CdpError: the command failed.
+        """
+        for _ in range(AGAIN_TIMES):
+            try:
+                return await self._send(method, params, AGAIN_LIMIT)
+            except CdpTimeoutError:
+                continue
+        return await self.call(method, params)
 
     async def call(self, method: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """
@@ -78,11 +108,23 @@ class Pages:
         :raises CdpError: the command failed.
         """
         try:
-            return await self._cdp.call(method, params, await self.session(), limit=PAGE_LIMIT)
+            return await self._send(method, params, PAGE_LIMIT)
         except CdpTimeoutError:
             raise CdpError(
                 f"the page did not answer {method} within {PAGE_LIMIT:g} seconds: a dialog is open, or a script is busy"
             ) from None
+
+    async def _send(self, method: str, params: Mapping[str, Any] | None, limit: float) -> dict[str, Any]:
+        """Send a command to the active page. While a page is replaced by the next one, it takes none."""
+        deadline = asyncio.get_running_loop().time() + limit
+        while True:
+            try:
+                return await self._cdp.call(method, params, await self.session(), limit=limit)
+            except CdpError as error:
+                is_late = asyncio.get_running_loop().time() > deadline
+                if is_late or "Not attached to an active page" not in str(error):
+                    raise
+                await asyncio.sleep(0.02)
 
     def _on_event(self, method: str, params: Mapping[str, Any], session: str | None) -> None:
         if method == "Page.javascriptDialogOpening" and self._dismisses_dialogs:

@@ -23,7 +23,7 @@ DEFAULT_FRAMERATE, MAX_FRAMERATE = 10, 20
 #: Maximum seconds in which ffmpeg must finish the video.
 FINISH_TIMEOUT = 30.0
 #: Maximum seconds for the first picture of a recording that is stopped before it.
-FIRST_PICTURE_TIMEOUT = 5.0
+FIRST_PICTURE_TIMEOUT = 15.0
 
 
 @dataclass(frozen=True)

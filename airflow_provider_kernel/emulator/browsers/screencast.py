@@ -76,22 +76,22 @@ class Screencast:
                 # A page may close at any time; the next look finds another.
                 with contextlib.suppress(CdpError):
                     active = await self._pages.active()
-                    if active != page:
+                    if active != page or self._frame is None:
                         await self._stop()
                         page, self._session = active, await self._pages.session(active)
                         params = {"format": "jpeg", "quality": 70, "everyNthFrame": 1}
                         await self._cdp.call("Page.startScreencast", params, self._session)
-                        await self._first_frame(self._session)
+                        await self._first_frame()
                 await asyncio.sleep(_LOOK_INTERVAL)
         finally:
             self._task = self._frame = None
             await self._stop()
 
-    async def _first_frame(self, session: str) -> None:
+    async def _first_frame(self) -> None:
         """Take one picture: a page that does not change gives none by itself."""
-        size = (await self._cdp.call("Page.getLayoutMetrics", None, session))["cssLayoutViewport"]
+        size = (await self._pages.call_again("Page.getLayoutMetrics"))["cssLayoutViewport"]
         params = {"format": "jpeg", "quality": 70}
-        data = (await self._cdp.call("Page.captureScreenshot", params, session))["data"]
+        data = (await self._pages.call_again("Page.captureScreenshot", params))["data"]
         self._set(Frame(base64.b64decode(data), size["clientWidth"], size["clientHeight"]))
 
     async def _stop(self) -> None:

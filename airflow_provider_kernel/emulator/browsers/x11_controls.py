@@ -127,7 +127,7 @@ class X11Controls:
         """Type text that is ASCII, or has no ASCII."""
         # For other characters xdotool changes the keyboard, of which Chromium hears too late: some are lost.
         if not text.isascii() and await self._pages.have_focus():
-            await self._pages.call("Input.insertText", {"text": text})
+            await self._pages.input("Input.insertText", {"text": text})
         else:
             await self._run("type", "--file", "-", *_delay(delay), text=text)
 
