@@ -95,6 +95,8 @@ def with_links_of_the_site(text: str, readme: str) -> str:
             return "](/made/report.md)"
         if path.startswith("docs/"):
             return f"](/{link[1].removeprefix('docs/')})"
+        if (DOCS / path).is_file():
+            return link[0]  # another page of the site
         return f"](/../{path})"
 
     return re.sub(r"\]\((?!\w+:)([^)\s]+)\)", target, text)

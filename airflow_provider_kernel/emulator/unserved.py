@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-#: The first part of a path, and what Kernel has there.
+#: The first part of a path, or the one after ``/org/``, and what Kernel has there.
 _RESOURCES = {
     "agents": "managed auth",
     "api_keys": "API keys",
-    "audit_logs": "audit logs",
+    "audit-logs": "audit logs",
     "auth": "managed auth",
     "browser_pools": "browser pools",
-    "config_registry": "the config registry",
+    "config-registry": "the config registry",
     "credential_providers": "credential providers",
     "credentials": "credentials",
     "deploy": "deployments: it runs the files of its command line",
@@ -21,7 +21,7 @@ _RESOURCES = {
     "proxies": "proxies",
     "search": "search",
     "telemetry": "telemetry",
-    "vault_provider_configs": "vaults",
+    "vault-provider-configs": "vaults",
     "vaults": "vaults",
 }
 #: The part of a path after ``/browsers/{id}/``.
@@ -34,6 +34,7 @@ _OF_BROWSERS = {
     "telemetry": "telemetry",
     "webmcp": "WebMCP",
     "fs": "this call of a browser's file system",
+    "playwright": "executors of Playwright scripts",
 }
 
 
@@ -42,4 +43,6 @@ def unserved(path: str) -> str | None:
     first, *rest = path.strip("/").split("/")
     if first == "browsers" and len(rest) > 1:
         return _OF_BROWSERS.get(rest[1])
+    if first == "org" and rest and rest[0] in _RESOURCES:
+        first = rest[0]
     return _RESOURCES.get(first)

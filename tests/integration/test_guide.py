@@ -12,8 +12,6 @@ from pathlib import Path
 import airflow
 import pytest
 
-from dev import chromium
-
 REPOSITORY = Path(__file__).parents[2]
 #: What the emulator of the guide is waited for, in the place of a second terminal.
 STARTED = """ > emulator.log 2>&1 &
@@ -86,9 +84,6 @@ def shell(monkeypatch):
 @pytest.mark.browser
 def test_the_steps_of_the_guide_work(tmp_path):
     others = write_files("docs/guide.md", tmp_path)
-    env = (tmp_path / "env.sh").read_text()
-    assert "/usr/bin/chromium" in env
-    write(tmp_path / "env.sh", env.replace("/usr/bin/chromium", chromium.find()))
     assert {language for language, _ in others} == {"sh", "console"}, "a block of the guide that nobody runs"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
