@@ -24,6 +24,8 @@ REFUSALS = {
     "unknown-project": ("", True, ApiError(404, "project_not_found", "Project not found or inactive")),
 }
 
+_SERVED = ("browser_replays", "file_io", "profiles")
+
 
 def refusal(name: str | None, method: str, headers: Mapping[str, str]) -> ApiError | None:
     """
@@ -42,7 +44,7 @@ def refusal(name: str | None, method: str, headers: Mapping[str, str]) -> ApiErr
 
 def limits(max_concurrency: int | None) -> dict[str, Any]:
     """
-    Return the body of ``GET /org/entitlements``. The organization may run apps and has no other feature.
+    Return the body of ``GET /org/entitlements``: the organization has what the emulator serves.
 
     :param max_concurrency: maximum number of active invocations; None: no limit, reported as 1,000,000 because Kernel
         documents no value for "no limit".
@@ -50,7 +52,7 @@ def limits(max_concurrency: int | None) -> dict[str, Any]:
     managed_auth = {f"health_check_interval_{name}_seconds": 3600 for name in ("default", "max", "min")}
     details = {
         "browser_extensions": {"max_stored_per_org": 0},
-        "browser_replays": {"retention_days": 0},
+        "browser_replays": {"retention_days": 1},
         "managed_auth": {**managed_auth, "max_connections": 0},
     }
     features = (
@@ -59,10 +61,12 @@ def limits(max_concurrency: int | None) -> dict[str, Any]:
     )
     limit = max_concurrency or 1_000_000
     return {
-        "features": {name: {"enabled": False, **details.get(name, {})} for name in features.split()},
+        "features": {
+            name: {"enabled": name in _SERVED, **details.get(name, {})} for name in features.split()
+        },
         "limits": {
             "default_max_concurrent_invocations_per_app": limit,
-            "max_concurrent_browsers": 0,
+            "max_concurrent_browsers": 1_000_000,
             "max_concurrent_invocations": limit,
             "max_vaults": 0,
         },

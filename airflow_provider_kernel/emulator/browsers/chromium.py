@@ -7,7 +7,9 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import shutil
+import struct
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -247,10 +249,15 @@ class Chromium:
     async def _start_screen(self, viewport: tuple[int, int]) -> None:
         """Start Xvfb. It picks a free display, and writes the picture to a file, of which screenshots are made."""
         width, height = (max(sizes) for sizes in zip(viewport, MIN_SCREEN, strict=True))
+        authority = (
+            self._folder / "xauthority"
+        )  # Without it, other users of the machine could use the screen.
+        authority.touch(0o600)
+        authority.write_bytes(_xauthority(secrets.token_bytes(16)))
         receiving, sending = os.pipe()
         try:
             command = ["Xvfb", "-displayfd", str(sending), "-screen", "0", f"{width}x{height}x24"]
-            command += ["-fbdir", str(self._folder), "-nolisten", "tcp", "-noreset"]
+            command += ["-fbdir", str(self._folder), "-nolisten", "tcp", "-noreset", "-auth", str(authority)]
             await self.spawn(*command, pass_fds=[sending], stderr=asyncio.subprocess.DEVNULL)
         finally:
             os.close(sending)
@@ -260,8 +267,8 @@ class Chromium:
         # What removes the folder also removes what an Xvfb that is killed leaves of its display.
         (self._folder / f"display-{display}").touch()
         self.environment["DISPLAY"] = f":{display}"
-        for name in ("WAYLAND_DISPLAY", "XAUTHORITY"):
-            self.environment.pop(name, None)
+        self.environment["XAUTHORITY"] = str(authority)
+        self.environment.pop("WAYLAND_DISPLAY", None)
         self.screen_file = self._folder / "Xvfb_screen0"
         self.screen_size = width, height
 
@@ -313,6 +320,12 @@ async def end_process(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     await process.wait()
+
+
+def _xauthority(cookie: bytes) -> bytes:
+    """Return a file of Xlib with a cookie for any display (Xau's format: FamilyWild, no address, no number)."""
+    fields = (b"", b"", b"MIT-MAGIC-COOKIE-1", cookie)
+    return struct.pack(">H", 0xFFFF) + b"".join(struct.pack(">H", len(field)) + field for field in fields)
 
 
 async def _read_line(descriptor: int) -> str:
