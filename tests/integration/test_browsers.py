@@ -130,6 +130,24 @@ def test_the_viewport_can_be_changed(client, headless):
     Person(client, "renamed").sees("[innerWidth, outerWidth].includes(640)", value=True)
 
 
+@needs_ffmpeg
+def test_the_viewport_of_a_recorded_browser_changes_by_force_alone(client):
+    made = client.browsers.create(headless=True, viewport={"width": 800, "height": 600})
+    client.browsers.replays.start(made.session_id)
+    size = {"width": 640, "height": 480}
+    with pytest.raises(kernel.ConflictError, match=r"set viewport\.force"):
+        client.browsers.update(made.session_id, viewport=size)
+    client.browsers.update(made.session_id, viewport=size | {"force": True})
+    assert png_size(client.browsers.computer.capture_screenshot(made.session_id).read()) == (640, 480)
+
+
+@needs_screen
+def test_a_viewport_beyond_the_screen_is_refused(client):
+    made = client.browsers.create(viewport={"width": 800, "height": 600})
+    with pytest.raises(kernel.BadRequestError, match="The screen of this browser has 2560x1600"):
+        client.browsers.update(made.session_id, viewport={"width": 3000, "height": 600})
+
+
 def png_size(png):
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 

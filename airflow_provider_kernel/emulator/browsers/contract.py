@@ -72,13 +72,18 @@ class CreateBrowser:
 
 @dataclass(frozen=True)
 class UpdateBrowser:
-    """The valid body of a ``PATCH /browsers/{id}``. None leaves a value as it is; an empty name clears the name."""
+    """
+    The valid body of a ``PATCH /browsers/{id}``. None leaves a value as it is; an empty name clears the name.
+
+    :param forces_viewport: whether the viewport changes although somebody watches or records.
+    """
 
     name: str | None
     tags: Mapping[str, str] | None
     viewport: tuple[int, int] | None
     start_url: str | None
     timeout: int | None
+    forces_viewport: bool
 
 
 def not_served(what: str) -> ApiError:
@@ -119,7 +124,9 @@ def read_update(body: bytes) -> UpdateBrowser:
     _refuse_what_is_not_served(data)
     if "profile" in data:
         raise not_served("a profile for a browser that runs already: name it in browsers.create")
-    return UpdateBrowser(_name(data), _tags(data), _viewport(data), _url(data), _timeout(data))
+    viewport = _viewport(data)
+    is_forced = viewport is not None and _flag(data["viewport"], "force")
+    return UpdateBrowser(_name(data), _tags(data), viewport, _url(data), _timeout(data), is_forced)
 
 
 def _refuse_what_is_not_served(data: Mapping[str, Any]) -> None:

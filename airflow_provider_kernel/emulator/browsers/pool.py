@@ -94,6 +94,8 @@ class BrowserPool:
         :raises ApiError: 400: the name is taken, or the invocation was cancelled meanwhile; 500: it does not start; 501:
             Chromium is not installed; 503: the emulator stops.
         """
+        if self._is_stopped:
+            raise _stopping()
         self._check_name(request.name, None)
         self._tell(request)
         # It is not the client that decides when a start ends.
@@ -105,7 +107,7 @@ class BrowserPool:
         except asyncio.CancelledError:
             if not self._is_stopped:
                 raise
-            raise ApiError(503, "unavailable", "The emulator is stopping") from None
+            raise _stopping() from None
         if request.invocation_id in self._cancelled:
             await self.close(browser)
             raise bad_request("The browser's invocation was cancelled meanwhile")
@@ -164,11 +166,14 @@ class BrowserPool:
         """
         Change a browser.
 
-        :raises ApiError: 400: the name is taken.
+        :raises ApiError: 400: the name is taken, or the viewport too large; 409: somebody watches or records the browser.
         """
         self._check_name(request.name, browser)
         if request.viewport is not None:
             check_viewport(request.viewport, browser.largest_viewport)
+            if browser.screencast.is_watched and not request.forces_viewport:
+                message = "A live view or a replay is active: stop it, or set viewport.force"
+                raise ApiError(409, "conflict", message)
         await browser.update(request)
 
     async def close(self, browser: Browser, reason: str = "") -> None:
@@ -317,6 +322,10 @@ class BrowserPool:
 def browser_not_found(id_or_name: str) -> ApiError:
     """Return the error for a browser that is closed or unknown."""
     return not_found(f"Browser not found: {id_or_name}")
+
+
+def _stopping() -> ApiError:
+    return ApiError(503, "unavailable", "The emulator is stopping")
 
 
 def _copy_profile(source: Path | None, target: Path | None) -> None:

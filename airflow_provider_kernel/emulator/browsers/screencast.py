@@ -42,6 +42,11 @@ class Screencast:
         self._session: str | None = None
         cdp.listen(self._on_event)
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody watches or records."""
+        return bool(self._wakeups)
+
     async def frames(self, least: float | None = None) -> AsyncIterator[Frame]:
         """
         Yield the pictures, until the browser is closed. A slow reader gets the newest and misses the others.
