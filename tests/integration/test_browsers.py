@@ -218,12 +218,51 @@ def test_an_unknown_invocation_cannot_have_a_browser(client):
 
 
 def test_a_browser_closes_after_its_inactivity_and_not_while_it_is_used(client, site):
-    used = client.browsers.create(headless=True, timeout_seconds=10)
-    with connect(used.cdp_ws_url, max_size=None):
-        idle = client.browsers.create(headless=True, timeout_seconds=10)
-        wait_until(lambda: idle.session_id not in open_ids(client), 20, "the idle browser closes")
-        assert open_ids(client) == [used.session_id]
-    wait_until(lambda: open_ids(client) == [], 20, "the other browser closes, once it is idle")
+    used, busy, idle = (
+        client.browsers.create(headless=True, timeout_seconds=10).session_id for _ in range(3)
+    )
+    long = [{"type": "sleep", "sleep": {"duration_ms": 14_000}}]
+    batch = Thread(target=client.browsers.computer.batch, args=(busy,), kwargs={"actions": long})
+    batch.start()
+    with connect(client.browsers.retrieve(used).cdp_ws_url, max_size=None):
+        wait_until(lambda: idle not in open_ids(client), 13, "the idle browser closes")
+        assert {used, busy} == set(open_ids(client))
+        batch.join()
+        assert {used, busy} == set(open_ids(client))
+    wait_until(lambda: open_ids(client) == [], 30, "the others close, once they are idle")
+
+
+def test_a_batch_ends_with_its_browser(client):
+    made = client.browsers.create()
+    actions = [
+        {"type": "sleep", "sleep": {"duration_ms": 3_000}},
+        {"type": "move_mouse", "move_mouse": {"x": 1, "y": 1}},
+    ]
+    refused = []
+
+    def run():
+        with suppress(kernel.NotFoundError):
+            client.browsers.computer.batch(made.session_id, actions=actions)
+            return
+        refused.append(True)
+
+    batch = Thread(target=run)
+    batch.start()
+    client.browsers.delete_by_id(made.session_id)
+    batch.join()
+    assert refused
+
+
+def test_downloads_stay_in_the_browsers_files_after_a_client_has_left(client, site):
+    made = client.browsers.create(headless=True)
+    person = Person(client, made.session_id)
+    person.open(f"{site}/form")
+    person.computer.click_mouse(person.id, x=60, y=395)
+
+    def downloads():
+        return [file.name for file in client.browsers.fs.list_files(person.id, path="/home/kernel/Downloads")]
+
+    wait_until(lambda: downloads() == ["data.txt"], 10, "the download", 0.05)
 
 
 def test_a_browser_whose_process_dies_is_closed(client, emulator):
