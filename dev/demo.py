@@ -124,11 +124,12 @@ def run(demo: Demo, description: str | None) -> int:
             dags=[REPOSITORY / "example_dags"],
             # A triggerer takes seconds to read its first stored connection, in which no line could arrive.
             env={} if options.ui else {"AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json},
+            # Where a person looks for it. The example's watcher would find none if it were made later, and tell other
+            # triggers so for a while.
+            connections={"kernel_default": emulator.connection_json} if options.ui else None,
             port=8080 if options.ui else 0,
         )
         stack.enter_context(airflow)
-        if options.ui:  # where a person looks for it
-            airflow.api.add_kernel_connection("kernel_default", emulator.base_url, emulator.api_key)
         wait_until(lambda: demo.dag_id in airflow.api.dag_ids(), 60, f"Airflow has read {demo.dag_id}")
         say(f"Airflow is ready; running the Dag {demo.dag_id}")
         problems = follow(demo, airflow.api.trigger(demo.dag_id, **conf))

@@ -43,8 +43,10 @@ async def order(ctx: kernel.KernelContext, payload: dict[str, Any]) -> dict[str,
         await asyncio.sleep(payload.get("pause_seconds", 1))
 
     try:
-        async with async_playwright() as playwright:
-            connected = await playwright.chromium.connect_over_cdp(browser.cdp_ws_url)
+        async with (
+            async_playwright() as playwright,
+            await playwright.chromium.connect_over_cdp(browser.cdp_ws_url) as connected,
+        ):
             confirmed = await shop(connected.contexts[0].pages[0], payload, step)
             if url := payload.get("screenshot_url"):
                 await send_screenshot(browser.session_id, url)
