@@ -8,7 +8,7 @@ unexport PYTHONPATH PYTHONDONTWRITEBYTECODE
 # JOBS: how many tests at a time; default: three for each core.
 CHECKS = .venv/bin/python -m dev.checks $(if $(JOBS),--jobs=$(JOBS))
 
-.PHONY: help demo ui lint unit integration system test versions test-all chaos docs chromium
+.PHONY: help demo ui demo-browser ui-browser lint unit integration system test versions test-all chaos docs chromium
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -18,6 +18,12 @@ demo: .venv/ready ## See a Dag run an action of a Kernel app, on a real Airflow;
 
 ui: .venv/ready ## The same, and keep Airflow's UI open
 	@.venv/bin/python -m dev.demo --ui
+
+demo-browser: .venv/ready ## See a Dag whose app orders something in a shop by a real browser; ends by itself
+	@.venv/bin/python -m dev.demo_browser
+
+ui-browser: .venv/ready ## The same, slower, and keep Airflow's UI and the shop open
+	@.venv/bin/python -m dev.demo_browser --ui
 
 lint: .venv/ready ## Style and types
 	.venv/bin/ruff check

@@ -118,6 +118,7 @@ class AirflowStack:
     :param env: more environment for every component, such as ``AIRFLOW_CONN_…``.
     :param port: the preferred port of the api-server.
     :param database_url: SQLAlchemy's, of an empty database; default: SQLite, in ``home``.
+    :param connections: stored before anything runs: by their ids, what ``airflow connections add --conn-json`` takes.
     :param triggerers: how many; the first is named ``triggerer``, the next ``triggerer-2``.
     """
 
@@ -130,12 +131,14 @@ class AirflowStack:
         env: Mapping[str, str] | None = None,
         port: int = 0,
         database_url: str | None = None,
+        connections: Mapping[str, str] | None = None,
         triggerers: int = 1,
     ) -> None:
         self.home = home.resolve()
         self.url = f"http://127.0.0.1:{free_port(port)}"
         self.password = secrets.token_urlsafe(9)
         self.database_url = database_url or f"sqlite:///{self.home}/airflow.db"
+        self.connections = {conn_id: json.loads(text) for conn_id, text in (connections or {}).items()}
         self.triggerers = triggerers
         self.env = self._environment(dags, env or {})
         self.components: dict[str, Component] = {}
@@ -146,6 +149,9 @@ class AirflowStack:
             (self.home / "tmp").mkdir(parents=True)
             (self.home / "passwords.json").write_text(json.dumps({self.username: self.password}))
             self._run("db", "migrate")
+            if self.connections:
+                (self.home / "connections.json").write_text(json.dumps(self.connections))
+                self._run("connections", "import", "connections.json")
             for name in ("api-server", "scheduler", "dag-processor", "triggerer"):
                 self.start(name)
             for number in range(2, self.triggerers + 1):

@@ -98,3 +98,9 @@ def descendants(pid: int) -> list[psutil.Process]:
     names = ("chrom", "Xvfb", "ffmpeg", "node")
     found = psutil.Process(pid).children(recursive=True)
     return [process for process in found if process.name().startswith(names)]
+
+
+def png_size(png: bytes) -> tuple[int, int]:
+    """Return the width and height of a picture."""
+    assert png.startswith(b"\x89PNG")
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")

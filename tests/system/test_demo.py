@@ -1,7 +1,8 @@
-"""The demo: it works, twice in a row and with ports taken, and leaves nothing behind, however it ends."""
+"""The demos: they work, twice in a row and with ports taken, and leave nothing behind, however they end."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -17,8 +18,10 @@ import pytest
 import requests
 
 from dev.airflow_api import AirflowApi
+from dev.demo_browser import MISSING
 from dev.processes import REPOSITORY, marked
 from dev.wait import wait_until
+from tests.integration.browsing import needs_chromium, png_size
 
 pytestmark = pytest.mark.system
 
@@ -26,14 +29,15 @@ pytestmark = pytest.mark.system
 FOLDER = REPOSITORY / ".run" / "test-demo"
 #: Seconds within which an Airflow starts and runs a Dag where others keep both cores busy.
 TIMEOUT = 400
-#: The ports of the api-server, the two log servers and the emulator, if nobody chooses others.
-USUAL_PORTS = (8080, 8793, 8794, 8484)
+#: The ports of the api-server, the two log servers, the emulator and the shop, if nobody chooses others.
+USUAL_PORTS = (8080, 8793, 8794, 8484, 8090)
+BROWSER = "dev.demo_browser"
 
 
 class Demo:
     """A run of the demo, with a home, a temporary folder and a working directory of its own."""
 
-    def __init__(self, tmp_path: Path, *arguments: str) -> None:
+    def __init__(self, tmp_path: Path, *arguments: str, module: str = "dev.demo", **variables: str) -> None:
         self.outside = [tmp_path / name for name in ("home", "tmp", "cwd")]
         for folder in self.outside:
             folder.mkdir()
@@ -42,8 +46,8 @@ class Demo:
         self.output = tmp_path / "output"
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dev.demo", f"--folder={FOLDER}", *arguments],
-                env={**env, "HOME": home, "TMPDIR": tmp, "PYTHONPATH": str(REPOSITORY)},
+                [sys.executable, "-m", module, f"--folder={FOLDER}", *arguments],
+                env={**env, "HOME": home, "TMPDIR": tmp, "PYTHONPATH": str(REPOSITORY), **variables},
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -87,8 +91,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Demo]]:
     """Start a demo; end it where the test has not."""
     started: list[Demo] = []
 
-    def start(*arguments: str) -> Demo:
-        started.append(Demo(tmp_path, *arguments))
+    def start(*arguments: str, **options: str) -> Demo:
+        started.append(Demo(tmp_path, *arguments, **options))
         return started[-1]
 
     yield start
@@ -127,6 +131,60 @@ def test_demo_runs_its_dag_to_success_and_shows_the_log_of_the_app(start: Callab
     first = re.search(r"\[app\] .*1/10", demo.text())
     assert demo.text().index("deferred") < first.start() < demo.text().index("success")
     assert '"average_prices"' in demo.text()
+
+
+@needs_chromium
+@pytest.mark.usefixtures("usual_ports_taken")
+def test_the_demo_of_a_browser_shows_the_order_and_its_picture_and_leaves_no_browser(
+    start: Callable[..., Demo],
+) -> None:
+    demo = start(module=BROWSER)
+
+    live_view = demo.wait_for(r"watch the browser, while it is open: (\S+)")[1]
+    assert "live.js" in requests.get(live_view, timeout=10).text
+    status = demo.end()
+
+    assert status == 0, demo.text()
+    states = re.findall(r"order: (\w+)\n", demo.text())
+    assert (states[-1], "deferred" in states) == ("success", True)
+    printed = re.search(r"in XCom:\n(\{.*?\n\})", demo.text(), re.DOTALL)
+    order = {"order": "A-1001", "product": "Storm lantern", "quantity": 2, "total": 49.0}
+    assert json.loads(printed[1]) == order
+    png = Path(re.search(r"the screenshot: (\S+)", demo.text())[1]).read_bytes()
+    assert png_size(png) == (1280, 800)
+    assert "live/" not in "".join(re.findall(r"\[app\].*", demo.text())), (
+        "no address with a secret in the log"
+    )
+
+
+@needs_chromium
+@pytest.mark.usefixtures("usual_ports_taken")
+def test_a_user_watches_the_browser_again_from_the_ui(start: Callable[..., Demo]) -> None:
+    demo = start("--ui", module=BROWSER)
+    url, username, password = demo.wait_for(r"UI: (\S+)\nlog in as (\S+) with (\S+)").groups()
+    api = AirflowApi(url)
+    api.log_in(username, password)
+    shop_url = re.search(r"the shop is at (\S+)", demo.text())[1]
+
+    run = api.trigger("example_kernel_browser", shop_url=shop_url, product="Enamel mug", quantity=1)
+
+    demo.wait_for(r"UI: (?s:.*)watch the browser, while it is open: ")
+    wait_until(run.finished, TIMEOUT, "the run has ended")
+    assert run.task("order").xcom() == {
+        "order": "A-1002",
+        "product": "Enamel mug",
+        "quantity": 1,
+        "total": 8.9,
+    }
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.end() == 0
+
+
+def test_without_chromium_the_demo_says_how_to_install_it(start: Callable[..., Demo], tmp_path: Path) -> None:
+    demo = start(module=BROWSER, PATH="/nowhere", PLAYWRIGHT_BROWSERS_PATH="")
+
+    assert demo.end() == 1
+    assert demo.text() == f"FAILED: {MISSING}\n"
 
 
 @pytest.mark.usefixtures("usual_ports_taken")

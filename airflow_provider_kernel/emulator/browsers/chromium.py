@@ -164,6 +164,8 @@ class Chromium:
         environment |= {name: os.environ[name] for name in _VARIABLES if name in os.environ}
         # A browser that is killed leaves temporary files.
         environment["TMPDIR"] = str(folder)
+        # It would write into the user's home folder: reports of crashes, and GTK's settings.
+        environment |= {"BREAKPAD_DUMP_LOCATION": str(folder / "crashes"), "GSETTINGS_BACKEND": "memory"}
         chromium = cls(folder, environment)
         try:
             if not headless and programs.has_screen:
