@@ -31,6 +31,8 @@ from airflow_provider_kernel.emulator.store import InvocationResult, Store, Stor
 
 #: Maximum seconds to read output after the invocation's processes have ended: an escaped process may hold the pipe.
 OUTPUT_DRAIN_SECONDS = 1.0
+#: The reason of an invocation that a ``PATCH`` has failed.
+ENDED_BY_REQUEST = "The invocation was ended by a request."
 
 
 def new_id() -> str:
@@ -169,7 +171,7 @@ class Engine:
             await self.wait_for_end(invocation)
             raise bad_request(f"The invocation {invocation.id} has already ended")
         has_failed = request.status is InvocationStatus.FAILED
-        reason = "The invocation was ended by a request." if has_failed else None
+        reason = ENDED_BY_REQUEST if has_failed else None
         active.kill(InvocationResult(request.status, request.output, reason))
         await self.wait_for_end(invocation)
 

@@ -45,7 +45,11 @@ def served_hosts(host: str, address: str) -> frozenset[str] | None:
 
 
 def check_host_and_origin(
-    headers: Iterable[tuple[bytes, bytes]], served: frozenset[str] | None, *, is_linkable: bool = False
+    headers: Iterable[tuple[bytes, bytes]],
+    served: frozenset[str] | None,
+    *,
+    is_linkable: bool = False,
+    allows_extensions: bool = False,
 ) -> ApiError | None:
     """
     Return the error for a request to another host, or from a web page of another host; None if the request is allowed.
@@ -53,6 +57,7 @@ def check_host_and_origin(
     :param headers: the request's headers; names in lower case.
     :param served: the hosts from :func:`served_hosts`. If it is None, ``Origin`` must still be loopback.
     :param is_linkable: whether a link on another host's web page may lead here. The other page cannot read the response.
+    :param allows_extensions: whether an extension of Chromium may send the request.
     """
     values = defaultdict(list)
     for name, value in headers:
@@ -71,7 +76,12 @@ def check_host_and_origin(
         return ApiError(421, "misdirected_request", message)
     is_link = values[b"sec-fetch-mode"] == ["navigate"] and values[b"sec-fetch-dest"] == ["document"]
     is_foreign = "cross-site" in values[b"sec-fetch-site"] and not (is_linkable and is_link)
-    if is_foreign or not all(is_served(_ORIGIN, origin) for origin in values[b"origin"]):
+
+    def is_allowed(origin: str) -> bool:
+        is_extension = re.fullmatch("chrome-extension://[a-p]{32}", origin) is not None
+        return is_served(_ORIGIN, origin) or (allows_extensions and is_extension)
+
+    if is_foreign or not all(map(is_allowed, values[b"origin"])):
         return ApiError(403, "forbidden", "The request comes from a web page of another host")
     return None
 

@@ -25,7 +25,7 @@ class RequestLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the application answer, and print the request when it is answered."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, self._watch_websocket(scope, send))
             return
         started = time.monotonic()
         status, error = 0, bytearray()
@@ -45,6 +45,20 @@ class RequestLog:
                 self._console.refused(status, scope["method"], scope["path"], _message(bytes(error)))
             elif status:
                 self._console.request(status, scope["method"], scope["path"], time.monotonic() - started)
+
+    def _watch_websocket(self, scope: Scope, send: Send) -> Send:
+        """Return a function that sends, and prints a WebSocket that is refused."""
+        is_accepted = False
+
+        async def send_and_watch(message: Message) -> None:
+            nonlocal is_accepted
+            is_accepted = is_accepted or message["type"] == "websocket.accept"
+            if message["type"] == "websocket.close" and not is_accepted:
+                reason = message.get("reason") or "the browser is closed, or the secret of the URL is wrong"
+                self._console.refused(403, "WebSocket", scope["path"], reason)
+            await send(message)
+
+        return send_and_watch
 
 
 def _message(body: bytes) -> str:

@@ -37,7 +37,7 @@ from airflow_provider_kernel.emulator.contract import (
     read_status,
     read_update,
 )
-from airflow_provider_kernel.emulator.engine import Engine
+from airflow_provider_kernel.emulator.engine import ENDED_BY_REQUEST, Engine
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
 from airflow_provider_kernel.emulator.http_messages import error_response, json_response, read_body
 from airflow_provider_kernel.emulator.page import PAGE, is_page_file, page_routes
@@ -123,9 +123,15 @@ class _AccessMiddleware:
         method, path = scope.get("method", ""), scope["path"]
         # A link to a page that shows something may be on any page.
         is_linkable = method == "GET" and (path == PAGE or is_link(path))
-        error = check_host_and_origin(scope["headers"], self._served, is_linkable=is_linkable)
+        error = check_host_and_origin(
+            scope["headers"],
+            self._served,
+            is_linkable=is_linkable,
+            # An extension of the browser itself may connect: Stagehand's does.
+            allows_extensions=is_link(path),
+        )
         if scope["type"] == "websocket":
-            await (WebSocketClose(1008) if error else self._app)(scope, receive, send)
+            await (WebSocketClose(1008, error.message) if error else self._app)(scope, receive, send)
             return
         request = Request(scope)
         if error is None and not (is_page_file(method, path) or is_link(path)):
@@ -255,7 +261,7 @@ class _Api:
 
     def _note_open_browsers(self, invocation: StoredInvocation) -> None:
         """Say what is easily forgotten: that the end of an action closes no browser, which goes on costing on Kernel."""
-        if invocation.status is not InvocationStatus.SUCCEEDED:
+        if not invocation.is_ended or invocation.reason == ENDED_BY_REQUEST:
             return
         for browser in self._browsers.open(invocation.id):
             self._console.note(

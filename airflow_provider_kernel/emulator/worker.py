@@ -47,6 +47,7 @@ def work(link: socket.socket, request: dict[str, Any], apps: dict[str, KernelApp
     faulthandler.enable(2)
     if not logging.root.handlers:
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # Otherwise it logs each call of the SDK.
     answer = _answer(request, apps)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # The action may have closed or replaced the stream.

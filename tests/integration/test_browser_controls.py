@@ -211,22 +211,39 @@ def test_a_screenshot_shows_the_page_and_can_be_cut(person):
         "(document.body.innerHTML = '', document.body.style.background = '#f00', document.body.offsetTop)"
     )
 
-    def pixels():
-        part = person.computer.capture_screenshot(
-            person.id, region={**at(person, 300), "width": 1, "height": 1}
-        )
-        script = "const i = new Image(); i.src = 'data:image/png;base64,%s'; await i.decode();"
-        draw = "const c = new OffscreenCanvas(1, 1).getContext('2d'); c.drawImage(i, 0, 0);"
-        encoded = base64.b64encode(part.read()).decode()
-        code = f"(async () => {{ {script % encoded} {draw} return [...c.getImageData(0, 0, 1, 1).data] }})()"
-        return person.page(code)
+    wait_until(lambda: pixel_of(person, at(person, 300)) == [255, 0, 0, 255], 20, "the picture is red", 0.05)
 
-    wait_until(lambda: pixels() == [255, 0, 0, 255], 20, "the picture is red", 0.05)
+
+def pixel_of(person, place):
+    region = {**place, "width": 1, "height": 1}
+    return colour_in(person, person.computer.capture_screenshot(person.id, region=region).read(), x=0, y=0)
+
+
+def colour_in(person, png, x, y):
+    """Return the colour of a point of a picture, which the browser itself decodes."""
+    script = "const i = new Image(); i.src = 'data:image/png;base64,%s'; await i.decode();"
+    draw = "const c = new OffscreenCanvas(i.width, i.height).getContext('2d'); c.drawImage(i, 0, 0);"
+    colour = f"return [...c.getImageData({x}, {y}, 1, 1).data]"
+    return person.page(f"(async () => {{ {script % base64.b64encode(png).decode()} {draw} {colour} }})()")
 
 
 def size_of(png):
     assert png.startswith(b"\x89PNG")
     return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
+def test_a_screenshot_of_a_scrolled_page_shows_what_is_seen(person):
+    person.page(
+        "(document.body.style.background = 'linear-gradient(#f00 0 2500px, #00f 2500px)', scrollTo(0, 3000))"
+    )
+    wait_until(lambda: pixel_of(person, at(person, 300)) == [0, 0, 255, 255], 20, "the picture is blue", 0.05)
+    whole = person.computer.capture_screenshot(person.id).read()
+    assert colour_in(person, whole, **at(person, 300)) == [0, 0, 255, 255]
+
+
+def test_a_dialog_does_not_stop_scripts(person):
+    person.page("void setTimeout(() => { window.answer = confirm('Sure?') }, 100)")
+    person.sees("window.answer ?? null", value=False)
 
 
 def test_a_point_outside_the_picture_is_refused(person):

@@ -79,6 +79,33 @@ def test_clicks_and_keys_reach_the_page(view, watched):
     wait_until(lambda: watched.page("scrollY") > 100, 20, "the page is scrolled", 0.05)
 
 
+def test_text_that_no_key_gives_and_the_readers_own_clipboard_reach_the_page(view, watched):
+    view.mouse.click(*point(view, watched, 100, 50))
+    view.keyboard.insert_text("é日")
+    view.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    view.evaluate("navigator.clipboard.writeText('pasted')")
+    view.keyboard.press("Control+v")
+    watched.sees("document.querySelector('#text').value", "é日pasted")
+
+
+def test_a_button_that_is_released_beside_the_picture_is_released(view, watched):
+    watched.page("onmouseup = () => clicks.push('up')")
+    x, y = point(view, watched, 500, 5)
+    view.mouse.move(x, y)
+    view.mouse.down()
+    view.mouse.move(x, 2)
+    view.mouse.up()
+    watched.sees("clicks", ["up"])
+
+
+def test_a_thumbnail_is_no_use_of_the_browser(viewer, watched):
+    page = viewer.new_page(viewport={"width": 300, "height": 200})
+    page.goto(f"{watched.url}&thumbnail")
+    expect(page.locator("#status")).to_be_hidden(timeout=20_000)
+    watched.client.browsers.update(watched.id, viewport={"width": 640, "height": 480})
+    page.close()
+
+
 def colour(view):
     """Return the colour in the middle of the picture."""
     return view.locator("canvas").evaluate(
@@ -108,11 +135,11 @@ def test_a_reader_without_rights_only_watches(viewer, watched):
 
 def test_the_end_of_the_browser_is_said(view, watched):
     watched.client.browsers.delete_by_id(watched.id)
-    expect(view.locator("#status")).to_have_text("The browser is closed.")
+    expect(view.locator("#status")).to_have_text("The browser is closed, or this address is wrong.")
 
 
 def test_a_wrong_secret_shows_nothing(viewer, watched):
     page = viewer.new_page()
     page.goto(watched.url.replace("secret=", "secret=wrong"))
-    expect(page.locator("#status")).to_have_text("The browser is closed.")
+    expect(page.locator("#status")).to_have_text("The browser is closed, or this address is wrong.")
     page.close()

@@ -31,6 +31,7 @@ from tests.integration.browsing import (
     serving_site,
 )
 from tests.integration.conftest import client_of
+from tests.integration.emulator_process import emulator_process
 
 pytestmark = [pytest.mark.no_airflow, needs_chromium]
 
@@ -358,8 +359,9 @@ def test_a_page_of_another_site_opens_no_connection(client):
     made = client.browsers.create(headless=True)
     with pytest.raises(InvalidStatus, match="403"):
         connect(made.cdp_ws_url, origin="https://evil.example")
-    with connect(made.cdp_ws_url, origin="http://localhost:3000"):
-        pass
+    for origin in ("http://localhost:3000", f"chrome-extension://{'a' * 32}"):
+        with connect(made.cdp_ws_url, origin=origin):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -529,3 +531,18 @@ def test_without_ffmpeg_a_replay_is_not_served(monkeypatch, tmp_path):
     assert caught.value.body["message"] == (
         "The emulator does not serve replays without ffmpeg: install it (on Debian: apt-get install ffmpeg)"
     )
+
+
+def test_a_person_is_told_of_browsers_that_stay_open_and_of_refused_connections():
+    with emulator_process(APP) as emulator:
+        invocation = emulator.invoke("leave", app="browsers", payload='{"timeout": 3600}', async_=False)
+        browser_id = json.loads(invocation.output)
+        emulator.wait_for(
+            f"The browser {browser_id} of browsers.leave stays open: nothing deleted it. It is closed after 3600 seconds"
+        )
+        with pytest.raises(InvalidStatus):
+            connect(f"{emulator.url.replace('http', 'ws')}/cdp/{browser_id}?secret=wrong")
+        emulator.wait_for(
+            f"403 WebSocket /cdp/{browser_id}: the browser is closed, or the secret of the URL is wrong"
+        )
+        assert "secret=" not in emulator.printed

@@ -440,7 +440,7 @@ def test_browsers_are_shown_live_and_keep_their_frame(emulator, submit, open_pag
     expect(cards.nth(1)).to_contain_text("checkout")
     frame = cards.first.locator("iframe")
     expect(frame.content_frame.get_by_text("live picture")).to_be_visible()
-    link = cards.first.get_by_role("link", name="Open")
+    link = cards.first.get_by_role("link", name="Open live view")
     expect(link).to_have_attribute("href", "/live/1?secret")
     expect(link).to_have_attribute("target", "_blank")
     picture, shown = cards.first.locator(".picture").bounding_box(), frame.bounding_box()

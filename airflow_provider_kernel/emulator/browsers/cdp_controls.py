@@ -57,7 +57,15 @@ class CdpControls:
 
     async def screenshot(self, left: int, top: int, width: int, height: int) -> bytes:
         """Return a part of the page as PNG. It has no pointer."""
-        clip = {"x": left, "y": top, "width": width, "height": height, "scale": 1}
+        # A part is cut out of the document, of which the picture shows what is scrolled to.
+        view = (await self._pages.call_again("Page.getLayoutMetrics"))["cssVisualViewport"]
+        clip = {
+            "x": left + view["pageX"],
+            "y": top + view["pageY"],
+            "width": width,
+            "height": height,
+            "scale": 1,
+        }
         params = {"format": "png", "clip": clip, "optimizeForSpeed": True}
         return base64.b64decode((await self._pages.call_again("Page.captureScreenshot", params))["data"])
 

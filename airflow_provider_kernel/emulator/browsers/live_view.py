@@ -46,12 +46,15 @@ async def stream_live_view(websocket: WebSocket, browser: Browser) -> None:
     """
     Send a browser's pictures and take clicks and keys, until one of the two is gone.
 
+    With the query parameter ``thumbnail`` it is a small picture on another page, which is no use of the browser.
+
     :param websocket: the page's connection, which is not accepted yet.
     """
     await websocket.accept()
-    with browser.connected():
+    is_use = "thumbnail" not in websocket.query_params
+    with browser.connected() if is_use else contextlib.nullcontext():
         tasks = {
-            asyncio.create_task(_send_pictures(websocket, browser)),
+            asyncio.create_task(_send_pictures(websocket, browser, is_use=is_use)),
             asyncio.create_task(_take_input(websocket, browser)),
         }
         try:
@@ -64,10 +67,10 @@ async def stream_live_view(websocket: WebSocket, browser: Browser) -> None:
                 await websocket.close(CLOSED if browser.deleted else 1001)
 
 
-async def _send_pictures(websocket: WebSocket, browser: Browser) -> None:
+async def _send_pictures(websocket: WebSocket, browser: Browser, *, is_use: bool) -> None:
     size = None
     with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-        async for frame in browser.screencast.frames():
+        async for frame in browser.screencast.frames(is_use=is_use):
             if size != (frame.width, frame.height):
                 size = frame.width, frame.height
                 await websocket.send_text(json.dumps({"width": frame.width, "height": frame.height}))
@@ -91,6 +94,8 @@ def input_command(message: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     :raises ValueError: the type is unknown.
     """
     kind = message["type"]
+    if kind == "text":
+        return "Input.insertText", {"text": str(message["text"])}
     if kind in ("keyDown", "keyUp"):
         params = {name: message[name] for name in ("modifiers", "key", "code")}
         params["windowsVirtualKeyCode"] = message["keyCode"]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow_provider_kernel.emulator.browsers.cdp import CdpConnection, CdpError, CdpTimeoutError
@@ -15,7 +16,7 @@ PAGE_LIMIT = 10.0
 INPUT_LIMIT = 1.0
 #: How often, and after how many seconds, a command that changes nothing is sent again.
 AGAIN_TIMES, AGAIN_LIMIT = 3, 0.5
-#: Seconds after which a dialog is dismissed that nobody can see.
+#: Seconds after which a dialog is dismissed that nobody can see, or that a script waits for.
 DIALOG_SECONDS = 1.0
 
 
@@ -33,6 +34,8 @@ class Pages:
         self._dismisses_dialogs = dismisses_dialogs
         self._cdp = cdp
         self._sessions: dict[str, str] = {}
+        self._dialogs: set[str] = set()
+        self._scripts = 0
         cdp.listen(self._on_event)
 
     async def active(self) -> str:
@@ -62,9 +65,19 @@ class Pages:
             params = {"targetId": page, "flatten": True}
             session = (await self._cdp.call("Target.attachToTarget", params))["sessionId"]
             self._sessions[page] = session
-            if self._dismisses_dialogs:
-                await self._cdp.call("Page.enable", None, session, limit=PAGE_LIMIT)
+            await self._cdp.call("Page.enable", None, session, limit=PAGE_LIMIT)  # For the dialogs.
         return self._sessions[page]
+
+    @contextlib.contextmanager
+    def without_dialogs(self) -> Iterator[None]:
+        """Dismiss the dialogs that are open or open meanwhile, unless the app answers them: a page with one does nothing."""
+        self._scripts += 1
+        for session in self._dialogs:
+            self._dismiss(session)
+        try:
+            yield
+        finally:
+            self._scripts -= 1
 
     async def have_focus(self) -> bool:
         """
@@ -127,14 +140,20 @@ class Pages:
                 await asyncio.sleep(0.02)
 
     def _on_event(self, method: str, params: Mapping[str, Any], session: str | None) -> None:
-        if method == "Page.javascriptDialogOpening" and self._dismisses_dialogs:
-            asyncio.get_running_loop().call_later(DIALOG_SECONDS, self._dismiss, session)
+        if method == "Page.javascriptDialogOpening" and session is not None:
+            self._dialogs.add(session)
+            asyncio.get_running_loop().call_later(DIALOG_SECONDS, self._dismiss_unseen, session)
+        if method == "Page.javascriptDialogClosed":
+            self._dialogs.discard(session or "")
         if method == "Target.detachedFromTarget":
-            self._sessions = {
-                page: it for page, it in self._sessions.items() if it != params.get("sessionId")
-            }
+            gone = params.get("sessionId")
+            self._sessions = {page: it for page, it in self._sessions.items() if it != gone}
+            self._dialogs.discard(gone or "")
 
-    def _dismiss(self, session: str | None) -> None:
-        """Dismiss a dialog, unless the app has answered it."""
+    def _dismiss_unseen(self, session: str) -> None:
+        if session in self._dialogs and (self._dismisses_dialogs or self._scripts):
+            self._dismiss(session)
+
+    def _dismiss(self, session: str) -> None:
         command = self._cdp.call("Page.handleJavaScriptDialog", {"accept": False}, session, limit=PAGE_LIMIT)
         asyncio.ensure_future(command).add_done_callback(lambda it: it.cancelled() or it.exception())

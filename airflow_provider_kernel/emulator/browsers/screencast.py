@@ -38,6 +38,7 @@ class Screencast:
         self._pages = pages
         self._frame: Frame | None = None
         self._wakeups: set[asyncio.Event] = set()
+        self._uses = 0
         self._task: asyncio.Task[None] | None = None
         self._session: str | None = None
         cdp.listen(self._on_event)
@@ -45,15 +46,17 @@ class Screencast:
     @property
     def is_watched(self) -> bool:
         """Whether somebody watches or records."""
-        return bool(self._wakeups)
+        return self._uses > 0
 
-    async def frames(self, least: float | None = None) -> AsyncIterator[Frame]:
+    async def frames(self, least: float | None = None, *, is_use: bool = True) -> AsyncIterator[Frame]:
         """
         Yield the pictures, until the browser is closed. A slow reader gets the newest and misses the others.
 
         :param least: seconds after which the same picture is yielded again; None: each is yielded once.
+        :param is_use: whether it counts as watching.
         """
         changed = asyncio.Event()
+        self._uses += is_use
         self._wakeups.add(changed)
         if self._task is None:
             self._task = asyncio.create_task(self._follow())
@@ -72,6 +75,7 @@ class Screencast:
                         yield sent
         finally:
             self._wakeups.discard(changed)
+            self._uses -= is_use
 
     async def _follow(self) -> None:
         """Take the pictures of the active page, whichever that is, while somebody watches."""

@@ -85,6 +85,11 @@ async def execute(request: ExecuteScript, programs: tuple[str, str], browser: Br
     :param programs: from :func:`find_playwright`.
     :raises CdpError: the browser is gone.
     """
+    with browser.pages.without_dialogs():
+        return await _execute(request, programs, browser)
+
+
+async def _execute(request: ExecuteScript, programs: tuple[str, str], browser: Browser) -> dict[str, Any]:
     node, playwright = programs
     message = {
         "code": request.code,

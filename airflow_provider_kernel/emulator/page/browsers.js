@@ -69,7 +69,6 @@ function cardOf(browser) {
   ].filter(Boolean).join(" · ");
   const picture = card.querySelector(".picture");
   const { width, height } = { ...DEFAULT_VIEWPORT, ...browser.viewport };
-  // The frame has the viewport's size, and the style sheet scales it to the card.
   picture.style.setProperty("--width", width);
   picture.style.setProperty("--height", height);
   const open = card.querySelector("a");
@@ -79,7 +78,7 @@ function cardOf(browser) {
     picture.append(frameOf(url, name));
   } else {
     open.remove();
-    picture.textContent = "This browser has no live view.";
+    picture.textContent = "A headless browser has no live view.";
   }
   const close = card.querySelector("button");
   close.addEventListener("click", () => end(browser.session_id, close));
@@ -100,8 +99,8 @@ function frameOf(url, name) {
   const frame = document.createElement("iframe");
   frame.loading = "lazy";
   frame.title = `Live picture of the browser ${name}`;
-  frame.tabIndex = -1; // It is a picture; "Open" leads to the view that takes clicks and keys.
-  frame.src = url;
+  frame.tabIndex = -1; // It is a picture; "Open live view" leads to the view that takes clicks and keys.
+  frame.src = `${url}&thumbnail`; // Which is no use of the browser, and keeps it from no time limit.
   return frame;
 }
 

@@ -2,10 +2,12 @@
 "use strict";
 
 const canvas = document.getElementById("picture");
+const keyboard = document.getElementById("keyboard");
 const status = document.getElementById("status");
 const context = canvas.getContext("2d");
 const query = new URLSearchParams(location.search);
-const isReadOnly = query.get("readOnly") === "true";
+const isThumbnail = query.has("thumbnail");
+const isReadOnly = isThumbnail || query.get("readOnly") === "true";
 const BUTTONS = ["left", "middle", "right", "back", "forward"];
 const RETRY_MS = 1000;
 
@@ -24,7 +26,7 @@ function connect() {
   socket.onclose = ({ code }) => {
     newest = null;
     if (code === 4404) {
-      status.textContent = "The browser is closed.";
+      status.textContent = "The browser is closed, or this address is wrong.";
       return;
     }
     status.textContent = "The connection was lost. Connecting…";
@@ -34,11 +36,18 @@ function connect() {
 
 async function draw(blob) {
   newest = blob;
-  const picture = await createImageBitmap(blob);
+  const whole = await createImageBitmap(blob);
+  // Scaled down here, as the canvas would do it coarsely.
+  const scale = Math.min(1, (innerWidth * devicePixelRatio) / whole.width, (innerHeight * devicePixelRatio) / whole.height);
+  const width = Math.max(1, Math.floor(whole.width * scale));
+  const height = Math.max(1, Math.floor(whole.height * scale));
+  const picture = await createImageBitmap(whole, { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
+  whole.close();
   if (newest === blob) {
-    if (canvas.width !== picture.width || canvas.height !== picture.height) {
-      canvas.width = picture.width;
-      canvas.height = picture.height;
+    if (canvas.width !== width || canvas.height !== height) {
+      canvas.width = width;
+      canvas.height = height;
+      canvas.style.width = `${width / devicePixelRatio}px`;
     }
     context.drawImage(picture, 0, 0);
     status.textContent = "";
@@ -69,17 +78,28 @@ function mouse(type, event) {
 }
 
 function key(type, event) {
+  // Characters of several keys, of input methods and of the clipboard come as text.
+  const isPaste = event.key.toLowerCase() === "v" && (event.ctrlKey || event.metaKey) && !event.altKey;
+  if (isPaste || event.isComposing || ["Dead", "Process", "Unidentified"].includes(event.key)) return;
   event.preventDefault();
   const isText = event.key.length === 1 && !event.ctrlKey && !event.metaKey && !event.altKey;
   const text = isText ? event.key : event.key === "Enter" ? "\r" : "";
   send({ type, modifiers: modifiers(event), key: event.key, code: event.code, keyCode: event.keyCode, text });
 }
 
+function typed(event) {
+  if (event.isComposing) return;
+  if (keyboard.value) send({ type: "text", text: keyboard.value });
+  keyboard.value = "";
+}
+
 if (!isReadOnly) {
+  // The button may be released beside the picture.
+  canvas.addEventListener("pointerdown", (event) => canvas.setPointerCapture(event.pointerId));
   canvas.addEventListener("mousemove", (event) => mouse("mouseMoved", event));
   canvas.addEventListener("mousedown", (event) => {
-    canvas.focus();
     event.preventDefault();
+    keyboard.focus();
     mouse("mousePressed", event);
   });
   canvas.addEventListener("mouseup", (event) => mouse("mouseReleased", event));
@@ -92,7 +112,11 @@ if (!isReadOnly) {
     },
     { passive: false },
   );
-  canvas.addEventListener("keydown", (event) => key("keyDown", event));
-  canvas.addEventListener("keyup", (event) => key("keyUp", event));
+  keyboard.addEventListener("keydown", (event) => key("keyDown", event));
+  keyboard.addEventListener("keyup", (event) => key("keyUp", event));
+  keyboard.addEventListener("input", typed);
+  keyboard.addEventListener("compositionend", typed);
+  if (!isThumbnail) keyboard.focus();
 }
+addEventListener("resize", () => newest && draw(newest));
 connect();
