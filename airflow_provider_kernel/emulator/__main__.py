@@ -99,7 +99,7 @@ def _serve(options: argparse.Namespace) -> int:
             reserialize_payloads=options.reserialize_payloads,
         )
         programs = Programs(options.chromium, options.headed)
-        browsers = BrowserPool(programs, url, new_id, console)
+        browsers = BrowserPool(programs, new_id, console)
         app_files = AppFiles(engine, forkservers, environment, console, reload=options.reload)
         stack.enter_context(closing(app_files))
         app = make_app(
@@ -111,6 +111,7 @@ def _serve(options: argparse.Namespace) -> int:
             heartbeat=options.heartbeat,
             refuse=options.refuse,
             served=served_hosts(options.host, address),
+            url=url,
         )
         shown_key = "<the key of --api-key>" if has_key else key
         return serve(

@@ -62,7 +62,7 @@ class Console:
             if invocation.is_ended:
                 self.invocation_ended(invocation)
 
-        invocation.listeners.add(on_change)
+        invocation.listeners.append(on_change)
 
     def invocation_started(self, invocation: StoredInvocation, user_agent: str) -> None:
         """Print that an invocation was accepted from a client with this ``User-Agent``."""

@@ -46,8 +46,8 @@ def wants_colour(environment: Mapping[str, str], *, is_terminal: bool) -> bool:
     """
     if environment.get("NO_COLOR"):
         return False
-    if environment.get("FORCE_COLOR"):
-        return True
+    if force := environment.get("FORCE_COLOR"):
+        return force != "0"
     return is_terminal and environment.get("TERM") != "dumb"
 
 

@@ -33,6 +33,8 @@ from airflow_provider_kernel.emulator.store import InvocationResult, Store, Stor
 OUTPUT_DRAIN_SECONDS = 1.0
 #: The reason of an invocation that a ``PATCH`` has failed.
 ENDED_BY_REQUEST = "The invocation was ended by a request."
+#: The reason of an invocation that ends with the emulator.
+STOPPED = "The emulator was stopped."
 
 
 def new_id() -> str:
@@ -185,7 +187,7 @@ class Engine:
         """End every active invocation, and wait for at most a second. The end of the server kills the rest."""
         active_invocations = list(self._active.values())
         for active in active_invocations:
-            active.kill(failed("The emulator was stopped."))
+            active.kill(failed(STOPPED))
         if tasks := [active.task for active in active_invocations if active.task]:
             await asyncio.wait(tasks, timeout=1)
 

@@ -55,7 +55,7 @@ def check_host_and_origin(
     Return the error for a request to another host, or from a web page of another host; None if the request is allowed.
 
     :param headers: the request's headers; names in lower case.
-    :param served: the hosts from :func:`served_hosts`. If it is None, ``Origin`` must still be loopback.
+    :param served: the hosts from :func:`served_hosts`. If it is None, ``Origin`` must be loopback or the host of ``Host``.
     :param is_linkable: whether a link on another host's web page may lead here. The other page cannot read the response.
     :param allows_extensions: whether an extension of Chromium may send the request.
     """
@@ -71,7 +71,10 @@ def check_host_and_origin(
         return is_loopback(host) or _normalize(host) in (served or ())
 
     hosts = values[b"host"]
-    if len(hosts) != 1 or not (served is None or is_served(_HOST, hosts[0])):
+    if served is None and len(hosts) == 1 and (own := re.fullmatch(_HOST, hosts[0])):
+        # Any name of this machine may be used, and a page of the emulator has the same one.
+        served = frozenset({_normalize(own[1].strip("[]"))})
+    if len(hosts) != 1 or not is_served(_HOST, hosts[0]):
         message = "The Host header names another host; use the address that the emulator printed"
         return ApiError(421, "misdirected_request", message)
     is_link = values[b"sec-fetch-mode"] == ["navigate"] and values[b"sec-fetch-dest"] == ["document"]

@@ -17,6 +17,11 @@ def encode_json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
+def url_of(request: Request) -> str:
+    """Return the emulator's URL, as the client that sent the request knows it."""
+    return str(request.base_url).rstrip("/")
+
+
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     """
     Return a request's body.

@@ -54,7 +54,7 @@ _LISTED = ("id", "app_name", "action_name", "status", "started_at", "finished_at
 def _read_files() -> dict[str, tuple[bytes, str]]:
     """Return content and media type of the page's files, by their paths."""
     found = {}
-    for file in files(__package__).joinpath("page").iterdir():
+    for file in files(__package__).joinpath("page_files").iterdir():
         suffix = file.name.rpartition(".")[2]
         path = PAGE if file.name == "index.html" else f"/page/{file.name}"
         if suffix in _MEDIA_TYPES:
@@ -84,6 +84,7 @@ def page_routes(engine: Engine) -> list[Route]:
 
     return [
         *(Route(path, _serve_file, methods=["GET"]) for path in _FILES),
+        Route("/live/{id}", _serve_live_view, methods=["GET"]),
         Route("/page/invocations", list_invocations, methods=["GET"]),
     ]
 
@@ -91,6 +92,14 @@ def page_routes(engine: Engine) -> list[Route]:
 async def _serve_file(request: Request) -> Response:
     content, media_type = _FILES[request.scope["path"]]
     return Response(content, headers=_HEADERS, media_type=media_type)
+
+
+async def _serve_live_view(request: Request) -> Response:
+    """Return the page of the live view, which says itself if there is no such browser. The page at ``/`` shows it in a frame."""
+    content, media_type = _FILES["/page/live.html"]
+    policy = _HEADERS["Content-Security-Policy"].replace("frame-ancestors 'none'", "frame-ancestors 'self'")
+    headers = _HEADERS | {"Content-Security-Policy": policy, "X-Frame-Options": "SAMEORIGIN"}
+    return Response(content, headers=headers, media_type=media_type)
 
 
 def _summary(engine: Engine) -> dict[str, Any]:

@@ -54,8 +54,7 @@ class RequestLog:
             nonlocal is_accepted
             is_accepted = is_accepted or message["type"] == "websocket.accept"
             if message["type"] == "websocket.close" and not is_accepted:
-                reason = message.get("reason") or "the browser is closed, or the secret of the URL is wrong"
-                self._console.refused(403, "WebSocket", scope["path"], reason)
+                self._console.refused(403, "WebSocket", scope["path"], message.get("reason") or "no message")
             await send(message)
 
         return send_and_watch

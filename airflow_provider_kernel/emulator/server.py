@@ -22,7 +22,7 @@ from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
 from airflow_provider_kernel.emulator.browsers.routes import (
     BROWSER_ERRORS,
     browser_routes,
-    is_link,
+    has_own_secret,
     on_browser_error,
 )
 from airflow_provider_kernel.emulator.console import Console
@@ -37,9 +37,14 @@ from airflow_provider_kernel.emulator.contract import (
     read_status,
     read_update,
 )
-from airflow_provider_kernel.emulator.engine import ENDED_BY_REQUEST, Engine
+from airflow_provider_kernel.emulator.engine import ENDED_BY_REQUEST, STOPPED, Engine
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
-from airflow_provider_kernel.emulator.http_messages import error_response, json_response, read_body
+from airflow_provider_kernel.emulator.http_messages import (
+    error_response,
+    json_response,
+    read_body,
+    url_of,
+)
 from airflow_provider_kernel.emulator.page import PAGE, is_page_file, page_routes
 from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
@@ -59,6 +64,7 @@ def make_app(
     heartbeat: float,
     refuse: str | None,
     served: frozenset[str] | None,
+    url: str,
 ) -> ASGIApp:
     """
     Return the ASGI application.
@@ -71,6 +77,7 @@ def make_app(
     :param heartbeat: seconds without an event after which an event stream sends a heartbeat.
     :param refuse: a choice of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: no request is refused.
     :param served: hosts from :func:`~airflow_provider_kernel.emulator.host_and_origin.served_hosts`.
+    :param url: the emulator's URL on this machine.
     """
     api = _Api(engine, browsers, app_files, console, heartbeat)
     app = Starlette(
@@ -85,7 +92,7 @@ def make_app(
             Route("/apps", api.list_apps, methods=["GET"]),
             Route("/auth/context", api.auth_context, methods=["GET"]),
             Route("/org/entitlements", api.entitlements, methods=["GET"]),
-            *browser_routes(browsers, engine.app_folders, engine.check_active),
+            *browser_routes(browsers, engine.app_folders, engine.check_active, url),
             *page_routes(engine),
         ],
         exception_handlers={
@@ -122,19 +129,19 @@ class _AccessMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method, path = scope.get("method", ""), scope["path"]
         # A link to a page that shows something may be on any page.
-        is_linkable = method == "GET" and (path == PAGE or is_link(path))
+        is_linkable = method == "GET" and (path == PAGE or has_own_secret(path))
         error = check_host_and_origin(
             scope["headers"],
             self._served,
             is_linkable=is_linkable,
             # An extension of the browser itself may connect: Stagehand's does.
-            allows_extensions=is_link(path),
+            allows_extensions=has_own_secret(path),
         )
         if scope["type"] == "websocket":
             await (WebSocketClose(1008, error.message) if error else self._app)(scope, receive, send)
             return
         request = Request(scope)
-        if error is None and not (is_page_file(method, path) or is_link(path)):
+        if error is None and not (is_page_file(method, path) or has_own_secret(path)):
             error = self._check_token(_token(request)) or refusal(self._refuse, method, request.headers)
         respond = error_response(error.status_code, error.code, error.message) if error else self._app
         await respond(scope, receive, send)
@@ -170,7 +177,7 @@ class _Api:
         await self._app_files.refresh()
         invocation = self._engine.submit(submitted)
         self._console.follow(invocation, request.headers.get("user-agent", ""))
-        invocation.listeners.add(lambda: self._note_open_browsers(invocation))
+        invocation.listeners.append(lambda: self._note_open_browsers(invocation))
         if submitted.is_async:
             return json_response(_submission_as_json(invocation), 202)
         await self._engine.wait_for_end(invocation)
@@ -212,7 +219,7 @@ class _Api:
 
     async def list_browsers(self, request: Request) -> Response:
         browsers = self._browsers.open(self._find(request).id)
-        return json_response({"browsers": [browser.as_json() for browser in browsers]})
+        return json_response({"browsers": [browser.as_json(url_of(request)) for browser in browsers]})
 
     async def delete_browsers(self, request: Request) -> Response:
         await self._browsers.close_of_invocation(self._find(request).id)
@@ -261,7 +268,7 @@ class _Api:
 
     def _note_open_browsers(self, invocation: StoredInvocation) -> None:
         """Say what is easily forgotten: that the end of an action closes no browser, which goes on costing on Kernel."""
-        if not invocation.is_ended or invocation.reason == ENDED_BY_REQUEST:
+        if not invocation.is_ended or invocation.reason in (ENDED_BY_REQUEST, STOPPED):
             return
         for browser in self._browsers.open(invocation.id):
             self._console.note(

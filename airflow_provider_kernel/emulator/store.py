@@ -48,7 +48,7 @@ class StoredInvocation:
     :param logs: the kept lines: time and message.
     :param log_size: characters of the kept lines, with :data:`LINE_OVERHEAD`.
     :param dropped: number of lines that were dropped from ``logs``.
-    :param listeners: functions that are called after every change.
+    :param listeners: functions that are called after every change, in this order.
     """
 
     id: str
@@ -65,7 +65,7 @@ class StoredInvocation:
     logs: list[tuple[int, str]] = field(default_factory=list)
     log_size: int = 0
     dropped: int = 0
-    listeners: set[Callable[[], None]] = field(default_factory=set)
+    listeners: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def is_ended(self) -> bool:
@@ -133,7 +133,7 @@ class StoredInvocation:
         self.dropped += count
 
     def _notify(self) -> None:
-        for listener in self.listeners:
+        for listener in list(self.listeners):
             listener()
 
 

@@ -34,7 +34,7 @@ async def event_stream(
     :param heartbeat: seconds without an event after which a heartbeat is sent.
     """
     changed = asyncio.Event()
-    invocation.listeners.add(changed.set)
+    invocation.listeners.append(changed.set)
     try:
         next_line, sent_status = invocation.line_number(since), None
         while True:
@@ -66,7 +66,7 @@ async def event_stream(
             except TimeoutError:
                 yield _event("sse_heartbeat")
     finally:
-        invocation.listeners.discard(changed.set)
+        invocation.listeners.remove(changed.set)
 
 
 def _log_event(timestamp: int, message: str) -> bytes:

@@ -543,6 +543,6 @@ def test_a_person_is_told_of_browsers_that_stay_open_and_of_refused_connections(
         with pytest.raises(InvalidStatus):
             connect(f"{emulator.url.replace('http', 'ws')}/cdp/{browser_id}?secret=wrong")
         emulator.wait_for(
-            f"403 WebSocket /cdp/{browser_id}: the browser is closed, or the secret of the URL is wrong"
+            f"403 WebSocket /cdp/{browser_id}: The browser is closed, or the secret of the URL is wrong"
         )
         assert "secret=" not in emulator.printed

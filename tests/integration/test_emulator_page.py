@@ -63,7 +63,7 @@ def serving_html(text):
 
 def page_files(emulator):
     """Return the paths of the page's files, as they name each other."""
-    found, asked = {"/"}, set()
+    found, asked = {"/", "/page/live.html"}, set()  # The second is a page of its own.
     while found - asked:
         path = (found - asked).pop()
         asked.add(path)
@@ -73,7 +73,7 @@ def page_files(emulator):
 
 def test_every_file_of_the_page_is_served_without_a_token(start_emulator):
     emulator = start_emulator(api_key="sk_only")
-    folder = Path(__file__).parents[2] / "airflow_provider_kernel" / "emulator" / "page"
+    folder = Path(__file__).parents[2] / "airflow_provider_kernel" / "emulator" / "page_files"
     paths = {"/" if file.name == "index.html" else f"/page/{file.name}" for file in folder.iterdir()}
 
     assert page_files(emulator) == paths | {"/page/invocations"}
@@ -156,7 +156,7 @@ def open_page(chrome):
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.route(re.compile("/browsers$"), lambda route: answer(route, browsers, own))
+        page.route(re.compile(r"/browsers(\?limit=100)?$"), lambda route: answer(route, browsers, own))
         page.route("**/live/*", lambda route: route.fulfill(body=LIVE_VIEW, content_type="text/html"))
         page.goto(url)
         return page
@@ -401,6 +401,7 @@ def test_wrong_key_asks_for_the_key(start_emulator, open_page):
 def test_what_an_app_says_is_shown_as_text(start_emulator, tmp_path, open_page):
     (tmp_path / "hostile.py").write_text(HOSTILE_APP)
     hostile = {"session_id": HOSTILE, "browser_live_view_url": "javascript:alert(1)", "created_at": HOSTILE}
+    hostile["viewport"] = {"width": 1, "height": 1}
     emulator = start_emulator([tmp_path / "hostile.py"])
     page = open_page(emulator.base_url, browsers=[hostile])
     expect(page.locator("legend")).to_have_text(HOSTILE)
@@ -428,7 +429,8 @@ def test_browsers_are_shown_live_and_keep_their_frame(emulator, submit, open_pag
         url = f"{emulator.base_url}/live/{number}?secret"
         return {
             "session_id": f"session{number}", "browser_live_view_url": url, "headless": False, "stealth": False,
-            "created_at": "2026-01-01T00:00:00Z", "timeout_seconds": 60, **fields,
+            "created_at": "2026-01-01T00:00:00Z", "timeout_seconds": 60,
+            "viewport": {"width": 1280, "height": 800}, **fields,
         }  # fmt: skip
 
     browsers = [browser(1, viewport={"width": 1000, "height": 500}), browser(2, name="checkout")]
@@ -441,7 +443,7 @@ def test_browsers_are_shown_live_and_keep_their_frame(emulator, submit, open_pag
     frame = cards.first.locator("iframe")
     expect(frame.content_frame.get_by_text("live picture")).to_be_visible()
     link = cards.first.get_by_role("link", name="Open live view")
-    expect(link).to_have_attribute("href", "/live/1?secret")
+    expect(link).to_have_attribute("href", f"{emulator.base_url}/live/1?secret")
     expect(link).to_have_attribute("target", "_blank")
     picture, shown = cards.first.locator(".picture").bounding_box(), frame.bounding_box()
     assert picture["width"] / picture["height"] == pytest.approx(2, rel=0.02)
@@ -454,7 +456,7 @@ def test_browsers_are_shown_live_and_keep_their_frame(emulator, submit, open_pag
     expect(page.get_by_role("heading", name="Browsers of this invocation")).to_be_visible()
     page.get_by_role("link", name="Overview").click()
     expect(cards).to_have_count(2)
-    with page.expect_response("**/browsers"):
+    with page.expect_response(re.compile(r"/browsers\?limit=100$")):
         pass
     assert page.evaluate("document.querySelector('iframe').contentWindow.mark") == 1
 

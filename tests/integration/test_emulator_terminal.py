@@ -233,14 +233,16 @@ def test_emulator_serves_when_it_is_started_with_closed_streams(app_file, closed
 
         def is_up():
             try:
-                return http.get(url).status_code == 401
+                return http.get(f"{url}/apps").status_code == 401
             except httpx.ConnectError:
                 return False
 
-        wait_until(is_up, 30, "the emulator answers")
-        client = kernel.Kernel(base_url=url, api_key="x", max_retries=0)
-        reply = client.invocations.create(**ACT)
-        process.terminate()
+        try:
+            wait_until(is_up, 30, "the emulator answers")
+            client = kernel.Kernel(base_url=url, api_key="x", max_retries=0)
+            reply = client.invocations.create(**ACT)
+        finally:
+            process.terminate()
 
     assert (process.returncode, reply.output) == (0, '"secret output"')
 

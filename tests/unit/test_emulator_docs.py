@@ -15,7 +15,7 @@ from starlette.routing import Match, Route
 
 from airflow_provider_kernel.emulator import unserved
 from airflow_provider_kernel.emulator.browsers.contract import NOT_SERVED, WITHOUT_EFFECT, CreateBrowser
-from airflow_provider_kernel.emulator.browsers.routes import is_link
+from airflow_provider_kernel.emulator.browsers.routes import has_own_secret
 from airflow_provider_kernel.emulator.server import make_app
 
 PAGE = Path(__file__).parents[2] / "docs" / "emulator.md"
@@ -68,13 +68,15 @@ def request_of(call: str) -> tuple[str, str]:
 def routes() -> list[Route]:
     """Return the endpoints of Kernel's API that the emulator serves."""
     app = make_app(
-        Mock(), Mock(), Mock(), console=Mock(), api_key=None, heartbeat=1, refuse=None, served=None
+        Mock(), Mock(), Mock(), console=Mock(), api_key=None, heartbeat=1, refuse=None, served=None, url=""
     )
     while not isinstance(app, Starlette):
         app = app._app
     found = [route for route in app.routes if isinstance(route, Route)]
     return [
-        it for it in found if not is_link(it.path) and it.path != "/" and not it.path.startswith("/page/")
+        it
+        for it in found
+        if not has_own_secret(it.path) and it.path != "/" and not it.path.startswith("/page/")
     ]
 
 

@@ -45,7 +45,7 @@ def test_endless_log_keeps_its_newest_lines_within_the_limit(monkeypatch):
 def test_listeners_are_called_after_every_change():
     calls = []
     kept = invocation()
-    kept.listeners.add(lambda: calls.append((kept.status.value, len(kept.logs))))
+    kept.listeners.append(lambda: calls.append((kept.status.value, len(kept.logs))))
 
     kept.mark_running()
     kept.add_line("x", 1)

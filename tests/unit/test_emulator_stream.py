@@ -44,7 +44,7 @@ async def test_stream_has_the_state_first_then_changes_and_heartbeats():
     invocation.finish(failed("why"), 3)
     seen += await read_all(stream)
 
-    assert invocation.listeners == set()
+    assert invocation.listeners == []
     assert seen == [
         ("invocation_state", "queued"),
         ("sse_heartbeat", None),
@@ -62,7 +62,7 @@ async def test_listener_is_removed_when_the_client_disconnects():
     assert len(invocation.listeners) == 1
     await stream.aclose()
 
-    assert invocation.listeners == set()
+    assert invocation.listeners == []
 
 
 async def test_stream_has_every_line_and_one_end_when_the_log_is_long():

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from airflow_provider_kernel.emulator.browsers.chromium import (
     Chromium,
     ChromiumError,
     Programs,
+    SandboxError,
 )
 from airflow_provider_kernel.emulator.browsers.clipboard import Clipboard
 from airflow_provider_kernel.emulator.browsers.contract import MAX_VIEWPORT, CreateBrowser, UpdateBrowser
@@ -52,7 +53,6 @@ class Browser:
     :param chromium: its programs.
     :param cdp: the emulator's connection to it.
     :param folder: its folder.
-    :param url: the emulator's URL.
     """
 
     def __init__(
@@ -62,7 +62,6 @@ class Browser:
         chromium: Chromium,
         cdp: CdpConnection,
         folder: Path,
-        url: str,
     ) -> None:
         self.id = browser_id
         self.folder = folder
@@ -78,7 +77,7 @@ class Browser:
         self.files = BrowserFiles(folder / "files")
         has_window = chromium.screen_file is not None or chromium.is_headed
         self.pages = Pages(chromium, cdp, dismisses_dialogs=not has_window)
-        self.clipboard = Clipboard(cdp, f"{url}/live-view/empty.html")
+        self.clipboard = Clipboard(cdp)
         self.screencast = Screencast(cdp, self.pages)
         self.controls: X11Controls | CdpControls
         if chromium.screen_file is not None:
@@ -87,9 +86,10 @@ class Browser:
             self.controls = CdpControls(cdp, self.pages, self.clipboard)
         #: One action of mouse or keyboard at a time, as there is one of each.
         self.control_lock = asyncio.Lock()
+        #: The scripts of one executor run one after the other.
+        self.executors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._chromium = chromium
         self._cdp = cdp
-        self._url = url
         self._connections = 0
         self._active = time.monotonic()
 
@@ -101,20 +101,18 @@ class Browser:
         programs: Programs,
         folder: Path,
         profile: Path,
-        url: str,
     ) -> Browser:
         """
         Start a browser.
 
         :param folder: an existing folder of the browser's own.
         :param profile: the folder of Chromium's profile.
-        :param url: the emulator's URL.
         :raises ChromiumError: a program is missing or does not start.
         """
         chromium = await _start_chromium(programs, request, folder, profile)
         try:
             cdp = await CdpConnection.open(chromium.websocket_url)
-            browser = cls(browser_id, request, chromium, cdp, folder, url)
+            browser = cls(browser_id, request, chromium, cdp, folder)
             await browser._prepare()
         except CdpError as error:
             await chromium.stop()
@@ -125,19 +123,14 @@ class Browser:
         return browser
 
     @property
-    def websocket_url(self) -> str:
-        """Chromium's own URL. Apps get the emulator's instead."""
+    def upstream_url(self) -> str:
+        """Chromium's own URL of the DevTools Protocol. Apps get the emulator's instead."""
         return self._chromium.websocket_url
 
     @property
-    def relay_url(self) -> str:
-        """The URL of the DevTools Protocol for apps. It has a secret: whoever has it can use the browser."""
-        return f"ws{self._url.removeprefix('http')}/cdp/{self.id}?secret={self.secret}"
-
-    @property
-    def live_view_url(self) -> str | None:
-        """The URL of the live view, with the same secret; None for a headless browser, as on Kernel."""
-        return None if self.request.headless else f"{self._url}/live/{self.id}?secret={self.secret}"
+    def cdp_path(self) -> str:
+        """Path of the DevTools Protocol for apps. It has a secret: whoever has it can use the browser."""
+        return f"/cdp/{self.id}?secret={self.secret}"
 
     @property
     def largest_viewport(self) -> tuple[int, int]:
@@ -229,16 +222,23 @@ class Browser:
         await self._chromium.stop(grace)
         await self._cdp.close()
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the browser as the API describes it. It has no ``base_url``: the SDK would send some calls there."""
+    def as_json(self, url: str) -> dict[str, Any]:
+        """
+        Return the browser as the API describes it. It has no ``base_url``: the SDK would send some calls there.
+
+        :param url: the emulator's URL, as the client knows it.
+        """
         profile = self.request.profile
+        websocket_url = f"ws{url.removeprefix('http')}"
+        secret = f"{self.id}?secret={self.secret}"
         data = {
             "session_id": self.id,
             "created_at": format_timestamp(self.created),
             "deleted_at": self.deleted and format_timestamp(self.deleted),
-            "cdp_ws_url": self.relay_url,
-            "webdriver_ws_url": f"ws{self._url.removeprefix('http')}/webdriver/{self.id}?secret={self.secret}",
-            "browser_live_view_url": self.live_view_url,
+            "cdp_ws_url": websocket_url + self.cdp_path,
+            "webdriver_ws_url": f"{websocket_url}/webdriver/{secret}",
+            # As on Kernel, a headless browser has none.
+            "browser_live_view_url": None if self.request.headless else f"{url}/live/{secret}",
             "headless": self.request.headless,
             "stealth": self.request.stealth,
             "kiosk_mode": self.request.kiosk_mode,
@@ -300,10 +300,8 @@ async def _start_chromium(
         headless=request.headless,
         kiosk=request.kiosk_mode,
     )
-    if os.geteuid() != 0:
-        try:
-            return await start(sandbox=True)
-        except ChromiumError as error:
-            if "sandbox" not in str(error):
-                raise
-    return await start(sandbox=False)
+    try:
+        return await start()
+    except SandboxError:
+        programs.sandbox = False
+        return await start()

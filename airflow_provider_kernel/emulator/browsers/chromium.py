@@ -12,7 +12,7 @@ import shutil
 import struct
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +84,27 @@ class ChromiumError(Exception):
     """A program is missing or does not start. The message is one sentence, without a full stop."""
 
 
-@dataclass(frozen=True)
+class ChromiumMissingError(ChromiumError):
+    """Chromium is not installed."""
+
+
+class SandboxError(ChromiumError):
+    """Chromium cannot isolate its processes here."""
+
+
+@dataclass
 class Programs:
     """
     The programs that the browsers use.
 
     :param chromium: path of the executable; None: it is searched when the first browser is created.
     :param headed: whether browsers show their windows on the user's screen.
+    :param sandbox: whether Chromium isolates its processes; it cannot as root, nor in most containers.
     """
 
     chromium: str | None = None
     headed: bool = False
+    sandbox: bool = field(default_factory=lambda: os.geteuid() != 0)
 
     def find_chromium(self) -> str:
         """
@@ -114,7 +124,7 @@ class Programs:
             for path in sorted(Path("/", root).glob(pattern), reverse=True):
                 if os.access(path, os.X_OK) and path.is_file():
                     return str(path)
-        raise ChromiumError(_MISSING)
+        raise ChromiumMissingError(_MISSING)
 
     @property
     def has_screen(self) -> bool:
@@ -127,7 +137,8 @@ class Chromium:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self._folder = folder
-        self._children: list[asyncio.subprocess.Process] = []
+        self._xvfb: asyncio.subprocess.Process | None = None
+        self._browser: asyncio.subprocess.Process | None = None
         self.environment = environment
         self.screen_file: Path | None = None
         self.screen_size: tuple[int, int] | None = None
@@ -146,7 +157,6 @@ class Chromium:
         *,
         headless: bool,
         kiosk: bool,
-        sandbox: bool,
     ) -> Chromium:
         """
         Start the programs of a browser.
@@ -156,7 +166,6 @@ class Chromium:
         :param viewport: width and height of the window.
         :param headless: whether no window is shown.
         :param kiosk: whether the window has no tabs and no address bar.
-        :param sandbox: whether Chromium isolates its processes. It cannot as root, nor in most containers.
         :raises ChromiumError: a program is missing or does not start.
         """
         executable = programs.find_chromium()
@@ -178,7 +187,7 @@ class Chromium:
                 f"--window-size={viewport[0]},{viewport[1]}",
                 *(["--headless"] if is_headless else []),
                 *(["--kiosk"] if kiosk and not is_headless else []),
-                *([] if sandbox else ["--no-sandbox"]),
+                *([] if programs.sandbox else ["--no-sandbox"]),
                 "about:blank",
             ]
             await chromium._start_chromium([executable, *arguments], profile)
@@ -189,17 +198,13 @@ class Chromium:
 
     @property
     def websocket_url(self) -> str:
-        """The URL of the DevTools Protocol, which is no secret on this machine but is not given to apps."""
+        """The URL of the DevTools Protocol. Any user of this machine can reach it; apps get the emulator's URL instead."""
         return f"ws://127.0.0.1:{self.port}{self.path}"
-
-    @property
-    def is_running(self) -> bool:
-        """Whether every program runs."""
-        return all(child.returncode is None for child in self._children)
 
     async def wait(self) -> None:
         """Wait until one of the programs ends."""
-        waiting = [asyncio.ensure_future(child.wait()) for child in self._children]
+        programs = [program for program in (self._xvfb, self._browser) if program is not None]
+        waiting = [asyncio.ensure_future(program.wait()) for program in programs]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for one in waiting:
             one.cancel()
@@ -212,30 +217,22 @@ class Chromium:
         """
         return await asyncio.to_thread(self._get_targets)
 
-    async def spawn(self, *command: str, **options: Any) -> asyncio.subprocess.Process:
-        """Start a program that ends with the emulator, and that :meth:`stop` ends."""
-        child = await spawn(*command, env=self.environment, **options)
-        self._children = [it for it in self._children if it.returncode is None] + [child]
-        return child
-
     async def stop(self, grace: float = 0.0) -> None:
         """
         End the programs and all that they started.
 
         :param grace: seconds that Chromium, which has been asked to end, gets to do so.
         """
-        children, self._children = self._children, []
-        if grace and children:
+        if self._browser is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(children[-1].wait(), grace)
-        for child in reversed(children):
-            if child is not children[-1]:
-                # Xvfb then removes its lock and its socket.
-                with contextlib.suppress(ProcessLookupError):
-                    child.terminate()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(child.wait(), XVFB_CLOSE_TIMEOUT)
-            await end_process(child)
+                await asyncio.wait_for(self._browser.wait(), grace)
+            await end_process(self._browser)
+        if self._xvfb is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._xvfb.terminate()  # It then removes its lock and its socket.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._xvfb.wait(), XVFB_CLOSE_TIMEOUT)
+            await end_process(self._xvfb)
 
     def _get_targets(self) -> list[dict[str, Any]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
@@ -260,7 +257,12 @@ class Chromium:
         try:
             command = ["Xvfb", "-displayfd", str(sending), "-screen", "0", f"{width}x{height}x24"]
             command += ["-fbdir", str(self._folder), "-nolisten", "tcp", "-noreset", "-auth", str(authority)]
-            await self.spawn(*command, pass_fds=[sending], stderr=asyncio.subprocess.DEVNULL)
+            self._xvfb = await spawn(
+                *command, env=self.environment, pass_fds=[sending], stderr=asyncio.subprocess.DEVNULL
+            )
+        except BaseException:
+            os.close(receiving)
+            raise
         finally:
             os.close(sending)
         display = await _read_line(receiving)
@@ -279,7 +281,7 @@ class Chromium:
         port_file.unlink(missing_ok=True)
         log = self._folder / "chromium.log"
         with log.open("wb") as output:
-            child = await self.spawn(*command, stdout=output, stderr=output)
+            child = self._browser = await spawn(*command, env=self.environment, stdout=output, stderr=output)
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT
         while True:
             text = port_file.read_text() if port_file.exists() else ""
@@ -287,7 +289,9 @@ class Chromium:
                 self.port, self.path = int(text.split()[0]), text.split()[1]
                 return
             if child.returncode is not None:
-                raise ChromiumError(f"Chromium ended at its start: {_last_error(log)}")
+                reason = _last_error(log)
+                kind = SandboxError if "sandbox" in reason else ChromiumError
+                raise kind(f"Chromium ended at its start: {reason}")
             if asyncio.get_running_loop().time() > deadline:
                 raise ChromiumError(
                     f"Chromium did not start within {START_TIMEOUT:g} seconds: {_last_error(log)}"

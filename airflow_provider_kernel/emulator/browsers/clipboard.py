@@ -1,7 +1,7 @@
 """
 A browser's clipboard. The browser itself reads and writes it, in a page that no user sees.
 
-The page is the emulator's own, as Chromium lets only pages of localhost or HTTPS use the clipboard.
+The page is one of Chromium's own: a page of HTTP may not use the clipboard, except on localhost.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import json
 
 from airflow_provider_kernel.emulator.browsers.cdp import CdpConnection, CdpError
 
+_ORIGIN = "chrome://version"
+
 
 class Clipboard:
     """
     The clipboard of one browser.
 
     :param cdp: the emulator's connection to the browser.
-    :param page_url: URL of an empty page of the emulator.
     """
 
-    def __init__(self, cdp: CdpConnection, page_url: str) -> None:
+    def __init__(self, cdp: CdpConnection) -> None:
         self._cdp = cdp
-        self._page_url = page_url
 
     async def read(self) -> str:
         """
@@ -40,15 +40,14 @@ class Clipboard:
         await self._evaluate(f"navigator.clipboard.writeText({json.dumps(text)})")
 
     async def _evaluate(self, expression: str) -> str:
-        origin = "/".join(self._page_url.split("/")[:3])
-        permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": origin}
+        permissions = {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"], "origin": _ORIGIN}
         await self._cdp.call("Browser.grantPermissions", permissions)
         target = {"url": "about:blank", "hidden": True}
         page = (await self._cdp.call("Target.createTarget", target))["targetId"]
         try:
             attached = await self._cdp.call("Target.attachToTarget", {"targetId": page, "flatten": True})
             session = attached["sessionId"]
-            await self._cdp.call("Page.navigate", {"url": self._page_url}, session)
+            await self._cdp.call("Page.navigate", {"url": f"{_ORIGIN}/"}, session)
             # Only a page with the focus may use the clipboard.
             await self._cdp.call("Emulation.setFocusEmulationEnabled", {"enabled": True}, session)
             params = {"expression": expression, "awaitPromise": True, "returnByValue": True}

@@ -59,7 +59,7 @@ class BrowserFiles:
             raise bad_request("path leads out of the browser's files")
         return place
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: object) -> bytes:
         """Return the content of a file."""
 
         def read(place: Path) -> bytes:
@@ -69,7 +69,7 @@ class BrowserFiles:
 
         return self._do(path, read)
 
-    def write(self, path: str, content: bytes, mode: str | None = None) -> None:
+    def write(self, path: object, content: bytes, mode: object = None) -> None:
         """Write a file, and its folders where they are missing. ``mode`` is octal, such as ``644``."""
 
         def write(place: Path) -> None:
@@ -81,15 +81,15 @@ class BrowserFiles:
 
         self._do(path, write)
 
-    def list(self, path: str) -> list[dict[str, Any]]:
+    def list(self, path: object) -> list[dict[str, Any]]:
         """Return what a folder holds, by name."""
         return self._do(path, lambda folder: [self._info(place) for place in sorted(folder.iterdir())])
 
-    def info(self, path: str) -> dict[str, Any]:
+    def info(self, path: object) -> dict[str, Any]:
         """Return what is known of a file or folder."""
         return self._do(path, self._info)
 
-    def create_folder(self, path: str, mode: str | None = None) -> None:
+    def create_folder(self, path: object, mode: object = None) -> None:
         """Create a folder, and those above it. One that exists stays as it is."""
 
         def create(place: Path) -> None:
@@ -98,32 +98,32 @@ class BrowserFiles:
 
         self._do(path, create)
 
-    def delete_folder(self, path: str) -> None:
+    def delete_folder(self, path: object) -> None:
         """Delete a folder and all that it holds."""
         if self.locate(path) == self.root:
             raise bad_request("the root folder cannot be deleted")
         self._do(path, shutil.rmtree, follows_links=False)
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: object) -> None:
         """Delete a file."""
         self._do(path, Path.unlink, follows_links=False)
 
-    def move(self, source: str, destination: str) -> None:
+    def move(self, source: object, destination: object) -> None:
         """Move or rename a file or folder."""
-        target = self.locate(destination, follows_links=False)
 
         def move(place: Path) -> None:
             place.lstat()
+            target = self.locate(destination, follows_links=False)
             target.parent.mkdir(parents=True, exist_ok=True)
             place.rename(target)
 
         self._do(source, move, follows_links=False)
 
-    def set_mode(self, path: str, mode: str) -> None:
+    def set_mode(self, path: object, mode: object) -> None:
         """Change the permissions of a file or folder. ``mode`` is octal."""
         self._do(path, lambda place: place.chmod(_mode(mode, 0o700 if place.is_dir() else 0o600)))
 
-    def zip_folder(self, path: str) -> bytes:
+    def zip_folder(self, path: object) -> bytes:
         """Return a folder as a zip archive."""
 
         def pack(folder: Path) -> bytes:
@@ -138,7 +138,7 @@ class BrowserFiles:
 
         return self._do(path, pack)
 
-    def unzip(self, path: str, archive: bytes) -> None:
+    def unzip(self, path: object, archive: bytes) -> None:
         """
         Unpack a zip archive into a folder.
 
@@ -154,11 +154,12 @@ class BrowserFiles:
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
             raise bad_request("zip_file is not a zip archive that can be unpacked") from None
 
-    def _do(self, path: str, action: Callable[[Path], _T], *, follows_links: bool = True) -> _T:
+    def _do(self, path: object, action: Callable[[Path], _T], *, follows_links: bool = True) -> _T:
         """Return what ``action`` returns for the place of ``path``; its errors become those of the API."""
-        place = self.locate(path, follows_links=follows_links)
+        if not self.root.is_dir():
+            raise not_found("The browser is closed")
         try:
-            return action(place)
+            return action(self.locate(path, follows_links=follows_links))
         except FileNotFoundError:
             raise not_found(f"No such file or directory: {path}") from None
         except OSError as error:

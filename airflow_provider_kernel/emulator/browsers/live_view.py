@@ -1,4 +1,4 @@
-"""The live view: a page that shows a browser's picture as it changes, and takes clicks and keys."""
+"""The stream of the live view: a browser's picture as it changes, and the clicks and keys of its page."""
 
 from __future__ import annotations
 
@@ -6,40 +6,15 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
-from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from airflow_provider_kernel.emulator.browsers.browser import Browser
 from airflow_provider_kernel.emulator.browsers.cdp import CdpError
-from airflow_provider_kernel.emulator.contract import not_found
 
 #: The code with which the stream ends when the browser is closed.
 CLOSED = 4404
-
-_TYPES = {"html": "text/html; charset=utf-8", "css": "text/css", "js": "text/javascript"}
-_HEADERS = {
-    # The page loads nothing from elsewhere, and no page of another origin may show it.
-    "Content-Security-Policy": "default-src 'self'; img-src data: blob:; connect-src 'self' ws: wss:; frame-ancestors 'self'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
-_FILES = ("index.html", "live.css", "live.js", "empty.html")
-
-
-def live_view_file(name: str) -> Response:
-    """
-    Return a file of the live view's page.
-
-    :raises ApiError: 404: there is no such file.
-    """
-    if name not in _FILES:
-        raise not_found(f"No such file: {name}")
-    content = files(__package__).joinpath("live_view", name).read_bytes()
-    return Response(content, headers=_HEADERS, media_type=_TYPES[name.rpartition(".")[2]])
 
 
 async def stream_live_view(websocket: WebSocket, browser: Browser) -> None:

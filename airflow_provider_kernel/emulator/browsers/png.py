@@ -45,7 +45,8 @@ def is_drawn(xwd: bytes, width: int) -> bool:
     start = fields[_HEADER_SIZE] + 12 * fields[_COLORS]
     colours = set()
     for row in range(0, min(80, fields[_HEIGHT]), 4):
-        line = xwd[start + row * fields[_BYTES_PER_LINE] :][: width * 4]
+        position = start + row * fields[_BYTES_PER_LINE]
+        line = xwd[position : position + width * 4]
         colours |= {line[pixel : pixel + 3] for pixel in range(0, len(line), 32)}
     return len(colours) > 2
 

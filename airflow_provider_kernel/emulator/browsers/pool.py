@@ -15,10 +15,9 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from airflow_provider_kernel.emulator.browsers.browser import Browser
-from airflow_provider_kernel.emulator.browsers.chromium import ChromiumError, Programs
+from airflow_provider_kernel.emulator.browsers.chromium import ChromiumError, ChromiumMissingError, Programs
 from airflow_provider_kernel.emulator.browsers.contract import (
     CreateBrowser,
     UpdateBrowser,
@@ -65,22 +64,20 @@ class BrowserPool:
     All browsers of an emulator.
 
     :param programs: the programs that they use.
-    :param url: the emulator's URL.
     :param new_id: returns an id.
     :param console: prints what a person should know.
     """
 
-    def __init__(self, programs: Programs, url: str, new_id: Callable[[], str], console: Console) -> None:
+    def __init__(self, programs: Programs, new_id: Callable[[], str], console: Console) -> None:
         self._programs = programs
-        self.url = url
         self._new_id = new_id
         self._console = console
         self._browsers: dict[str, Browser] = {}
-        self._closed: dict[str, dict[str, Any]] = {}
+        self._closed: dict[str, Browser] = {}
         self._replays: dict[str, dict[str, Replay]] = {}
-        self._cancelled: set[str | None] = set()
         self._watchers: dict[str, asyncio.Task[None]] = {}
-        self._starting: dict[asyncio.Task[Browser], str | None] = {}
+        self._starting: dict[asyncio.Task[Browser], CreateBrowser] = {}
+        self._cancelled: set[asyncio.Task[Browser]] = set()
         self._closing: set[asyncio.Task[None]] = set()
         self._profile_lock = asyncio.Lock()
         self._folder: Path | None = None
@@ -98,9 +95,9 @@ class BrowserPool:
             raise _stopping()
         self._check_name(request.name, None)
         self._tell(request)
-        # It is not the client that decides when a start ends.
+        # A client that disconnects must not interrupt the start.
         starting = asyncio.create_task(self._start(request))
-        self._starting[starting] = request.name
+        self._starting[starting] = request
         starting.add_done_callback(self._starting.pop)
         try:
             browser = await asyncio.shield(starting)
@@ -108,7 +105,8 @@ class BrowserPool:
             if not self._is_stopped:
                 raise
             raise _stopping() from None
-        if request.invocation_id in self._cancelled:
+        if starting in self._cancelled:
+            self._cancelled.discard(starting)
             await self.close(browser)
             raise bad_request("The browser's invocation was cancelled meanwhile")
         return browser
@@ -120,12 +118,11 @@ class BrowserPool:
         async with self._profile_lock:
             await asyncio.to_thread(_copy_profile, self._saved_profile(request), profile)
         try:
-            browser = await Browser.start(browser_id, request, self._programs, folder, profile, self.url)
+            browser = await Browser.start(browser_id, request, self._programs, folder, profile)
         except (ChromiumError, OSError) as error:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             self._console.note(f"No browser: {error}.")
-            is_missing = isinstance(error, ChromiumError) and "not found" in str(error)
-            if is_missing:
+            if isinstance(error, ChromiumMissingError):
                 raise not_served(f"browsers without Chromium. {error}") from None
             raise ApiError(500, "internal_error", f"The browser did not start: {error}") from None
         self._browsers[browser_id] = browser
@@ -146,8 +143,8 @@ class BrowserPool:
             raise browser_not_found(id_or_name)
         return browser
 
-    def find_closed(self, browser_id: str) -> dict[str, Any] | None:
-        """Return a closed browser as the API describes it; None if there is none of this id."""
+    def find_closed(self, browser_id: str) -> Browser | None:
+        """Return a closed browser; None if there is none of this id."""
         return self._closed.get(browser_id)
 
     def open(self, invocation_id: str | None = None) -> list[Browser]:
@@ -158,8 +155,8 @@ class BrowserPool:
             if invocation_id in (None, browser.request.invocation_id)
         ]
 
-    def closed(self) -> list[dict[str, Any]]:
-        """Return the closed browsers as the API describes them, newest first."""
+    def closed(self) -> list[Browser]:
+        """Return the closed browsers that are remembered, newest first."""
         return list(reversed(self._closed.values()))
 
     async def update(self, browser: Browser, request: UpdateBrowser) -> None:
@@ -183,7 +180,7 @@ class BrowserPool:
         :param reason: why, for the user; "": the user's own request.
         """
         if self._browsers.pop(browser.id, None) is not None:
-            # It is not the client that decides when an end is complete.
+            # A client that disconnects must not interrupt the end.
             closing = asyncio.create_task(self._close(browser, reason))
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
@@ -201,7 +198,7 @@ class BrowserPool:
             async with self._profile_lock:
                 await asyncio.to_thread(_copy_profile, browser.folder / "profile", saved)
         await asyncio.to_thread(shutil.rmtree, browser.folder, ignore_errors=True)
-        self._closed[browser.id] = browser.as_json()
+        self._closed[browser.id] = browser
         while len(self._closed) > MAX_CLOSED:
             oldest = next(iter(self._closed))
             del self._closed[oldest]
@@ -216,7 +213,9 @@ class BrowserPool:
 
     async def cancel_invocation(self, invocation_id: str) -> None:
         """End all browsers of an invocation that was cancelled, also those that are starting."""
-        self._cancelled.add(invocation_id)
+        self._cancelled |= {
+            it for it, request in self._starting.items() if request.invocation_id == invocation_id
+        }
         await self.close_of_invocation(invocation_id, "its invocation was cancelled")
 
     async def start_replay(self, browser: Browser, request: StartReplay) -> Replay:
@@ -298,7 +297,7 @@ class BrowserPool:
 
     def _check_name(self, name: str | None, owner: Browser | None) -> None:
         taken = {it for one in self._browsers.values() if one is not owner for it in (one.name, one.id)}
-        if name and name in taken.union(self._starting.values()):
+        if name and name in taken.union(it.name for it in self._starting.values()):
             raise bad_request(f"Another browser is named {name}")
 
     def _saved_profile(self, request: CreateBrowser) -> Path | None:

@@ -37,9 +37,9 @@ async def relay(websocket: WebSocket, browser: Browser) -> None:
     :param websocket: the app's connection, which is not accepted yet.
     """
     try:
-        upstream = await open_socket(browser.websocket_url)
+        upstream = await open_socket(browser.upstream_url)
     except CdpError:
-        await websocket.close(1011)
+        await websocket.close(1011, "Chromium does not answer")
         return
     await websocket.accept()
     with browser.connected():
@@ -95,11 +95,8 @@ def adapt_command(text: str, files: BrowserFiles) -> str | None:
     try:
         command: dict[str, Any] = json.loads(text)
         method, params = command["method"], command.get("params") or {}
-    except (ValueError, TypeError, KeyError):
-        return text
-    if method == "Browser.close":
-        return None
-    with contextlib.suppress(ApiError, TypeError):  # What is no path of the browser's stays as it is.
+        if method == "Browser.close":
+            return None
         if method.endswith("setDownloadBehavior") and "downloadPath" in params:
             place = files.locate(params["downloadPath"])
             place.mkdir(parents=True, exist_ok=True)
@@ -109,4 +106,6 @@ def adapt_command(text: str, files: BrowserFiles) -> str | None:
             places = [(name, files.locate(name)) for name in params.get("files", ())]
             params["files"] = [str(place) if place.exists() else name for name, place in places]
             return json.dumps(command)
+    except (ApiError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass  # What the emulator does not understand, or is no path of the browser's, Chromium may.
     return text

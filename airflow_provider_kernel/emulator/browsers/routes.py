@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from airflow_provider_kernel.emulator.browsers.computer_contract import (
     read_region,
 )
 from airflow_provider_kernel.emulator.browsers.contract import not_served, read_create, read_update
-from airflow_provider_kernel.emulator.browsers.live_view import CLOSED, live_view_file, stream_live_view
+from airflow_provider_kernel.emulator.browsers.live_view import CLOSED, stream_live_view
 from airflow_provider_kernel.emulator.browsers.pool import BrowserPool, browser_not_found
 from airflow_provider_kernel.emulator.browsers.relay import relay
 from airflow_provider_kernel.emulator.browsers.replays import (
@@ -44,7 +43,12 @@ from airflow_provider_kernel.emulator.contract import (
     read_object,
     read_pagination,
 )
-from airflow_provider_kernel.emulator.http_messages import error_response, json_response, read_body
+from airflow_provider_kernel.emulator.http_messages import (
+    error_response,
+    json_response,
+    read_body,
+    url_of,
+)
 
 Handler = Callable[[Request], Awaitable[Response]]
 BrowserHandler = Callable[[Request, Browser], Awaitable[Response]]
@@ -69,7 +73,10 @@ _FILE_FIELD = re.compile(r"files(?:\[(\d*)\])?[\[.](file|dest_path)\]?")
 
 
 def browser_routes(
-    pool: BrowserPool, folders: Callable[[], Sequence[Path]], check_invocation: Callable[[str], None]
+    pool: BrowserPool,
+    folders: Callable[[], Sequence[Path]],
+    check_invocation: Callable[[str], None],
+    url: str,
 ) -> list[BaseRoute]:
     """
     Return the routes.
@@ -77,8 +84,9 @@ def browser_routes(
     :param pool: the browsers.
     :param folders: returns the folders of the apps, where Playwright may be installed.
     :param check_invocation: raises an :class:`ApiError` for an invocation that cannot have a new browser.
+    :param url: the emulator's URL on this machine.
     """
-    api = _BrowserApi(pool, folders, check_invocation)
+    api = _BrowserApi(pool, folders, check_invocation, url)
     links = _Links(pool)
 
     def route(method: str, path: str, handler: Handler) -> Route:
@@ -92,8 +100,8 @@ def browser_routes(
             with browser.connected():
                 try:
                     return await handler(request, browser)
-                except BROWSER_ERRORS:
-                    if browser.deleted:
+                except Exception:
+                    if browser.deleted:  # Whatever it is, it comes from that.
                         raise browser_not_found(browser.id) from None
                     raise
 
@@ -103,7 +111,7 @@ def browser_routes(
         route("POST", "", api.create),
         route("GET", "", api.list),
         route("GET", "/{id}", api.retrieve),
-        route("PATCH", "/{id}", api.update),
+        use("PATCH", "", api.update),
         route("DELETE", "/{id}", api.delete),
         use("POST", "/computer/screenshot", api.screenshot),
         use("POST", "/computer/batch", api.batch),
@@ -130,15 +138,14 @@ def browser_routes(
         use("POST", "/fs/upload_zip", api.upload_zip),
         WebSocketRoute("/cdp/{id}", links.relay),
         WebSocketRoute("/live/{id}/stream", links.stream),
-        Route("/live/{id}", links.live_view, methods=["GET"]),
-        Route("/live-view/{name}", links.file, methods=["GET"]),
+        WebSocketRoute("/webdriver/{id}", links.webdriver),
         Route("/replays/{replay_id}.mp4", links.replay, methods=["GET"]),
     ]
 
 
-def is_link(path: str) -> bool:
+def has_own_secret(path: str) -> bool:
     """Return whether a path belongs to a URL that the API returns. It needs no API key: the URL has a secret."""
-    return path.startswith(("/cdp/", "/live/", "/live-view/", "/replays/", "/webdriver/"))
+    return path.startswith(("/cdp/", "/live/", "/replays/", "/webdriver/"))
 
 
 class _BrowserApi:
@@ -149,31 +156,32 @@ class _BrowserApi:
         pool: BrowserPool,
         folders: Callable[[], Sequence[Path]],
         check_invocation: Callable[[str], None],
+        url: str,
     ) -> None:
         self._pool = pool
         self._folders = folders
         self._check_invocation = check_invocation
-        self._executors: dict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._url = url
 
     async def create(self, request: Request) -> Response:
         wanted = read_create(await read_body(request))
         if wanted.invocation_id is not None:
             self._check_invocation(wanted.invocation_id)
-        return json_response((await self._pool.create(wanted)).as_json())
+        return json_response((await self._pool.create(wanted)).as_json(url_of(request)))
 
     async def list(self, request: Request) -> Response:
         query = request.query_params
         status = query.get("status", "all" if query.get("include_deleted") == "true" else "active")
         if status not in ("active", "deleted", "all"):
             raise bad_request("status must be one of active, deleted, all")
-        browsers = [] if status == "deleted" else [browser.as_json() for browser in self._pool.open()]
+        browsers = [] if status == "deleted" else self._pool.open()
         if status != "active":
             browsers += self._pool.closed()
         text = query.get("query", "").lower()
         tags = {name[5:-1]: value for name, value in query.items() if re.fullmatch(r"tags\[.+\]", name)}
         found = [
             browser
-            for browser in browsers
+            for browser in (it.as_json(url_of(request)) for it in browsers)
             if any(text in browser.get(name, "").lower() for name in ("session_id", "name"))
             and tags.items() <= browser.get("tags", {}).items()
         ]
@@ -184,13 +192,12 @@ class _BrowserApi:
         if request.query_params.get("include_deleted") == "true":
             closed = self._pool.find_closed(request.path_params["id"])
             if closed is not None:
-                return json_response(closed)
-        return json_response(self._find(request).as_json())
+                return json_response(closed.as_json(url_of(request)))
+        return json_response(self._find(request).as_json(url_of(request)))
 
-    async def update(self, request: Request) -> Response:
-        browser = self._find(request)
+    async def update(self, request: Request, browser: Browser) -> Response:
         await self._pool.update(browser, read_update(await read_body(request)))
-        return json_response(browser.as_json())
+        return json_response(browser.as_json(url_of(request)))
 
     async def delete(self, request: Request) -> Response:
         await self._pool.close(self._find(request))
@@ -227,16 +234,16 @@ class _BrowserApi:
     async def execute(self, request: Request, browser: Browser) -> Response:
         wanted = read_execute(await read_body(request))
         programs = find_playwright(self._folders())
-        async with self._executors[browser.id, wanted.executor]:
-            return json_response(await execute(wanted, programs, browser))
+        async with browser.executors[wanted.executor]:
+            return json_response(await execute(wanted, programs, browser, self._url))
 
     async def start_replay(self, request: Request, browser: Browser) -> Response:
         replay = await self._pool.start_replay(browser, read_start_replay(await read_body(request)))
-        return json_response(replay.as_json(self._pool.url), 201)
+        return json_response(replay.as_json(url_of(request)), 201)
 
     async def list_replays(self, request: Request) -> Response:
         replays = self._pool.replays(request.path_params["id"]).values()
-        return json_response([replay.as_json(self._pool.url) for replay in replays])
+        return json_response([replay.as_json(url_of(request)) for replay in replays])
 
     async def download_replay(self, request: Request) -> Response:
         return FileResponse(replay_file(self._replay(request)), media_type="video/mp4")
@@ -246,58 +253,56 @@ class _BrowserApi:
         return Response(status_code=200)
 
     async def read_file(self, request: Request, browser: Browser) -> Response:
-        content = await _in_thread(browser.files.read, request.query_params.get("path"))
+        content = await asyncio.to_thread(browser.files.read, request.query_params.get("path"))
         return Response(content, media_type="application/octet-stream")
 
     async def write_file(self, request: Request, browser: Browser) -> Response:
         query = request.query_params
         content = await read_body(request, MAX_UPLOAD_BYTES)
-        self._pool.find(browser.id)  # It may have been deleted meanwhile.
-        await _in_thread(browser.files.write, query.get("path"), content, query.get("mode"))
+        await asyncio.to_thread(browser.files.write, query.get("path"), content, query.get("mode"))
         return Response(status_code=201)
 
     async def list_files(self, request: Request, browser: Browser) -> Response:
-        return json_response(await _in_thread(browser.files.list, request.query_params.get("path")))
+        return json_response(await asyncio.to_thread(browser.files.list, request.query_params.get("path")))
 
     async def file_info(self, request: Request, browser: Browser) -> Response:
-        return json_response(await _in_thread(browser.files.info, request.query_params.get("path")))
+        return json_response(await asyncio.to_thread(browser.files.info, request.query_params.get("path")))
 
     async def download_folder(self, request: Request, browser: Browser) -> Response:
-        content = await _in_thread(browser.files.zip_folder, request.query_params.get("path"))
+        content = await asyncio.to_thread(browser.files.zip_folder, request.query_params.get("path"))
         return Response(content, media_type="application/zip")
 
     async def create_folder(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
-        await _in_thread(browser.files.create_folder, data.get("path"), data.get("mode"))
+        await asyncio.to_thread(browser.files.create_folder, data.get("path"), data.get("mode"))
         return Response(status_code=201)
 
     async def delete_folder(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
-        await _in_thread(browser.files.delete_folder, data.get("path"))
+        await asyncio.to_thread(browser.files.delete_folder, data.get("path"))
         return Response(status_code=200)
 
     async def delete_file(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
-        await _in_thread(browser.files.delete, data.get("path"))
+        await asyncio.to_thread(browser.files.delete, data.get("path"))
         return Response(status_code=200)
 
     async def move_file(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
-        await _in_thread(browser.files.move, data.get("src_path"), data.get("dest_path"))
+        await asyncio.to_thread(browser.files.move, data.get("src_path"), data.get("dest_path"))
         return Response(status_code=200)
 
     async def set_permissions(self, request: Request, browser: Browser) -> Response:
         data = read_object(await read_body(request))
         if data.get("owner") or data.get("group"):
             raise not_served("a change of a file's owner or group")
-        await _in_thread(browser.files.set_mode, data.get("path"), data.get("mode"))
+        await asyncio.to_thread(browser.files.set_mode, data.get("path"), data.get("mode"))
         return Response(status_code=200)
 
     async def upload(self, request: Request, browser: Browser) -> Response:
         files = await _uploaded_files(request)
-        self._pool.find(browser.id)  # It may have been deleted meanwhile.
         for path, content in files:
-            await _in_thread(browser.files.write, path, content)
+            await asyncio.to_thread(browser.files.write, path, content)
         return Response(status_code=201)
 
     async def upload_zip(self, request: Request, browser: Browser) -> Response:
@@ -305,7 +310,7 @@ class _BrowserApi:
             archive, path = form.get("zip_file"), form.get("dest_path")
             if not isinstance(archive, UploadFile):
                 raise bad_request("zip_file must be a file")
-            await _in_thread(browser.files.unzip, path, await archive.read())
+            await asyncio.to_thread(browser.files.unzip, path, await archive.read())
         return Response(status_code=201)
 
     def _find(self, request: Request) -> Browser:
@@ -329,7 +334,7 @@ class _Links:
         if browser := self._find(websocket):
             await relay(websocket, browser)
         else:
-            await websocket.close(1008)
+            await websocket.close(1008, "The browser is closed, or the secret of the URL is wrong")
 
     async def stream(self, websocket: WebSocket) -> None:
         if browser := self._find(websocket):
@@ -338,12 +343,8 @@ class _Links:
             await websocket.accept()
             await websocket.close(CLOSED)
 
-    async def live_view(self, request: Request) -> Response:
-        # The page itself says that the browser is closed.
-        return live_view_file("index.html")
-
-    async def file(self, request: Request) -> Response:
-        return live_view_file(request.path_params["name"])
+    async def webdriver(self, websocket: WebSocket) -> None:
+        await websocket.close(1008, "The emulator does not serve WebDriver BiDi")
 
     async def replay(self, request: Request) -> Response:
         replay = self._pool.find_replay(request.path_params["replay_id"])
@@ -381,10 +382,6 @@ async def _uploaded_files(request: Request) -> list[tuple[object, bytes]]:
     if not fields["file"] or fields["file"].keys() != fields["dest_path"].keys():
         raise bad_request("each of files must have a file and a dest_path")
     return [(fields["dest_path"][index], content) for index, content in fields["file"].items()]
-
-
-async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    return await asyncio.to_thread(function, *arguments)
 
 
 def _has_secret(connection: HTTPConnection, secret: str) -> bool:

@@ -76,24 +76,29 @@ def find_playwright(folders: Sequence[Path]) -> tuple[str, str]:
     raise not_served("playwright.execute without Playwright: run pip install playwright")
 
 
-async def execute(request: ExecuteScript, programs: tuple[str, str], browser: Browser) -> dict[str, Any]:
+async def execute(
+    request: ExecuteScript, programs: tuple[str, str], browser: Browser, url: str
+) -> dict[str, Any]:
     """
     Run a script in a browser; return the body of the response.
 
     A script that exceeds its time is ended, and with it what it had begun in the pages.
 
     :param programs: from :func:`find_playwright`.
+    :param url: the emulator's URL.
     :raises CdpError: the browser is gone.
     """
     with browser.pages.without_dialogs():
-        return await _execute(request, programs, browser)
+        return await _execute(request, programs, browser, url)
 
 
-async def _execute(request: ExecuteScript, programs: tuple[str, str], browser: Browser) -> dict[str, Any]:
+async def _execute(
+    request: ExecuteScript, programs: tuple[str, str], browser: Browser, url: str
+) -> dict[str, Any]:
     node, playwright = programs
     message = {
         "code": request.code,
-        "url": browser.relay_url,
+        "url": f"ws{url.removeprefix('http')}{browser.cdp_path}",
         "target": await browser.pages.active(),
         "playwright": playwright,
     }
@@ -127,11 +132,12 @@ async def _execute(request: ExecuteScript, programs: tuple[str, str], browser: B
         asyncio.create_task(it) for it in (answer.read(), _printed(process.stdout), _printed(process.stderr))
     ]
     try:
-        with contextlib.suppress(ConnectionError):
-            process.stdin.write(json.dumps(message | {"answer": sending}).encode())
-            await process.stdin.drain()
-        process.stdin.close()
-        await asyncio.wait_for(process.wait(), request.timeout)
+        async with asyncio.timeout(request.timeout):
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(json.dumps(message | {"answer": sending}).encode())
+                await process.stdin.drain()
+            process.stdin.close()
+            await process.wait()
         is_late = False
     except TimeoutError:
         is_late = True

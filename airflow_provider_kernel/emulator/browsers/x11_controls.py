@@ -32,6 +32,8 @@ class ControlsError(Exception):
 #: Maximum seconds until the window of a new browser is drawn.
 SETTLE_TIMEOUT = 2.0
 SETTLE_INTERVAL = 0.02
+#: As much of the screen as shows whether the window is drawn.
+HEAD_BYTES = 2**20
 
 
 class X11Controls:
@@ -56,7 +58,9 @@ class X11Controls:
         """
         await self._run(*_move((size[0] // 2, size[1] // 2)))
         for _ in range(int(SETTLE_TIMEOUT / SETTLE_INTERVAL)):  # Nothing tells when the window is drawn.
-            if is_drawn(self._screen_file.read_bytes(), size[0]):
+            with self._screen_file.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+            if is_drawn(head, size[0]):
                 return
             await asyncio.sleep(SETTLE_INTERVAL)
 

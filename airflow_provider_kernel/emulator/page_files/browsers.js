@@ -9,9 +9,7 @@ const holder = document.getElementById("browser-cards");
 const note = document.getElementById("browsers-note");
 const problem = document.getElementById("browsers-error");
 const template = document.getElementById("browser-card");
-const DEFAULT_VIEWPORT = { width: 1280, height: 800 };
 const cards = new Map();
-let areServed = true;
 
 /** Ask for the browsers and show them; with `id`, those of that invocation only. */
 export async function refreshBrowsers(id) {
@@ -38,12 +36,10 @@ export async function refreshBrowsers(id) {
 }
 
 async function listAll() {
-  if (!areServed) return [];
   try {
-    return await call("GET", "/browsers");
+    return await call("GET", "/browsers?limit=100");
   } catch (error) {
     if (error.status === 0) throw error;
-    areServed = ![404, 405].includes(error.status); // An emulator without browsers is asked once.
     return [];
   }
 }
@@ -68,11 +64,11 @@ function cardOf(browser) {
     browser.timeout_seconds ? `ends after ${browser.timeout_seconds} s without use` : "",
   ].filter(Boolean).join(" · ");
   const picture = card.querySelector(".picture");
-  const { width, height } = { ...DEFAULT_VIEWPORT, ...browser.viewport };
+  const { width, height } = browser.viewport;
   picture.style.setProperty("--width", width);
   picture.style.setProperty("--height", height);
   const open = card.querySelector("a");
-  const url = liveView(browser);
+  const url = browser.browser_live_view_url?.match(/^https?:.*/)?.[0];
   if (url) {
     open.href = url;
     picture.append(frameOf(url, name));
@@ -83,16 +79,6 @@ function cardOf(browser) {
   const close = card.querySelector("button");
   close.addEventListener("click", () => end(browser.session_id, close));
   return card;
-}
-
-/** Return the live view's address on this origin: the page may be open at another name of this machine. */
-function liveView({ browser_live_view_url: address }) {
-  try {
-    const url = new URL(address);
-    return ["http:", "https:"].includes(url.protocol) ? url.pathname + url.search + url.hash : null;
-  } catch {
-    return null;
-  }
 }
 
 function frameOf(url, name) {
