@@ -1,14 +1,19 @@
 """What the tests of browsers share: a site to visit, and an emulator whose apps visit it."""
 
 import http.server
+import itertools
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import kernel
 import psutil
 import pytest
+from websockets.sync.client import connect
 
 from dev import chromium
 from dev.wait import wait_until
@@ -73,24 +78,50 @@ class Person:
     def __init__(self, client: kernel.Kernel, browser_id: str) -> None:
         self.client, self.id = client, browser_id
         self.computer = client.browsers.computer
+        self._cdp_ws_url = client.browsers.retrieve(browser_id).cdp_ws_url
 
     def evaluate(self, code: str) -> object:
-        """Return what a Playwright script returns."""
+        """Return what a Playwright script returns, which takes a second where others keep the processor busy."""
         done = self.client.browsers.playwright.execute(self.id, code=code)
         assert done.success, done
         return done.result
 
     def open(self, url: str) -> None:
         """Visit a page."""
-        self.evaluate(f"await page.goto({url!r})")
+        with self._page() as call:
+            call("Page.navigate", url=url)
+            wait_until(lambda: self.page("document.readyState") == "complete", 20, f"{url} is loaded", 0.01)
 
     def page(self, expression: str) -> object:
-        """Return the value of an expression in the page."""
-        return self.evaluate(f"return await page.evaluate(() => {expression})")
+        """Return the value of an expression in the browser's only page."""
+        with self._page() as call:
+            answer = call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+            assert "exceptionDetails" not in answer, answer
+            return answer["result"].get("value")
 
     def sees(self, expression: str, value: object) -> None:
         """Wait until an expression in the page has a value."""
-        wait_until(lambda: self.page(expression) == value, 20, f"{expression} is {value!r}", 0.05)
+        wait_until(lambda: self.page(expression) == value, 20, f"{expression} is {value!r}", 0.02)
+
+    @contextmanager
+    def _page(self) -> Iterator[Callable[..., dict[str, Any]]]:
+        """Give a function that sends a command to the page."""
+        numbers = itertools.count(1)
+        with connect(self._cdp_ws_url, max_size=None) as socket:
+
+            def call(method: str, session: str | None = None, **params: Any) -> dict[str, Any]:
+                number = next(numbers)
+                message = {"id": number, "method": method, "params": params}
+                socket.send(json.dumps(message | ({"sessionId": session} if session else {})))
+                while (answer := json.loads(socket.recv(30))).get("id") != number:
+                    pass
+                assert "error" not in answer, answer
+                return dict(answer["result"])
+
+            targets = [it for it in call("Target.getTargets")["targetInfos"] if it["type"] == "page"]
+            assert len(targets) == 1
+            attached = call("Target.attachToTarget", targetId=targets[0]["targetId"], flatten=True)
+            yield partial(call, session=attached["sessionId"])
 
 
 def descendants(pid: int) -> list[psutil.Process]:

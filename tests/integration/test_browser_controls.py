@@ -243,7 +243,8 @@ def test_a_screenshot_of_a_scrolled_page_shows_what_is_seen(person):
 
 def test_a_dialog_does_not_stop_scripts(person):
     person.page("void setTimeout(() => { window.answer = confirm('Sure?') }, 100)")
-    person.sees("window.answer ?? null", value=False)
+    script = "return await page.evaluate(() => window.answer ?? null)"
+    wait_until(lambda: person.evaluate(script) is False, 30, "the dialog is dismissed", 0.1)
 
 
 def test_a_point_outside_the_picture_is_refused(person):

@@ -108,9 +108,9 @@ def test_a_script_that_exceeds_its_time_changes_nothing_afterwards(run, person, 
 
 def test_a_page_that_a_script_opens_stays_and_is_the_next_ones_page(run, person, site):
     run(f"const other = await context.newPage(); await other.goto('{site}/other')")
-    assert person.page("document.title") == "/other"
+    assert person.evaluate("return await page.title()") == "/other"
     run("await page.close()")
-    assert person.page("document.title") == "/before"
+    assert person.evaluate("return await page.title()") == "/before"
 
 
 def test_scripts_of_one_executor_wait_for_each_other_and_others_do_not(emulator, person, run):

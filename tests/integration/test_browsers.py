@@ -297,7 +297,7 @@ def test_closing_the_last_page_leaves_the_browser(client, site):
         for page in browser.contexts[0].pages:
             page.close()
     person = Person(client, made.session_id)
-    person.open(f"{site}/next")
+    person.evaluate(f"await page.goto('{site}/next')")
     assert person.page("document.title") == "/next"
     assert png_size(client.browsers.computer.capture_screenshot(made.session_id).read()) == (1920, 1080)
 
