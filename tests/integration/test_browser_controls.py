@@ -44,7 +44,7 @@ def browser(request, emulator):
 
 @pytest.fixture
 def person(browser, site):
-    browser.open(f"{site}/text")
+    browser.open_to_click(f"{site}/text")
     return browser
 
 
