@@ -52,6 +52,11 @@ def not_found(message: str) -> ApiError:
     return ApiError(404, "not_found", message)
 
 
+def not_served(what: str) -> ApiError:
+    """Return the error for what Kernel's API has and the emulator does not."""
+    return ApiError(501, "not_implemented", f"The emulator does not serve {what}")
+
+
 @dataclass(frozen=True)
 class InvokeRequest:
     """The valid body of a ``POST /invocations``. ``async_timeout`` is in seconds."""

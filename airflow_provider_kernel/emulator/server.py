@@ -30,6 +30,7 @@ from airflow_provider_kernel.emulator.contract import (
     VERSION_LABEL,
     ApiError,
     not_found,
+    not_served,
     paginate,
     read_invoke,
     read_pagination,
@@ -309,7 +310,7 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
     if error.status_code in (404, 405) and (what := unserved(request.url.path)):
-        return error_response(501, "not_implemented", f"The emulator does not serve {what}")
+        return await _on_api_error(request, not_served(what))
     code = _CODES.get(error.status_code, "bad_request")
     return error_response(error.status_code, code, error.detail, error.headers)
 
