@@ -8,7 +8,7 @@ import kernel
 import pytest
 
 from airflow_provider_kernel.emulator import __main__ as command_line
-from airflow_provider_kernel.testing import KernelEmulator, KernelEmulatorError
+from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
 from tests.integration.conftest import client_of
 from tests.integration.emulator_process import emulator_process
@@ -282,13 +282,6 @@ def test_a_version_may_be_in_javascript_and_a_file_be_several_versions(tmp_path)
         outputs = [json.loads(invoke(client, version).output) for version in versions]
 
     assert outputs == ["node", "plain", "plain"]
-
-
-def test_start_fails_when_two_files_define_the_same_version_of_an_app(files):
-    one, two = files["2"], files["1.0 beta"]
-
-    with pytest.raises(KernelEmulatorError, match=f"{one} and {two} both define the app 'shop' in version 2"):
-        KernelEmulator([], versions={"2": [one, two]}).start()
 
 
 @pytest.mark.parametrize(
