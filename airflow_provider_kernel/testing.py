@@ -46,6 +46,7 @@ class KernelEmulator:
     The emulator ends with the context, with :meth:`stop`, or with this process, also if this process is killed.
 
     :param app_files: files that define apps, in Python, TypeScript or JavaScript.
+    :param versions: further files, by the label of the version that they are of their apps; None: no files.
     :param port: port on 127.0.0.1; 0 picks a free port.
     :param api_key: the only accepted API key; None: any key is accepted.
     :param env: environment variables for the apps, as in ``kernel deploy --env``; None: no variables. The emulator's
@@ -66,6 +67,7 @@ class KernelEmulator:
         self,
         app_files: Sequence[str | Path],
         *,
+        versions: Mapping[str, str | Path | Sequence[str | Path]] | None = None,
         port: int = 0,
         api_key: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -88,6 +90,9 @@ class KernelEmulator:
         self.api_key = api_key or DEFAULT_API_KEY
         self._arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
         self._arguments += [f"--env={name}" for name in env or {}]
+        for label, files in (versions or {}).items():
+            several = [files] if isinstance(files, str | Path) else files
+            self._arguments += [f"--version={label}={file}" for file in several]
         if reserialize_payloads:
             self._arguments.append("--reserialize-payloads")
         self._env = dict(env or {})

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from airflow_provider_kernel.api.models import InvocationStatus
-from airflow_provider_kernel.emulator.account import limits, refusal
+from airflow_provider_kernel.emulator.account import entitlements, limits, refusal
 from airflow_provider_kernel.emulator.app_files import AppFiles
 from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
 from airflow_provider_kernel.emulator.browsers.routes import (
@@ -27,11 +27,11 @@ from airflow_provider_kernel.emulator.browsers.routes import (
 )
 from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.contract import (
-    VERSION_LABEL,
     ApiError,
     not_found,
     not_served,
     paginate,
+    read_deployment_filter,
     read_invoke,
     read_pagination,
     read_since,
@@ -97,8 +97,11 @@ def make_app(
             Route("/invocations/{id}/browsers", api.list_browsers, methods=["GET"]),
             Route("/invocations/{id}/browsers", api.delete_browsers, methods=["DELETE"]),
             Route("/apps", api.list_apps, methods=["GET"]),
+            Route("/deployments", api.list_deployments, methods=["GET"]),
+            Route("/deployments/{id}", api.retrieve_deployment, methods=["GET"]),
             Route("/auth/context", api.auth_context, methods=["GET"]),
             Route("/org/entitlements", api.entitlements, methods=["GET"]),
+            Route("/org/limits", api.limits, methods=["GET"]),
             *browser_routes(browsers, engine.app_folders, engine.check_active, url),
             *page_routes(engine),
             *control_routes(faults, settings),
@@ -177,6 +180,7 @@ class _Api:
         heartbeat: float,
     ) -> None:
         self._engine = engine
+        self._deployments = engine.deployments
         self._browsers = browsers
         self._app_files = app_files
         self._console = console
@@ -239,24 +243,25 @@ class _Api:
     async def list_apps(self, request: Request) -> Response:
         await self._app_files.refresh()
         query = request.query_params
-        name, text = query.get("app_name"), query.get("query", "").lower()
+        name, version, text = query.get("app_name"), query.get("version"), query.get("query", "").lower()
         apps = [
-            {
-                "id": app.id,
-                "app_name": app.name,
-                "version": VERSION_LABEL,
-                "region": "aws.us-east-1a",
-                "deployment": app.deployment_id,
-                "actions": [{"name": action} for action in app.actions],
-                "env_vars": {},
-            }
-            for app in self._engine.apps.values()
-            if name in (None, app.name)
-            and query.get("version") in (None, VERSION_LABEL)
-            and text in app.name.lower()
+            app.as_json(self._deployments.variables)
+            for app in self._deployments.apps
+            if name in (None, app.name) and version in (None, app.version) and text in app.name.lower()
         ]
         page, headers = paginate(apps, read_pagination(query))
         return json_response(page, headers=headers)
+
+    async def list_deployments(self, request: Request) -> Response:
+        await self._app_files.refresh()
+        query = request.query_params
+        found = self._deployments.list(read_deployment_filter(query))
+        page, headers = paginate(found, read_pagination(query))
+        return json_response([it.as_json(self._deployments.variables) for it in page], headers=headers)
+
+    async def retrieve_deployment(self, request: Request) -> Response:
+        deployment = self._deployments.find(request.path_params["id"])
+        return json_response(deployment.as_json(self._deployments.variables))
 
     async def auth_context(self, request: Request) -> Response:
         key_id = _public_id(_token(request))
@@ -275,7 +280,10 @@ class _Api:
         )
 
     async def entitlements(self, request: Request) -> Response:
-        return json_response(limits(self._engine.max_concurrency))
+        return json_response(entitlements(self._engine.max_concurrency))
+
+    async def limits(self, request: Request) -> Response:
+        return json_response(limits(len(self._browsers.open())))
 
     def _note_open_browsers(self, invocation: StoredInvocation) -> None:
         """Say what is easily forgotten: that the end of an action closes no browser, which goes on costing on Kernel."""
@@ -283,7 +291,7 @@ class _Api:
             return
         for browser in self._browsers.open(invocation.id):
             self._console.note(
-                f"The browser {browser.id} of {invocation.app_name}.{invocation.action_name} stays open: nothing deleted "
+                f"The browser {browser.id} of {invocation.title} stays open: nothing deleted "
                 f"it. It is closed after {browser.timeout} seconds without use."
             )
 

@@ -34,6 +34,13 @@ def flood(ctx):
         print("line", number, "x" * 60)
     time.sleep(60)
 """
+VERSION_APP = """
+import kernel
+app = kernel.App("shop")
+@app.action("act")
+def act(ctx):
+    return {result!r}
+"""
 LIVE_VIEW = "<!doctype html><title>live</title><p>live picture</p>"
 #: What a browser sends with a click on a link of another site.
 CLICK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -222,6 +229,21 @@ def test_form_works_by_keyboard_alone_and_remembers_the_payload_of_each_action(e
     expect(payload).to_have_value("")
     page.get_by_role("radio", name="echo", exact=True).check()
     expect(payload).to_have_value("[1]")
+
+
+@pytest.mark.browser
+def test_version_can_be_chosen_if_an_app_has_several(start_emulator, tmp_path, open_page):
+    files = [tmp_path / "shop.py", tmp_path / "shop_v2.py"]
+    for file in files:
+        file.write_text(VERSION_APP.format(result=file.stem))
+    page = open_page(start_emulator([files[0]], versions={"2": files[1]}).base_url)
+
+    for version, result in (("2", "shop_v2"), ("emulator", "shop")):
+        page.goto(page.url.partition("#")[0])
+        page.get_by_role("group", name=f"shop (version {version})").get_by_role("radio", name="act").check()
+        page.get_by_role("button", name="Run", exact=True).click()
+        expect(page.locator("#output")).to_have_text(f'"{result}"')
+        expect(page.locator("#detail-facts")).to_contain_text(f"Version{version}")
 
 
 @pytest.mark.browser
