@@ -45,6 +45,7 @@ from airflow_provider_kernel.emulator.http_messages import (
     read_body,
     url_of,
 )
+from airflow_provider_kernel.emulator.inspection import inspection_routes
 from airflow_provider_kernel.emulator.page import PAGE, is_page_file, page_routes
 from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
@@ -94,6 +95,7 @@ def make_app(
             Route("/org/entitlements", api.entitlements, methods=["GET"]),
             *browser_routes(browsers, engine.app_folders, engine.check_active, url),
             *page_routes(engine),
+            *inspection_routes(engine),
         ],
         exception_handlers={
             ApiError: _on_api_error,
