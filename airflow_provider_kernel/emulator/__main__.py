@@ -27,6 +27,7 @@ from airflow_provider_kernel.emulator.environment import (
     read_env_file,
     read_option,
 )
+from airflow_provider_kernel.emulator.faults import Fault, FaultList, parse_fault
 from airflow_provider_kernel.emulator.host_and_origin import is_loopback, served_hosts
 from airflow_provider_kernel.emulator.loader import AppFileError
 from airflow_provider_kernel.emulator.process import Forkserver
@@ -110,6 +111,7 @@ def _serve(options: argparse.Namespace) -> int:
             api_key=options.api_key,
             heartbeat=options.heartbeat,
             refuse=options.refuse,
+            faults=FaultList(options.fault),
             served=served_hosts(options.host, address),
             url=url,
         )
@@ -202,6 +204,19 @@ def _parser() -> argparse.ArgumentParser:
         "and DELETE with 403; other-project answers requests that name a project with 403, and unknown-project with 404",
     )
     parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        type=_fault,
+        metavar="TEXT",
+        help="let requests go wrong, as in 'POST /invocations status=503 rate=0.2 times=1': a method and a glob for the path "
+        "(default: all requests); rate=SHARE of these requests (default: 1) and times=N (default: no limit); then "
+        "latency=SECONDS before a request is handled, and one of status=STATUS with or without retry_after=SECONDS (an error "
+        "in Kernel's place), lose_reply (the request takes effect, and the connection is closed without a response), "
+        "cut_after=N (the connection of an event stream breaks after N events) and silent_after=N (an event stream sends "
+        "nothing more after N events). May be repeated; the first that applies to a request counts",
+    )
+    parser.add_argument(
         "--reserialize-payloads",
         action="store_true",
         help="store payloads as compact JSON that is written anew (default: store them byte for byte, with white space). "
@@ -262,6 +277,13 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 65_535):
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
     return int(text)
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return parse_fault(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _program(text: str) -> str:

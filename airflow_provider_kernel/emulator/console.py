@@ -84,6 +84,10 @@ class Console:
         """Print a request that was answered with an error."""
         self._print(lambda lines, clock: lines.refused(clock, status, method, path, message))
 
+    def fault(self, method: str, path: str, effects: str) -> None:
+        """Print a request that has a fault on purpose."""
+        self._print(lambda lines, clock: lines.fault(clock, method, path, effects))
+
     def request(self, status: int, method: str, path: str, seconds: float) -> None:
         """Print a request that was answered without an error, with ``--verbose``."""
         if self._is_verbose:

@@ -108,6 +108,10 @@ class Lines:
         number = self._paint(_RED if status >= 500 else _YELLOW, str(status))
         return f"{self._time(clock)} {number} {shorten(method)} {shorten(path)}: {shorten(message)}"
 
+    def fault(self, clock: str, method: str, path: str, effects: str) -> str:
+        """Return the line for a request that has a fault on purpose."""
+        return f"{self._time(clock)} {shorten(method)} {shorten(path)}: {self._paint(_YELLOW, 'injected fault')}: {effects}"
+
     def request(self, clock: str, status: int, method: str, path: str, seconds: float) -> str:
         """Return the line for a request that was answered without an error."""
         return f"{self._time(clock)} {status} {shorten(method)} {shorten(path)} ({seconds * 1000:.0f} ms)"

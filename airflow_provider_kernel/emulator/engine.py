@@ -97,6 +97,8 @@ class Engine:
         self.apps = apps
         self.store = Store()
         self.max_concurrency = max_concurrency
+        #: Set once :meth:`stop` is called.
+        self.stopping = asyncio.Event()
         self._sync_timeout = sync_timeout
         self._reserialize_payloads = reserialize_payloads
         self._active: dict[str, _ActiveInvocation] = {}
@@ -185,6 +187,7 @@ class Engine:
 
     async def stop(self) -> None:
         """End every active invocation, and wait for at most a second. The end of the server kills the rest."""
+        self.stopping.set()
         active_invocations = list(self._active.values())
         for active in active_invocations:
             active.kill(failed(STOPPED))

@@ -37,7 +37,10 @@ from airflow_provider_kernel.emulator.contract import (
     read_status,
     read_update,
 )
+from airflow_provider_kernel.emulator.control import Settings, control_routes, is_control
 from airflow_provider_kernel.emulator.engine import ENDED_BY_REQUEST, STOPPED, Engine
+from airflow_provider_kernel.emulator.fault_injection import FaultInjection
+from airflow_provider_kernel.emulator.faults import FaultList
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
 from airflow_provider_kernel.emulator.http_messages import (
     error_response,
@@ -64,6 +67,7 @@ def make_app(
     api_key: str | None,
     heartbeat: float,
     refuse: str | None,
+    faults: FaultList,
     served: frozenset[str] | None,
     url: str,
 ) -> ASGIApp:
@@ -77,10 +81,12 @@ def make_app(
     :param api_key: the only accepted bearer token; None: any token is accepted.
     :param heartbeat: seconds without an event after which an event stream sends a heartbeat.
     :param refuse: a choice of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: no request is refused.
+    :param faults: what happens to requests on purpose.
     :param served: hosts from :func:`~airflow_provider_kernel.emulator.host_and_origin.served_hosts`.
     :param url: the emulator's URL on this machine.
     """
     api = _Api(engine, browsers, app_files, console, heartbeat)
+    settings = Settings(engine, refuse)
     app = Starlette(
         routes=[
             Route("/invocations", api.invoke, methods=["POST"]),
@@ -95,6 +101,7 @@ def make_app(
             Route("/org/entitlements", api.entitlements, methods=["GET"]),
             *browser_routes(browsers, engine.app_folders, engine.check_active, url),
             *page_routes(engine),
+            *control_routes(faults, settings),
             *inspection_routes(engine),
         ],
         exception_handlers={
@@ -110,22 +117,23 @@ def make_app(
         # Starlette adds HEAD to GET. Kernel has no HEAD, and on an event stream it would last until the stream's end.
         if isinstance(route, Route) and route.methods:
             route.methods.discard("HEAD")
-    return RequestLog(_AccessMiddleware(app, api_key, refuse, served), console)
+    faulty = FaultInjection(app, faults, console, engine.stopping)
+    return RequestLog(_AccessMiddleware(faulty, api_key, settings, served), console)
 
 
 class _AccessMiddleware:
     """
     Refuses requests by ``Host`` and ``Origin``, by bearer token, and by ``--refuse``, in this order.
 
-    The page's files need no token.
+    The page's files need no token. The emulator's own endpoints are not refused by ``--refuse``, so that it can be lifted.
     """
 
     def __init__(
-        self, app: ASGIApp, api_key: str | None, refuse: str | None, served: frozenset[str] | None
+        self, app: ASGIApp, api_key: str | None, settings: Settings, served: frozenset[str] | None
     ) -> None:
         self._app = app
         self._api_key = api_key
-        self._refuse = refuse
+        self._settings = settings
         self._served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -144,7 +152,9 @@ class _AccessMiddleware:
             return
         request = Request(scope)
         if error is None and not (is_page_file(method, path) or has_own_secret(path)):
-            error = self._check_token(_token(request)) or refusal(self._refuse, method, request.headers)
+            error = self._check_token(_token(request))
+            if error is None and not is_control(path):
+                error = refusal(self._settings.refuse, method, request.headers)
         respond = error_response(error.status_code, error.code, error.message) if error else self._app
         await respond(scope, receive, send)
 

@@ -21,7 +21,7 @@ from airflow_provider_kernel.api.timestamps import format_timestamp
 from airflow_provider_kernel.emulator import API_KEY_VARIABLE, DEFAULT_API_KEY
 from airflow_provider_kernel.emulator.connection import airflow_connection
 from airflow_provider_kernel.testing.client import EmulatorClient
-from airflow_provider_kernel.testing.faults import FAULTS, Fault
+from airflow_provider_kernel.testing.faults import Fault
 
 _SETTINGS = "/_emulator/settings"
 _INVOCATIONS = "/_emulator/invocations"
@@ -143,7 +143,7 @@ class KernelEmulator:
         self._base_url: str | None = None
         # What a test changes, and when it began; see isolated().
         self._since: int | None = None
-        self._has_faults = False
+        self._faults: list[Fault] = []
         self._changed_settings: dict[str, Any] = {}
 
     @property
@@ -254,16 +254,16 @@ class KernelEmulator:
         At most one of ``status``, ``lose_reply``, ``cut_after`` and ``silent_after`` can be given; ``latency`` goes with each
         of them.
 
-        :param method: the HTTP method of the requests; None: any.
-        :param path: pattern of their path, such as ``/invocations/*/events``; None: any.
-        :param rate: the share of these requests: 0.2 is each fifth; None: all.
-        :param times: the maximum number of requests; None: no maximum.
-        :param latency: seconds before the reply.
-        :param status: HTTP status of the reply, in place of Kernel's.
-        :param retry_after: seconds in the header ``Retry-After`` of that reply.
+        :param method: the method of the requests; None: any.
+        :param path: glob for their path without query, such as ``/invocations/*/events``; None: any.
+        :param rate: share of these requests that have the fault: with 0.2, each fifth; None: all.
+        :param times: number of requests after which the fault has no effect; None: no limit.
+        :param latency: seconds before a request is handled.
+        :param status: status of the error that is answered in Kernel's place; the request takes no effect.
+        :param retry_after: the error's ``Retry-After``, in seconds.
         :param lose_reply: whether the request takes effect, and the connection is closed without a reply.
-        :param cut_after: the number of events after which an event stream ends early.
-        :param silent_after: the number of events after which an event stream stays open and sends nothing more.
+        :param cut_after: number of events after which the connection of an event stream breaks. Heartbeats do not count.
+        :param silent_after: number of events after which an event stream sends nothing more, not even heartbeats.
         :return: the fault, which counts the requests and can be removed.
         :raises KernelApiError: the emulator refuses the fault; the message says why.
         """
@@ -280,7 +280,7 @@ class KernelEmulator:
             "silent_after": silent_after,
         }
         fault = Fault(self._client, {name: value for name, value in fields.items() if value is not None})
-        self._has_faults = True
+        self._faults.append(fault)
         return fault
 
     @property
@@ -334,9 +334,8 @@ class KernelEmulator:
             self._since = before
 
     def _reset(self) -> None:
-        if self._has_faults:
-            self._client.request("DELETE", FAULTS)
-            self._has_faults = False
+        while self._faults:
+            self._faults.pop().remove()
         if self._changed_settings:
             self._client.request("PATCH", _SETTINGS, self._changed_settings)
             self._changed_settings = {}

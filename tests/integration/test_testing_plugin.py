@@ -15,6 +15,7 @@ from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelInvocationFailedError,
     KernelInvocationTimeoutError,
+    KernelTransportError,
 )
 from airflow_provider_kernel.testing import BrowserServer
 from airflow_provider_kernel.testing.emulator import EmulatedInvocation
@@ -274,6 +275,53 @@ def test_an_active_invocation_has_the_log_so_far(emulator, submit, until):
     with emulator.isolated():
         submit("sleep", {"seconds": 600}, wait_for="running")
         until(lambda: emulator.invocations()[0].log == ["sleeping"])
+
+
+def test_a_fault_counts_and_ends_with_its_block(emulator):
+    with emulator.isolated():
+        with emulator.fault(method="POST", path="/invocations", status=429, retry_after=7) as fault:
+            assert fault.applied == 0
+            with pytest.raises(KernelApiError, match="429") as error:
+                emulator.invoke("tests", "echo", 1)
+            assert error.value.retry_after == 7
+        assert emulator.invoke("tests", "echo", 1) == 1
+        assert fault.applied == 1
+
+
+def test_a_fault_may_lose_a_reply_and_is_not_seen_by_the_test_itself(emulator):
+    with emulator.isolated():
+        fault = emulator.fault(lose_reply=True)
+        with pytest.raises(KernelTransportError, match="no reply of the emulator to POST /invocations"):
+            emulator.invoke("tests", "echo", 1)
+        assert [it.payload for it in emulator.invocations()] == [1]
+        assert fault.applied == 1
+
+
+def test_faults_and_settings_last_until_the_end_of_a_test(emulator, submit, status):
+    with emulator.isolated():
+        emulator.fault(status=500)
+        emulator.fault(latency=0.01).remove()
+        emulator.max_concurrency = 2
+        emulator.max_concurrency = 1
+        emulator.refuse = "spending-cap"
+        assert (emulator.max_concurrency, emulator.refuse) == (1, "spending-cap")
+
+    assert (emulator.max_concurrency, emulator.refuse) == (None, None)
+    assert emulator.invoke("tests", "echo", 1) == 1
+
+
+def test_an_active_invocation_is_cancelled_although_its_test_had_requests_refused(emulator, submit, status):
+    with emulator.isolated():
+        invocation_id = submit("sleep", {"seconds": 600}, wait_for="running")
+        emulator.fault(status=500)
+        emulator.refuse = "insufficient-scope"
+
+    assert status(invocation_id) == "failed"
+
+
+def test_a_fault_that_contradicts_itself_is_refused(emulator):
+    with pytest.raises(KernelApiError, match="400"):
+        emulator.fault(status=500, lose_reply=True)
 
 
 class _Emulator:

@@ -33,6 +33,7 @@ def all_lines(lines):
             "14:03:08", ID, "shop", "price", 61.25, "The action raised an exception. ValueError: x\ny"
         ),
         lines.refused("14:03:09", 404, "POST", "/invocations", "App not found: shopp"),
+        lines.fault("14:03:09", "POST", "/invocations", "latency=2 lose_reply"),
         lines.request("14:03:09", 200, "GET", f"/invocations/{ID}", 0.0032),
         lines.note("14:03:10", "shop.py has changed"),
     ]
@@ -46,6 +47,7 @@ def test_lines_say_when_which_invocation_and_what():
         "14:03:08 k3j9x2ab shop.price succeeded in 0.4 s",
         "14:03:08 k3j9x2ab shop.price failed after 61.2 s: The action raised an exception. ValueError: x y",
         "14:03:09 404 POST /invocations: App not found: shopp",
+        "14:03:09 POST /invocations: injected fault: latency=2 lose_reply",
         f"14:03:09 200 GET /invocations/{ID} (3 ms)",
         "14:03:10 shop.py has changed",
     ]
