@@ -21,24 +21,16 @@ from airflow_provider_kernel.testing.airflow import DagResult
 from airflow_provider_kernel.testing.isolated_airflow import isolate_airflow
 from tests.integration.pytest_plugin import ARGUMENTS
 from tests.integration.task import both_waits
+from tests.integration.test_guide import write_files
 
 pytest_plugins = ["pytester"]
 
-APP = """
-import kernel
-
-app = kernel.App("shop")
-
-@app.action("price")
-def price(ctx: kernel.KernelContext, payload: dict) -> dict:
-    return {"sku": payload["sku"], "price": 12.5}
-"""
 DAGS = """
 from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG, task
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
-with DAG("prices", schedule=None, start_date=datetime(2026, 1, 1), params={"sku": "A"}) as prices:
+with DAG("my_prices", schedule=None, start_date=datetime(2026, 1, 1), params={"sku": "A"}) as prices:
     price = KernelInvokeOperator(
         task_id="price", app_name="shop", action_name="price", payload={"sku": "{{ params.sku }}"}
     )
@@ -60,7 +52,7 @@ TESTS = """
 import os
 import pytest
 from airflow_provider_kernel.testing import run_dag
-from dags import bad, prices
+from my_dags import bad, prices
 
 def test_good(kernel_emulator):
     run = run_dag(prices, conf={"sku": "B"})
@@ -176,7 +168,7 @@ class DeferringOperator(BaseOperator):
 )
 def test_run_operator_fails_a_task_whose_trigger(is_silent, error):
     with pytest.raises(Exception) as failed:  # noqa: PT011 - each Airflow has the class elsewhere
-        run_operator(DeferringOperator(is_silent, task_id="t"))
+        run_operator(DeferringOperator(is_silent=is_silent, task_id="t"))
 
     # Airflow 2 has one error for both.
     assert type(failed.value).__name__ in (error, "TaskDeferralError")
@@ -208,20 +200,18 @@ def test_run_operator_sets_the_current_context():
     assert run_operator(Asking(task_id="t"))
 
 
-def test_run_dag_has_a_database_of_its_own_in_each_worker(pytester, monkeypatch):
+def test_the_page_on_testing_works_and_each_worker_has_a_database_of_its_own(pytester, monkeypatch):
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////none/of/ours.db")
     monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "none.of.Ours")
     outer = pytester.mkdir("outer")
     monkeypatch.setenv("AIRFLOW_HOME", str(outer))
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
-    pytester.makepyprojecttoml(
-        '[tool.pytest.ini_options]\nkernel_apps = ["shop.py"]\nkernel_isolated_airflow = true\npythonpath = ["."]'
-    )
-    pytester.makepyfile(shop=APP, dags=DAGS, test_dags=f"OUTER = {str(outer)!r}\n{TESTS}")
+    write_files("docs/testing.md", pytester.path)
+    pytester.makepyfile(my_dags=DAGS, test_dags=f"OUTER = {str(outer)!r}\n{TESTS}")
 
-    done = pytester.runpytest_subprocess(*ARGUMENTS, "-n2", timeout=300)
+    done = pytester.runpytest_subprocess(*ARGUMENTS, "-n2", "--dist=loadfile", timeout=300)
 
-    done.assert_outcomes(passed=3)
+    done.assert_outcomes(passed=11)
     assert list(outer.iterdir()) == []
     assert not [path for path in (pytester.path / "tmp").iterdir() if "airflow" in path.name]
 
