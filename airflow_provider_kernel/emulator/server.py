@@ -49,6 +49,7 @@ from airflow_provider_kernel.emulator.http_messages import (
     read_body,
     url_of,
 )
+from airflow_provider_kernel.emulator.inspection import inspection_routes
 from airflow_provider_kernel.emulator.page import PAGE, is_page_file, page_routes
 from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
@@ -105,6 +106,7 @@ def make_app(
             *browser_routes(browsers, engine.app_folders, engine.check_active, url),
             *page_routes(engine),
             *control_routes(faults, settings),
+            *inspection_routes(engine),
         ],
         exception_handlers={
             ApiError: _on_api_error,
