@@ -1,19 +1,20 @@
-"""The requests of tests to the emulator, by the standard library alone."""
+"""The requests of tests to the emulator. The standard library sends them, so a test of an app needs no HTTP client."""
 
 from __future__ import annotations
 
 import http.client
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
-from airflow_provider_kernel.api.errors import KernelApiError, KernelTransportError
+from airflow_provider_kernel.api.endpoints import is_success, raise_for_status
+from airflow_provider_kernel.api.errors import KernelTransportError
 
 
 class EmulatorClient:
     """
-    Sends requests to an emulator, each on a connection of its own; no proxy is used.
+    Sends requests to an emulator, each on a connection of its own, without a proxy.
 
     :param base_url: the emulator's URL.
     :param api_key: its API key.
@@ -53,21 +54,6 @@ class EmulatorClient:
             ) from error
         finally:
             connection.close()
-        data = _decode(content)
-        if reply.status >= 400:
-            said = data if isinstance(data, dict) else {}
-            retry_after = reply.headers.get("Retry-After", "")
-            raise KernelApiError(
-                str(said.get("message", reply.reason)),
-                status_code=reply.status,
-                code=said.get("code"),
-                retry_after=float(retry_after) if retry_after.isdigit() else None,
-            )
-        return data
-
-
-def _decode(content: bytes) -> Any:
-    try:
+        if not is_success(reply.status):
+            raise_for_status(reply.status, cast(Mapping[str, str], reply.headers), content)
         return json.loads(content) if content else None
-    except ValueError:
-        return None
