@@ -272,7 +272,7 @@ class KernelEmulator:
         :return: the fault, which counts the requests and can be removed.
         :raises KernelApiError: the emulator refuses the fault; the message says why.
         """
-        fields: dict[str, Any] = {
+        fields = {
             "method": method,
             "path": path,
             "rate": rate,
@@ -280,11 +280,11 @@ class KernelEmulator:
             "latency": latency,
             "status": status,
             "retry_after": retry_after,
-            "lose_reply": lose_reply or None,
+            "lose_reply": lose_reply,
             "cut_after": cut_after,
             "silent_after": silent_after,
         }
-        fault = Fault(self._client, {name: value for name, value in fields.items() if value is not None})
+        fault = Fault(self._client, fields)
         self._faults.append(fault)
         return fault
 
