@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -112,7 +113,10 @@ class FaultInjection:
 
     async def _hold_open(self, receive: Receive) -> None:
         """Wait until the client leaves or the emulator stops."""
-        waits = [asyncio.create_task(_wait_until_closed(receive)), asyncio.create_task(_wait(self._stopping))]
+        waits: list[asyncio.Task[Any]] = [
+            asyncio.create_task(_wait_until_closed(receive)),
+            asyncio.create_task(self._stopping.wait()),
+        ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -125,10 +129,6 @@ class FaultInjection:
         except TimeoutError:
             return False
         return True
-
-
-async def _wait(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 async def _wait_until_closed(receive: Receive) -> None:
