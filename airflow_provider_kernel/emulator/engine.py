@@ -125,14 +125,24 @@ class Engine:
         """Return the folders of the app files."""
         return [app.deployment.forkserver.path.resolve().parent for app in self.deployments.apps]
 
+    def find(self, invocation_id: str) -> StoredInvocation:
+        """
+        Return an invocation.
+
+        :raises ApiError: 404: the id is unknown.
+        """
+        invocation = self.store.get(invocation_id)
+        if invocation is None:
+            raise not_found(f"Invocation not found: {invocation_id}")
+        return invocation
+
     def check_active(self, invocation_id: str) -> None:
         """
         Check that an invocation is queued or running.
 
         :raises ApiError: 404: it is unknown; 400: it has ended.
         """
-        if self.store.get(invocation_id) is None:
-            raise not_found(f"Invocation not found: {invocation_id}")
+        self.find(invocation_id)
         if invocation_id not in self._active:
             raise bad_request(f"The invocation {invocation_id} has already ended")
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from airflow_provider_kernel.emulator.contract import bad_request, not_found, read_since
+from airflow_provider_kernel.emulator.contract import bad_request, read_since
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.http_messages import json_response
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
@@ -31,9 +31,7 @@ def inspection_routes(engine: Engine) -> list[Route]:
         return json_response({"invocations": [_with_log(invocation) for invocation in found]})
 
     async def retrieve(request: Request) -> Response:
-        invocation = engine.store.get(request.path_params["id"])
-        if invocation is None:
-            raise not_found(f"Invocation not found: {request.path_params['id']}")
+        invocation = engine.find(request.path_params["id"])
         try:
             seconds = float(request.query_params.get("wait", "0"))
         except ValueError:

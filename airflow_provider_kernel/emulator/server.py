@@ -28,7 +28,6 @@ from airflow_provider_kernel.emulator.browsers.routes import (
 from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.contract import (
     ApiError,
-    not_found,
     not_served,
     paginate,
     read_deployment_filter,
@@ -298,11 +297,7 @@ class _Api:
             )
 
     def _find(self, request: Request) -> StoredInvocation:
-        invocation_id = request.path_params["id"]
-        invocation = self._engine.store.get(invocation_id)
-        if invocation is None:
-            raise not_found(f"Invocation not found: {invocation_id}")
-        return invocation
+        return self._engine.find(request.path_params["id"])
 
 
 def _submission_as_json(invocation: StoredInvocation) -> dict[str, Any]:
