@@ -1,4 +1,4 @@
-"""The emulator's own endpoints, below ``/_emulator``: faults, and settings that can be changed while it runs."""
+"""Two of the emulator's own endpoints: its faults, and the settings that can change while it runs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.faults import FaultList, read_fault
 from airflow_provider_kernel.emulator.http_messages import json_response, read_body
 
-_PREFIX = "/_emulator/"
+#: Path of the emulator's own endpoints. Those of :mod:`~airflow_provider_kernel.emulator.inspection` are below it, too.
+PREFIX = "/_emulator/"
 
 
 def is_control(path: str) -> bool:
     """Return whether a path is one of the emulator's own, which has no faults and is not refused by ``--refuse``."""
-    return path.startswith(_PREFIX)
+    return path.startswith(PREFIX)
 
 
 class Settings:
@@ -90,10 +91,10 @@ def control_routes(faults: FaultList, settings: Settings) -> list[Route]:
         return json_response(settings.as_json())
 
     return [
-        Route(f"{_PREFIX}faults", add_fault, methods=["POST"]),
-        Route(f"{_PREFIX}faults", list_faults, methods=["GET"]),
-        Route(f"{_PREFIX}faults", remove_faults, methods=["DELETE"]),
-        Route(f"{_PREFIX}faults/{{id}}", remove_fault, methods=["DELETE"]),
-        Route(f"{_PREFIX}settings", retrieve_settings, methods=["GET"]),
-        Route(f"{_PREFIX}settings", change_settings, methods=["PATCH"]),
+        Route(f"{PREFIX}faults", add_fault, methods=["POST"]),
+        Route(f"{PREFIX}faults", list_faults, methods=["GET"]),
+        Route(f"{PREFIX}faults", remove_faults, methods=["DELETE"]),
+        Route(f"{PREFIX}faults/{{id}}", remove_fault, methods=["DELETE"]),
+        Route(f"{PREFIX}settings", retrieve_settings, methods=["GET"]),
+        Route(f"{PREFIX}settings", change_settings, methods=["PATCH"]),
     ]

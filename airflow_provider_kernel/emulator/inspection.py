@@ -1,5 +1,5 @@
 """
-What tests ask of the emulator beside Kernel's API: the invocations with their logs. Faults do not affect it.
+The emulator's own endpoints for tests: the invocations with their logs, which Kernel's API has in event streams only.
 
 - ``GET /_emulator/invocations?since=TIME`` has the invocations that were accepted since then, oldest first.
 - ``GET /_emulator/invocations/ID?wait=SECONDS`` replies when the invocation has ended, or after that time.
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from airflow_provider_kernel.emulator.contract import bad_request, read_since
+from airflow_provider_kernel.emulator.control import PREFIX
 from airflow_provider_kernel.emulator.engine import Engine
 from airflow_provider_kernel.emulator.http_messages import json_response
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
@@ -41,8 +42,8 @@ def inspection_routes(engine: Engine) -> list[Route]:
         return json_response(_with_log(invocation))
 
     return [
-        Route("/_emulator/invocations", list_invocations, methods=["GET"]),
-        Route("/_emulator/invocations/{id}", retrieve, methods=["GET"]),
+        Route(f"{PREFIX}invocations", list_invocations, methods=["GET"]),
+        Route(f"{PREFIX}invocations/{{id}}", retrieve, methods=["GET"]),
     ]
 
 
