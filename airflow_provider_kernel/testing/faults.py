@@ -1,4 +1,4 @@
-"""Faults that a test has the emulator make."""
+"""Faults that a test adds to the emulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ class Fault:
     """
     A fault of the emulator, from :meth:`~airflow_provider_kernel.testing.KernelEmulator.fault`.
 
-    As a context manager, it is removed at the end of the block; otherwise at the end of the test.
+    As a context manager, it removes itself at the end of the block; otherwise the end of the test removes it.
+
+    :param client: sends the requests to the emulator.
+    :param fields: the fault's fields, as ``POST /_emulator/faults`` takes them.
     """
 
     def __init__(self, client: EmulatorClient, fields: dict[str, Any]) -> None:
@@ -23,14 +26,14 @@ class Fault:
 
     @property
     def applied(self) -> int:
-        """How many requests the fault has affected so far."""
+        """The number of requests that have had the fault so far."""
         if self._applied is not None:
             return self._applied
         faults = self._client.request("GET", FAULTS)["faults"]
         return next((int(fault["applied"]) for fault in faults if fault["id"] == self.id), 0)
 
     def remove(self) -> None:
-        """Remove the fault. :attr:`applied` stays."""
+        """Remove the fault. :attr:`applied` keeps its value."""
         if self._applied is None:
             self._applied = self.applied
             self._client.request("DELETE", f"{FAULTS}/{self.id}")
