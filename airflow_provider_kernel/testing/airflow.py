@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -36,14 +37,14 @@ def run_operator(operator: BaseOperator, *, context: Mapping[str, Any] | None = 
     """
     Run a task in this process, without a database, and return its result.
 
-    The template fields are rendered, and ``execute`` is called. Where the task defers, its trigger runs here, and the task is
-    resumed. A sensor with ``mode="reschedule"`` pokes here. The task is in its last attempt: nothing is retried.
+    It renders the template fields and calls ``execute``. If the task defers, it runs the trigger and resumes the task. A sensor
+    with ``mode="reschedule"`` pokes as with ``mode="poke"``. A task that fails is not retried.
 
     :param operator: the task: an operator, a sensor, or what calling a function with a decorator such as ``@task.kernel``
         returns. Neither a mapped task nor one that takes the output of another task; run those with :func:`run_dag`.
-    :param context: values that templates and the task find in Airflow's context, besides or in place of the usual ones.
+    :param context: values that are added to Airflow's context, or replace those with the same names.
     :return: the result, which Airflow would push to XCom as ``return_value``.
-    :raises Exception: what the task fails with.
+    :raises Exception: the exception that the task fails with.
     """
     if not hasattr(operator, "execute") and hasattr(operator, "operator"):  # an XComArg
         operator = operator.operator
@@ -56,9 +57,9 @@ def run_operator(operator: BaseOperator, *, context: Mapping[str, Any] | None = 
     whole["task_instance"] = whole["ti"]
     with _current_context(whole):
         task.render_template_fields(whole)
-        # By this argument Airflow knows that a task runner calls.
+        # This argument tells Airflow that a task runner makes the call.
         sentinel = {f"{type(task).__name__}__sentinel": _sentinel()}
-        resume: Callable[[], Any] = lambda: task.execute(whole, **sentinel)  # noqa: E731
+        resume: Callable[[], Any] = partial(task.execute, whole, **sentinel)
         while True:
             try:
                 return resume()
@@ -77,10 +78,10 @@ def _run_trigger(task: Any, context: Any, deferral: TaskDeferred) -> Callable[[]
         trigger = getattr(import_module(module), name)(**arguments)
         kwargs["event"] = asyncio.run(_first_event(trigger, seconds))
     except Exception as error:  # noqa: BLE001 - as Airflow's triggerer does
-        # So does Airflow tell a task that its trigger has failed.
+        # Airflow tells a task in this way that its trigger has failed.
         reason = "Trigger timeout" if isinstance(error, TimeoutError) else "Trigger failure"
         method, kwargs = "__fail__", {"error": reason, "traceback": traceback.format_exception(error)}
-    return lambda: task.resume_execution(method, kwargs, context)
+    return partial(task.resume_execution, method, kwargs, context)
 
 
 async def _first_event(trigger: Any, seconds: float | None) -> Any:
@@ -92,7 +93,7 @@ async def _first_event(trigger: Any, seconds: float | None) -> Any:
 
 
 class _TaskInstance:
-    """As much of a task instance as operators use."""
+    """The part of a task instance that operators use."""
 
     def __init__(self, task: Any) -> None:
         self.task = task
@@ -121,7 +122,7 @@ class _TaskInstance:
 
 
 def _context(task: Any) -> dict[str, Any]:
-    """Return what templates and tasks usually find in the context, as far as it needs no database."""
+    """Return Airflow's context, without the values that need a database."""
     now = datetime.now(UTC)
     ti = _TaskInstance(task)
     params = task.params.dump()
@@ -206,8 +207,8 @@ def run_dag(
     """
     Run a Dag in this process with ``dag.test()``, and return its state and its tasks' outputs. Retries do not wait.
 
-    It needs Airflow's metadata database. With ``kernel_isolated_airflow = true`` in pytest's options, it is one of the tests'
-    own; otherwise the configured one.
+    It uses Airflow's metadata database: that of the tests with ``kernel_isolated_airflow = true`` in pytest's options, otherwise
+    the configured one.
 
     :param dag: the Dag.
     :param conf: the run's configuration, which overrides the Dag's ``params``.
@@ -267,7 +268,7 @@ def _prepare_database() -> None:
 
 
 def _store_dag(dag: Any) -> None:
-    """Store the Dag in the database: Airflow 3 tests none that it does not know, and looks into the Dags folder alone."""
+    """Store the Dag in the database: ``dag.test()`` of Airflow 3 needs it there, and itself stores only Dags of the Dags folder."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
 
     try:

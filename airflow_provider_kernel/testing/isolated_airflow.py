@@ -1,9 +1,13 @@
-"""An Airflow for tests alone: default settings, and a database in a temporary folder. Needs no Airflow until it is used."""
+"""An Airflow of the tests' own: default settings, and a database in a temporary folder. Imports no Airflow."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,15 +15,15 @@ import pytest
 
 #: The folder that pytest and its workers (of pytest-xdist) share: each has an ``AIRFLOW_HOME`` in it.
 _SHARED = "KERNEL_ISOLATED_AIRFLOW"
-#: Where Dags and plugins are, which is no setting of the database or of other services.
+#: Variables of the user that stay: the folders of Dags and plugins.
 _KEPT = ("AIRFLOW__CORE__DAGS_FOLDER", "AIRFLOW__CORE__PLUGINS_FOLDER")
 
 
 def isolate_airflow() -> Callable[[], None]:
     """
-    Set the environment so that Airflow, once it is imported, has nothing to do with the user's own.
+    Set the environment so that Airflow, when it is imported, does not use the user's settings and database.
 
-    :return: a function that undoes it.
+    :return: a function that restores the environment and removes the temporary folder.
     :raises UsageError: Airflow is imported already.
     """
     if sys.modules.get("airflow") is not None:
@@ -27,9 +31,6 @@ def isolate_airflow() -> Callable[[], None]:
             "kernel_isolated_airflow = true comes too late: Airflow is imported already, by another plugin or by an option -p. "
             "Leave that plugin out, or set kernel_isolated_airflow = false."
         )
-    import shutil
-    import tempfile
-
     shared, worker = os.environ.get(_SHARED, ""), os.environ.get("PYTEST_XDIST_WORKER")
     is_owner = not (worker and os.path.isdir(shared))
     if is_owner:
@@ -65,10 +66,6 @@ def create_database() -> None:
 
     :raises RuntimeError: Airflow failed to create it.
     """
-    import fcntl
-    import shutil
-    import subprocess
-
     shared, database = Path(os.environ[_SHARED]), Path(os.environ["AIRFLOW_HOME"]) / "airflow.db"
     created = shared / "created.db"
     with open(shared / "lock", "w") as lock:
