@@ -1,7 +1,7 @@
 """
-Tests of Kernel apps, and of Dags that use them, on one's own machine: the emulator, and fixtures for pytest.
+Tests of Kernel apps, and of Dags that use them, without Kernel: the emulator, and a plugin for pytest.
 
-pytest finds the fixtures by itself as soon as this provider is installed, with the extra ``emulator``. Name the app files in
+pytest loads the plugin by itself. Install this provider with the extra ``emulator``, and name the app files in
 ``pyproject.toml``::
 
     [tool.pytest.ini_options]
@@ -39,7 +39,7 @@ __all__ = [
     "run_operator",
 ]
 
-#: The module of each public name. pytest imports this package in every project, so that nothing is imported before its use.
+#: The module of each public name, imported at its first use: pytest imports this package in every project.
 _MODULES = {
     "BrowserServer": "browser_server",
     "DagResult": "airflow",

@@ -89,7 +89,7 @@ class KernelEmulator:
     The emulator ends with the context, with :meth:`stop`, or with this process, also if this process is killed.
 
     :param app_files: files that define apps, in Python, TypeScript or JavaScript.
-    :param versions: further files, by the label of the version that they are of their apps; None: no files.
+    :param versions: further versions of apps: the file or files of each version, by its label; None: no further versions.
     :param port: port on 127.0.0.1; 0 picks a free port.
     :param api_key: the only accepted API key; None: any key is accepted.
     :param env: environment variables for the apps, as in ``kernel deploy --env``; None: no variables. The emulator's
@@ -254,10 +254,9 @@ class KernelEmulator:
         silent_after: int | None = None,
     ) -> Fault:
         """
-        Have the emulator answer requests with a fault, until the end of the test or of the ``with`` block.
+        Add a fault to requests, until the end of the ``with`` block; without such a block, until the end of the test.
 
-        At most one of ``status``, ``lose_reply``, ``cut_after`` and ``silent_after`` can be given; ``latency`` goes with each
-        of them.
+        Give ``latency``, one of ``status``, ``lose_reply``, ``cut_after`` and ``silent_after``, or both.
 
         :param method: the method of the requests; None: any.
         :param path: glob for their path without query, such as ``/invocations/*/events``; None: any.
@@ -269,7 +268,7 @@ class KernelEmulator:
         :param lose_reply: whether the request takes effect, and the connection is closed without a reply.
         :param cut_after: number of events after which the connection of an event stream breaks. Heartbeats do not count.
         :param silent_after: number of events after which an event stream sends nothing more, not even heartbeats.
-        :return: the fault, which counts the requests and can be removed.
+        :return: the fault. It counts its requests, and :meth:`~airflow_provider_kernel.testing.Fault.remove` ends it.
         :raises KernelApiError: the emulator refuses the fault; the message says why.
         """
         fields = {
@@ -319,10 +318,10 @@ class KernelEmulator:
     @contextlib.contextmanager
     def isolated(self) -> Iterator[KernelEmulator]:
         """
-        Let a test have the emulator for itself; the fixture ``kernel_emulator`` does so.
+        Separate a test from the tests before and after it. The fixture ``kernel_emulator`` uses it.
 
-        Within the context, :meth:`invocations` returns what was submitted since its begin. At its end, faults are removed,
-        settings are as before, and active invocations are cancelled.
+        Within the context, :meth:`invocations` returns the invocations that were submitted since its start. At its end, the
+        faults are removed, the settings are restored, and its active invocations are cancelled.
 
         :yield: this object.
         """

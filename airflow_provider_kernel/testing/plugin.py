@@ -79,7 +79,7 @@ def kernel_emulator_session(
 def kernel_emulator(
     kernel_emulator_session: KernelEmulator, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[KernelEmulator]:
-    """The emulator, to which the test's environment leads the SDK and Airflow. Tests do not see each other's invocations."""
+    """The emulator, which the SDK and the connection ``kernel_default`` use in this test. Tests do not see each other's invocations."""
     for name, value in kernel_emulator_session.env().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", kernel_emulator_session.connection_json)
@@ -102,7 +102,7 @@ def kernel_browser_server() -> Iterator[BrowserServer]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[Any]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what the apps did, where a test has failed."""
+    """Add the invocations of a failed test to its report."""
     report = yield
     emulator = item.stash.get(_emulator_key, None)
     if emulator is not None and report.failed:

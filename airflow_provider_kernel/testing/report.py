@@ -1,4 +1,4 @@
-"""What the report of a failed test says about the invocations of the test."""
+"""The section of a failed test's report that shows the invocations of the test."""
 
 from __future__ import annotations
 
