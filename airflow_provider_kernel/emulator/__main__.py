@@ -154,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         type=_version,
         metavar="NAME=FILE",
-        help="a further file that defines apps, and the label of the version that it is of these apps: an invocation with "
-        "the version NAME runs it. An invocation with the version latest runs the file without --version. May be repeated",
+        help="serve FILE as the version NAME of the apps that it defines: an invocation with the version NAME runs it. An "
+        "invocation with the version latest runs the file that is given without --version. May be repeated",
     )
     parser.add_argument(
         "--host",
@@ -221,13 +221,14 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         type=_fault,
-        metavar="TEXT",
-        help="let requests go wrong, as in 'POST /invocations status=503 rate=0.2 times=1': a method and a glob for the path "
-        "(default: all requests); rate=SHARE of these requests (default: 1) and times=N (default: no limit); then "
-        "latency=SECONDS before a request is handled, and one of status=STATUS with or without retry_after=SECONDS (an error "
-        "in Kernel's place), lose_reply (the request takes effect, and the connection is closed without a response), "
-        "cut_after=N (the connection of an event stream breaks after N events) and silent_after=N (an event stream sends "
-        "nothing more after N events). May be repeated; the first that applies to a request counts",
+        metavar="FAULT",
+        help="make requests fail or slow, as in 'POST /invocations status=503 rate=0.2 times=1'. A fault first selects "
+        "requests: by a method and a glob for the path (default: all requests), rate=SHARE (default: 1) and times=N "
+        "(default: no limit). Then it says what happens to them: latency=SECONDS before a request is handled, and one of "
+        "status=STATUS with or without retry_after=SECONDS (an error in Kernel's place), lose_reply (the request takes "
+        "effect, and the connection is closed without a response), cut_after=N (the connection of an event stream breaks "
+        "after N events) and silent_after=N (an event stream sends nothing more after N events). May be repeated; a request "
+        "has the first fault that applies to it",
     )
     parser.add_argument(
         "--reserialize-payloads",

@@ -32,7 +32,7 @@ class FaultInjection:
     :param app: the application that answers.
     :param faults: which faults there are.
     :param console: prints which requests have a fault, so that nobody takes it for a bug.
-    :param stopping: set when the emulator stops. What a fault holds then ends.
+    :param stopping: set when the emulator stops. Requests that a fault delays or holds open then end.
     """
 
     def __init__(self, app: ASGIApp, faults: FaultList, console: Console, stopping: asyncio.Event) -> None:
@@ -58,6 +58,7 @@ class FaultInjection:
                 return
         if fault.status is not None:
             error = fault.error()
+            # Not error_response(): its header for 501 keeps the SDKs from repeating the request, which a fault should not.
             body = {"code": error.code, "message": error.message}
             await json_response(body, error.status_code, error.headers)(scope, receive, send)
         elif fault.lose_reply:
@@ -132,7 +133,7 @@ class FaultInjection:
 
 
 async def _wait_until_closed(receive: Receive) -> None:
-    """Return when the connection is closed. Before that, uvicorn takes a missing response for a bug of ours."""
+    """Return when the connection is closed: if the application returns earlier, uvicorn logs an error."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

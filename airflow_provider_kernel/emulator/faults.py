@@ -1,7 +1,7 @@
 """
-Faults on purpose: which requests they concern, what happens to those, and whose turn it is. Pure; no I/O.
+Faults on purpose: how they are written, and which requests have them. Pure; no I/O.
 
-No fault is random, so that runs repeat: with a rate of 0.2, each fifth request that a fault concerns has it.
+No fault is random, so each run has the same faults: with a rate of 0.2, every fifth request that a fault concerns has it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MESSAGE = "injected fault"
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _EVENT_STREAM = re.compile("/invocations/[^/]+/events")
-#: Kernel's error codes by status. Those that are unknown are named like others.
+#: Error codes by status: Kernel's, and for statuses whose code is unknown, names in the same style.
 _CODES = {
     400: "bad_request",
     401: "unauthorized",
@@ -195,7 +195,7 @@ class FaultList:
         """
         Return the fault for a request: the first that concerns it and whose turn it is. None: the request has no fault.
 
-        Each call is one request. A fault's ``rate`` counts those that an earlier fault did not take.
+        Each call counts as a request. ``rate`` is a share of the requests that got no earlier fault.
         """
         return next(
             (it.fault for it in self._listed.values() if it.fault.concerns(method, path) and it.take_turn()),
@@ -215,7 +215,13 @@ class FaultList:
 
 @dataclass
 class _Listed:
-    """A fault with its counts: of requests that it concerned while it had effect, and of those that had it."""
+    """
+    A fault in the list.
+
+    :param is_permanent: whether :meth:`FaultList.clear` keeps it.
+    :param concerned: number of requests that it concerned, until ``times`` was reached.
+    :param applied: number of requests that had it.
+    """
 
     fault: Fault
     is_permanent: bool
@@ -227,7 +233,7 @@ class _Listed:
         if self.applied == self.fault.times:
             return False
         self.concerned += 1
-        # A float such as 0.29 is a little less than what it stands for, and its product may miss a whole number.
+        # The float 0.29 is a little less than 0.29, so its product may fall short of a whole number.
         rate = Fraction(self.fault.rate).limit_denominator(10**9)
         if math.floor(self.concerned * rate) == math.floor((self.concerned - 1) * rate):
             return False

@@ -7,7 +7,7 @@ import asyncio
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-#: The extension in the scope of a request: a function that closes the connection, once what was sent before is gone.
+#: Extension in the scope of a request: a function that closes the connection after all data is written.
 CLOSE = "kernel_emulator.close"
 
 
@@ -15,7 +15,7 @@ class HttpProtocol(H11Protocol):
     """Serves one connection. The scope of each request has the extension :data:`CLOSE`."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Have the application get at the connection."""
+        """Add :data:`CLOSE` to the scope of the connection's requests."""
         super().connection_made(transport)
         app: ASGIApp = self.app
 
