@@ -116,7 +116,7 @@ class _TaskInstance:
             f"run_operator() runs {self.task_id} alone, so there is no output of {task_ids}: run the Dag with run_dag()."
         )
 
-    def get_relevant_upstream_map_indexes(self, **_: Any) -> None:
+    def get_relevant_upstream_map_indexes(self, *_: Any, **__: Any) -> None:
         """Airflow 2 asks for these before it pulls an output."""
 
     def get_task_states(self, *, run_ids: Any = None, **_: Any) -> dict[str, dict[str, str]]:
