@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
@@ -308,10 +308,18 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    if error.status_code in (404, 405) and (what := unserved(request.url.path)):
+    if error.status_code == 404 and (what := unserved(request.url.path)):
         return error_response(501, "not_implemented", f"The emulator does not serve {what}")
     code = _CODES.get(error.status_code, "bad_request")
-    return error_response(error.status_code, code, error.detail, error.headers)
+    headers = {"Allow": _allowed_methods(request)} if error.status_code == 405 else error.headers
+    return error_response(error.status_code, code, error.detail, headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Return the methods of a path. Starlette's own header has those of one route, and each method has a route."""
+    routes = [it for it in request.app.routes if isinstance(it, Route) and it.methods]
+    matching = [it for it in routes if it.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for it in matching for method in it.methods or ()}))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,8 @@ class _BrowserApi:
 
     async def list(self, request: Request) -> Response:
         query = request.query_params
-        status = query.get("status", "all" if query.get("include_deleted") == "true" else "active")
+        includes_deleted = _flag(query, "include_deleted")
+        status = query.get("status", "all" if includes_deleted else "active")
         if status not in ("active", "deleted", "all"):
             raise bad_request("status must be one of active, deleted, all")
         browsers = [] if status == "deleted" else self._pool.open()
@@ -189,7 +190,7 @@ class _BrowserApi:
         return json_response(page, headers=headers)
 
     async def retrieve(self, request: Request) -> Response:
-        if request.query_params.get("include_deleted") == "true":
+        if _flag(request.query_params, "include_deleted"):
             closed = self._pool.find_closed(request.path_params["id"])
             if closed is not None:
                 return json_response(closed.as_json(url_of(request)))
@@ -382,6 +383,13 @@ async def _uploaded_files(request: Request) -> list[tuple[object, bytes]]:
     if not fields["file"] or fields["file"].keys() != fields["dest_path"].keys():
         raise bad_request("each of files must have a file and a dest_path")
     return [(fields["dest_path"][index], content) for index, content in fields["file"].items()]
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    value = query.get(name, "false")
+    if value not in ("true", "false"):
+        raise bad_request(f"{name} must be true or false")
+    return value == "true"
 
 
 def _has_secret(connection: HTTPConnection, secret: str) -> bool:
