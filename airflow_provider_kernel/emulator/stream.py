@@ -20,8 +20,9 @@ from airflow_provider_kernel.api.timestamps import format_timestamp
 from airflow_provider_kernel.emulator.http_messages import encode_json
 from airflow_provider_kernel.emulator.store import StoredInvocation
 
-#: Maximum lines in one piece of the response.
-_BATCH = 256
+#: Maximum lines in one piece of the response, and characters from which on a piece has no further line. The piece that a
+#: client does not read stays in memory.
+_BATCH, _BATCH_SIZE = 256, 65_536
 
 
 async def event_stream(
@@ -50,10 +51,10 @@ async def event_stream(
                 events.append(
                     _log_event(time.time_ns(), f"[{missing} older lines of this log were dropped.]")
                 )
-            lines = invocation.lines(next_line, _BATCH)
+            lines = invocation.lines(next_line, _BATCH, _BATCH_SIZE)
             next_line += len(lines)
             events += [_log_event(timestamp, message) for timestamp, message in lines]
-            if is_ended and len(lines) < _BATCH:
+            if is_ended and next_line == invocation.dropped + len(invocation.logs):
                 yield b"".join([*events, _state_event(invocation)])
                 return
             if events:

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from airflow_provider_kernel.emulator.browsers.browser import Browser
@@ -307,7 +308,7 @@ class _BrowserApi:
         return Response(status_code=201)
 
     async def upload_zip(self, request: Request, browser: Browser) -> Response:
-        async with request.form() as form:
+        async with _limited(request).form() as form:
             archive, path = form.get("zip_file"), form.get("dest_path")
             if not isinstance(archive, UploadFile):
                 raise bad_request("zip_file must be a file")
@@ -370,10 +371,25 @@ async def _perform(browser: Browser, actions: Sequence[Action]) -> None:
             await browser.controls.perform(action)
 
 
+def _limited(request: Request) -> Request:
+    """Return a request that refuses a body of more than :data:`MAX_UPLOAD_BYTES` when it is read."""
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        if size > MAX_UPLOAD_BYTES:
+            raise bad_request("The body is too large")
+        return message
+
+    return Request(request.scope, receive)
+
+
 async def _uploaded_files(request: Request) -> list[tuple[object, bytes]]:
     """Return path and content of each file of a form with ``files[0][file]`` and ``files[0][dest_path]``."""
     fields: dict[str, dict[str, Any]] = {"file": {}, "dest_path": {}}
-    async with request.form() as form:
+    async with _limited(request).form() as form:
         for name, value in form.multi_items():
             if match := _FILE_FIELD.fullmatch(name):
                 of_kind = fields[match[2]]

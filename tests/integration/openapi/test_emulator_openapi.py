@@ -230,7 +230,14 @@ class Resources:
         self._turn = itertools.count()
         self._active = self._invoke("minute")
         self._ended = self._invoke("echo")
-        self.browser = self._create_browser()
+        self._browser = self._create_browser()
+
+    @property
+    def browser(self) -> str:
+        """A browser that is open: a request may have changed after which inactivity the last one is closed."""
+        if self._http.get(f"/browsers/{self._browser}").status_code != 200:
+            self._browser = self._create_browser()
+        return self._browser
 
     def put_into(self, case: Case) -> None:
         """Name what there is in every other request of which it does not change whether the request is valid."""
