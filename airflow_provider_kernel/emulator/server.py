@@ -41,6 +41,7 @@ from airflow_provider_kernel.emulator.engine import ENDED_BY_REQUEST, STOPPED, E
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
 from airflow_provider_kernel.emulator.http_messages import (
     error_response,
+    json_list_response,
     json_response,
     read_body,
     url_of,
@@ -195,7 +196,7 @@ class _Api:
             since=read_since(query, time.time_ns()),
         )
         invocations, headers = paginate(self._engine.store.list(wanted), page)
-        return json_response([invocation.as_json() for invocation in invocations], headers=headers)
+        return json_list_response((invocation.as_json() for invocation in invocations), headers)
 
     async def retrieve(self, request: Request) -> Response:
         return json_response(self._find(request).as_json())

@@ -174,17 +174,21 @@ def test_a_zip_of_too_many_entries_is_refused_before_they_are_read(files, monkey
     assert status_of(files.unzip, "/y", archive(a="", b="", c="", d="")) == 400
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.data())
 def test_a_damaged_zip_is_unpacked_or_refused_with_400(tmp_path_factory, data):
     files = BrowserFiles(tmp_path_factory.mktemp("files"))
     content = bytearray(archive(**{"a.txt": "text " * 50, "sub/b.txt": "2"}))
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=3)):
         content[position] = data.draw(st.integers(0, 255))
+    status = None
     try:
         files.unzip("/x", bytes(content))
     except ApiError as error:
-        assert error.status_code == 400
+        status = error.status_code
+
+    assert status in (None, 400)
+    if status:
         assert status_of(files.info, "/x") == 404
 
 
