@@ -17,7 +17,7 @@ process that the worker started. On Linux none escapes: orphans become children 
 process that an action detaches by a double fork survives.
 
 Where Kernel's behaviour is unknown, the emulator behaves in the way that is harder for clients. The modules
-``account``, ``contract``, ``engine``, ``node``, ``store``, ``stream`` and ``worker`` list these choices.
+``account``, ``contract``, ``deployments``, ``engine``, ``node``, ``store``, ``stream`` and ``worker`` list these choices.
 """
 
 #: The environment variable that replaces ``--api-key``: other users of the machine can read a command line.

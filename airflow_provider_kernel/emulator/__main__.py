@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
 from airflow_provider_kernel.emulator import API_KEY_VARIABLE, DEFAULT_API_KEY
 from airflow_provider_kernel.emulator.account import REFUSALS
 from airflow_provider_kernel.emulator.connection import airflow_connection
+from airflow_provider_kernel.emulator.contract import VERSION_LABEL
+from airflow_provider_kernel.emulator.deployments import Deployments, new_id
 from airflow_provider_kernel.emulator.environment import (
     INHERITED,
     OptionError,
@@ -27,12 +28,9 @@ from airflow_provider_kernel.emulator.environment import (
     read_env_file,
     read_option,
 )
+from airflow_provider_kernel.emulator.faults import Fault, FaultList, parse_fault
 from airflow_provider_kernel.emulator.host_and_origin import is_loopback, served_hosts
 from airflow_provider_kernel.emulator.loader import AppFileError
-from airflow_provider_kernel.emulator.process import Forkserver
-
-if TYPE_CHECKING:
-    from airflow_provider_kernel.emulator.engine import App
 
 #: Packages that the extra ``emulator`` installs.
 REQUIRED_PACKAGES = ("kernel", "psutil", "python_multipart", "starlette", "uvicorn", "websockets")
@@ -47,7 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         emulator. 1: the process that serves an app file ended. 2: the emulator could not start; one line on standard
         error has the reason.
     """
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if not (options.files or options.version):
+        parser.error("give at least one file: APP or --version NAME=FILE")
     if missing := [name for name in REQUIRED_PACKAGES if find_spec(name) is None]:
         install = "pip install 'airflow-provider-kernel[emulator]'"
         print(
@@ -77,31 +78,35 @@ def _serve(options: argparse.Namespace) -> int:
             # It is raised once the app files are checked: their errors are those that the user works on.
             port_in_use, address, port = error, options.host, options.port
         url = _url(address, port)
-        environment = variables | {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
-        forkservers = [stack.enter_context(closing(Forkserver(file, environment))) for file in options.files]
+        environment = inherited_variables(os.environ) | variables
+        environment |= {"KERNEL_BASE_URL": url, "KERNEL_API_KEY": key}
+        deployments = stack.enter_context(closing(Deployments(environment, variables)))
+        for label, file in options.version:
+            deployments.start(file, label)
+        for file in options.files:
+            deployments.start(file)
         # These imports take time, and the forkservers import their apps meanwhile.
-        from airflow_provider_kernel.emulator.app_files import AppFiles, apps_of
+        from airflow_provider_kernel.emulator.app_files import AppFiles
         from airflow_provider_kernel.emulator.browsers.chromium import Programs
         from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
         from airflow_provider_kernel.emulator.console import Console
-        from airflow_provider_kernel.emulator.engine import Engine, new_id
+        from airflow_provider_kernel.emulator.engine import Engine
         from airflow_provider_kernel.emulator.server import make_app
         from airflow_provider_kernel.emulator.uvicorn_server import serve
 
-        apps = apps_of(forkservers)
+        deployments.wait()
         if port_in_use is not None:
             raise port_in_use
         console = Console(quiet=options.quiet, verbose=options.verbose)
         engine = Engine(
-            apps,
+            deployments,
             max_concurrency=options.max_concurrency,
             sync_timeout=options.sync_timeout,
             reserialize_payloads=options.reserialize_payloads,
         )
         programs = Programs(options.chromium, options.headed)
         browsers = BrowserPool(programs, new_id, console)
-        app_files = AppFiles(engine, forkservers, environment, console, reload=options.reload)
-        stack.enter_context(closing(app_files))
+        app_files = AppFiles(engine, console, reload=options.reload)
         app = make_app(
             engine,
             browsers,
@@ -110,6 +115,7 @@ def _serve(options: argparse.Namespace) -> int:
             api_key=options.api_key,
             heartbeat=options.heartbeat,
             refuse=options.refuse,
+            faults=FaultList(options.fault),
             served=served_hosts(options.host, address),
             url=url,
         )
@@ -121,7 +127,7 @@ def _serve(options: argparse.Namespace) -> int:
             listener,
             app_files,
             console=console,
-            announcement=_announcement(url, shown_key, apps),
+            announcement=_announcement(url, shown_key, deployments),
             exit_with_stdin=options.exit_with_stdin,
         )
 
@@ -135,12 +141,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "files",
-        nargs="+",
+        nargs="*",
         type=Path,
         metavar="APP",
         help="a file that defines apps: in Python (.py) with kernel.App, or in TypeScript or JavaScript (.ts, .mts, .cts, "
         ".js, .mjs, .cjs) with kernel.app of @onkernel/sdk. Node.js runs the latter: node must be on the PATH, and the SDK "
         "in the app's node_modules",
+    )
+    parser.add_argument(
+        "--version",
+        action="append",
+        default=[],
+        type=_version,
+        metavar="NAME=FILE",
+        help="a further file that defines apps, and the label of the version that it is of these apps: an invocation with "
+        "the version NAME runs it. An invocation with the version latest runs the file without --version. May be repeated",
     )
     parser.add_argument(
         "--host",
@@ -200,6 +215,19 @@ def _parser() -> argparse.ArgumentParser:
         choices=REFUSALS,
         help="refuse requests as Kernel does: spending-cap answers POST with 403; insufficient-scope answers POST, PATCH "
         "and DELETE with 403; other-project answers requests that name a project with 403, and unknown-project with 404",
+    )
+    parser.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        type=_fault,
+        metavar="TEXT",
+        help="let requests go wrong, as in 'POST /invocations status=503 rate=0.2 times=1': a method and a glob for the path "
+        "(default: all requests); rate=SHARE of these requests (default: 1) and times=N (default: no limit); then "
+        "latency=SECONDS before a request is handled, and one of status=STATUS with or without retry_after=SECONDS (an error "
+        "in Kernel's place), lose_reply (the request takes effect, and the connection is closed without a response), "
+        "cut_after=N (the connection of an event stream breaks after N events) and silent_after=N (an event stream sends "
+        "nothing more after N events). May be repeated; the first that applies to a request counts",
     )
     parser.add_argument(
         "--reserialize-payloads",
@@ -264,11 +292,33 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _fault(text: str) -> Fault:
+    try:
+        return parse_fault(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _program(text: str) -> str:
     path = shutil.which(text)
     if path is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a program")
     return path
+
+
+def _version(text: str) -> tuple[str, Path]:
+    label, _, file = text.partition("=")
+    if not (label and file):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=FILE, such as 2=shop_v2.py")
+    if not label.isprintable() or label != label.strip():
+        raise argparse.ArgumentTypeError(
+            f"{label!r} is not a label: use printable text without spaces around it"
+        )
+    if label in ("latest", VERSION_LABEL):
+        raise argparse.ArgumentTypeError(
+            f"the label {label!r} is that of files without --version: give {file!r} as APP, or use another label"
+        )
+    return label, Path(file)
 
 
 def _key(text: str) -> str:
@@ -279,8 +329,8 @@ def _key(text: str) -> str:
 
 
 def _app_variables(options: Sequence[str], files: Sequence[Path]) -> dict[str, str]:
-    """Return the variables that the apps get, without KERNEL_BASE_URL and KERNEL_API_KEY."""
-    variables = inherited_variables(os.environ)
+    """Return the variables that the user gives the apps."""
+    variables: dict[str, str] = {}
     for file in files:
         try:
             variables |= read_env_file(file.read_text(encoding="utf-8-sig", errors="surrogateescape"))
@@ -326,11 +376,14 @@ def _url(address: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _announcement(url: str, key: str, apps: dict[str, App]) -> str:
+def _announcement(url: str, key: str, deployments: Deployments) -> str:
     return "\n".join(
         [
             f"Kernel emulator on {url}",
-            *(f"{app.name}: {', '.join(app.actions)}" for app in apps.values()),
+            *(
+                f"{app.name}{deployments.version_note(app)}: {', '.join(app.actions)}"
+                for app in deployments.apps
+            ),
             f"For the SDK: KERNEL_BASE_URL={url} KERNEL_API_KEY={shlex.quote(key)}",
             f"For Airflow: AIRFLOW_CONN_KERNEL_DEFAULT={shlex.quote(airflow_connection(url, key))}",
             f"In a browser: {url}/",

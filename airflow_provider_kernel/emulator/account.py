@@ -24,6 +24,10 @@ REFUSALS = {
     "unknown-project": ("", True, ApiError(404, "project_not_found", "Project not found or inactive")),
 }
 
+#: Maximum number of open browsers: Kernel documents no value for "no limit".
+_MAX_BROWSERS = 1_000_000
+#: Seconds between the health checks of managed auth, which the emulator does not serve.
+_HEALTH_CHECK_SECONDS = 3600
 _SERVED = ("browser_replays", "file_io", "profiles")
 
 
@@ -42,14 +46,16 @@ def refusal(name: str | None, method: str, headers: Mapping[str, str]) -> ApiErr
     return error if is_refused else None
 
 
-def limits(max_concurrency: int | None) -> dict[str, Any]:
+def entitlements(max_concurrency: int | None) -> dict[str, Any]:
     """
     Return the body of ``GET /org/entitlements``: the organization has what the emulator serves.
 
     :param max_concurrency: maximum number of active invocations; None: no limit, reported as 1,000,000 because Kernel
         documents no value for "no limit".
     """
-    managed_auth = {f"health_check_interval_{name}_seconds": 3600 for name in ("default", "max", "min")}
+    managed_auth = {
+        f"health_check_interval_{name}_seconds": _HEALTH_CHECK_SECONDS for name in ("default", "max", "min")
+    }
     details = {
         "browser_extensions": {"max_stored_per_org": 0},
         "browser_replays": {"retention_days": 1},
@@ -66,7 +72,7 @@ def limits(max_concurrency: int | None) -> dict[str, Any]:
         },
         "limits": {
             "default_max_concurrent_invocations_per_app": limit,
-            "max_concurrent_browsers": 1_000_000,
+            "max_concurrent_browsers": _MAX_BROWSERS,
             "max_concurrent_invocations": limit,
             "max_vaults": 0,
         },
@@ -77,4 +83,23 @@ def limits(max_concurrency: int | None) -> dict[str, Any]:
             "status": "ACTIVE",
             "trial_ends_at": None,
         },
+    }
+
+
+def limits(open_browsers: int) -> dict[str, Any]:
+    """
+    Return the body of ``GET /org/limits``, which are those of :func:`entitlements` and their use. It has no invocations.
+
+    :param open_browsers: number of open browsers.
+    """
+    return {
+        "auth_connections_used": 0,
+        "concurrent_sessions_available": _MAX_BROWSERS - open_browsers,
+        "concurrent_sessions_used": open_browsers,
+        "default_project_max_concurrent_sessions": None,
+        "max_auth_connections": 0,
+        "max_concurrent_sessions": _MAX_BROWSERS,
+        "max_vaults": 0,
+        "min_health_check_interval_seconds": _HEALTH_CHECK_SECONDS,
+        "vaults_used": 0,
     }

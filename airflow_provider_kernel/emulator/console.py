@@ -66,8 +66,7 @@ class Console:
 
     def invocation_started(self, invocation: StoredInvocation, user_agent: str) -> None:
         """Print that an invocation was accepted from a client with this ``User-Agent``."""
-        names = (invocation.id, invocation.app_name, invocation.action_name)
-        self._print(lambda lines, clock: lines.started(clock, *names, user_agent))
+        self._print(lambda lines, clock: lines.started(clock, invocation.id, invocation.title, user_agent))
 
     def app_line(self, invocation_id: str, text: str) -> None:
         """Print a line of an invocation's log."""
@@ -75,14 +74,17 @@ class Console:
 
     def invocation_ended(self, invocation: StoredInvocation) -> None:
         """Print how an invocation ended. The output is printed only if it says why the invocation failed."""
-        names = (invocation.id, invocation.app_name, invocation.action_name)
         seconds = ((invocation.finished or invocation.started) - invocation.started) / 1e9
         reason = invocation.reason and f"{invocation.reason} {invocation.output or ''}"
-        self._print(lambda lines, clock: lines.ended(clock, *names, seconds, reason))
+        self._print(lambda lines, clock: lines.ended(clock, invocation.id, invocation.title, seconds, reason))
 
     def refused(self, status: int, method: str, path: str, message: str) -> None:
         """Print a request that was answered with an error."""
         self._print(lambda lines, clock: lines.refused(clock, status, method, path, message))
+
+    def fault(self, method: str, path: str, effects: str) -> None:
+        """Print a request that has a fault on purpose."""
+        self._print(lambda lines, clock: lines.fault(clock, method, path, effects))
 
     def request(self, status: int, method: str, path: str, seconds: float) -> None:
         """Print a request that was answered without an error, with ``--verbose``."""

@@ -79,9 +79,9 @@ class Lines:
 
     has_colour: bool
 
-    def started(self, clock: str, invocation_id: str, app: str, action: str, user_agent: str) -> str:
+    def started(self, clock: str, invocation_id: str, title: str, user_agent: str) -> str:
         """Return the line for the start of an invocation."""
-        name = self._paint("1", f"{shorten(app)}.{shorten(action)}")
+        name = self._paint("1", shorten(title))
         source = f" from {client_name(user_agent)}" if user_agent else ""
         whole_id = self._paint(_DIM, f"(invocation {invocation_id})")
         return f"{self._begin(clock, invocation_id)} {name} started{source} {whole_id}"
@@ -93,20 +93,22 @@ class Lines:
             shown += self._paint(_DIM, f" [{rest} more characters]") if rest > 0 else ""
         return f"{self._begin(clock, invocation_id)} {self._paint(_DIM, '|')} {shown}"
 
-    def ended(
-        self, clock: str, invocation_id: str, app: str, action: str, seconds: float, reason: str | None
-    ) -> str:
+    def ended(self, clock: str, invocation_id: str, title: str, seconds: float, reason: str | None) -> str:
         """Return the line for the end of an invocation. It succeeded if ``reason`` is None."""
         if reason is None:
             status, end = self._paint(_GREEN, "succeeded"), f" in {seconds:.1f} s"
         else:
             status, end = self._paint(_RED, "failed"), f" after {seconds:.1f} s: {shorten(reason)}"
-        return f"{self._begin(clock, invocation_id)} {shorten(app)}.{shorten(action)} {status}{end}"
+        return f"{self._begin(clock, invocation_id)} {shorten(title)} {status}{end}"
 
     def refused(self, clock: str, status: int, method: str, path: str, message: str) -> str:
         """Return the line for a request that was answered with an error."""
         number = self._paint(_RED if status >= 500 else _YELLOW, str(status))
         return f"{self._time(clock)} {number} {shorten(method)} {shorten(path)}: {shorten(message)}"
+
+    def fault(self, clock: str, method: str, path: str, effects: str) -> str:
+        """Return the line for a request that has a fault on purpose."""
+        return f"{self._time(clock)} {shorten(method)} {shorten(path)}: {self._paint(_YELLOW, 'injected fault')}: {effects}"
 
     def request(self, clock: str, status: int, method: str, path: str, seconds: float) -> str:
         """Return the line for a request that was answered without an error."""

@@ -25,7 +25,7 @@ from airflow_provider_kernel.emulator.since import parse_since
 MAX_BODY_BYTES = 6 * MAX_PAYLOAD_BYTES + 65_536
 #: Maximum offset of a page. Kernel names none; Python refuses to read an integer of thousands of digits.
 MAX_OFFSET = 10**99
-#: The only version of every app. ``latest`` resolves to it.
+#: The version of apps whose files are given without ``--version``. ``latest`` resolves to it.
 VERSION_LABEL = "emulator"
 
 _T = TypeVar("_T")
@@ -54,6 +54,11 @@ def not_found(message: str) -> ApiError:
     return ApiError(404, "not_found", message)
 
 
+def not_served(what: str) -> ApiError:
+    """Return the error for what Kernel's API has and the emulator does not."""
+    return ApiError(501, "not_implemented", f"The emulator does not serve {what}")
+
+
 @dataclass(frozen=True)
 class InvokeRequest:
     """The valid body of a ``POST /invocations``. ``async_timeout`` is in seconds."""
@@ -72,6 +77,27 @@ class UpdateRequest:
 
     status: InvocationStatus
     output: str | None
+
+
+@dataclass(frozen=True)
+class DeploymentFilter:
+    """
+    The filters of ``GET /deployments``. None matches any deployment.
+
+    :param query: text that the id or an app's name contains, in any case.
+    """
+
+    app_name: str | None = None
+    app_version: str | None = None
+    query: str = ""
+
+    def matches(self, deployment_id: str, version: str, app_names: Sequence[str]) -> bool:
+        """Return whether the list contains a deployment of these apps."""
+        return (
+            (self.app_name is None or self.app_name in app_names)
+            and self.app_version in (None, version)
+            and any(self.query.lower() in text.lower() for text in (deployment_id, *app_names))
+        )
 
 
 @dataclass(frozen=True)
@@ -152,6 +178,17 @@ def read_status(query: Mapping[str, str]) -> InvocationStatus | None:
         return InvocationStatus(query["status"]) if "status" in query else None
     except ValueError:
         raise bad_request("status must be one of queued, running, succeeded, failed") from None
+
+
+def read_deployment_filter(query: Mapping[str, str]) -> DeploymentFilter:
+    """
+    Return the query parameters ``app_name``, ``app_version`` and ``query``.
+
+    :raises ApiError: 400: ``app_version`` is given without ``app_name``.
+    """
+    if "app_version" in query and "app_name" not in query:
+        raise bad_request("app_version requires app_name")
+    return DeploymentFilter(query.get("app_name"), query.get("app_version"), query.get("query", ""))
 
 
 def read_pagination(query: Mapping[str, str]) -> Pagination:

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-import string
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_provider_kernel.api.models import InvocationStatus
 from airflow_provider_kernel.emulator.contract import (
-    VERSION_LABEL,
     ApiError,
     InvokeRequest,
     UpdateRequest,
     bad_request,
     not_found,
 )
+from airflow_provider_kernel.emulator.deployments import Deployments, new_id
 from airflow_provider_kernel.emulator.process import Forkserver, Process
 from airflow_provider_kernel.emulator.store import InvocationResult, Store, StoredInvocation, failed
 
@@ -35,22 +32,6 @@ OUTPUT_DRAIN_SECONDS = 1.0
 ENDED_BY_REQUEST = "The invocation was ended by a request."
 #: The reason of an invocation that ends with the emulator.
 STOPPED = "The emulator was stopped."
-
-
-def new_id() -> str:
-    """Return an id in Kernel's form: 24 lower-case letters and digits."""
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(24))
-
-
-@dataclass(frozen=True)
-class App:
-    """An app, and the forkserver that has imported it."""
-
-    name: str
-    actions: tuple[str, ...]
-    forkserver: Forkserver
-    id: str
-    deployment_id: str
 
 
 @dataclass(eq=False)
@@ -80,7 +61,7 @@ class Engine:
     """
     Executes invocations.
 
-    :param apps: the apps, by name.
+    :param deployments: have the apps.
     :param max_concurrency: maximum number of active (queued or running) invocations; None: no limit.
     :param sync_timeout: time limit of a synchronous invocation, in seconds.
     :param reserialize_payloads: whether payloads are stored as JSON that is written anew, instead of byte for byte.
@@ -88,15 +69,17 @@ class Engine:
 
     def __init__(
         self,
-        apps: Mapping[str, App],
+        deployments: Deployments,
         *,
         max_concurrency: int | None,
         sync_timeout: float,
         reserialize_payloads: bool = False,
     ) -> None:
-        self.apps = apps
+        self.deployments = deployments
         self.store = Store()
         self.max_concurrency = max_concurrency
+        #: Set once :meth:`stop` is called.
+        self.stopping = asyncio.Event()
         self._sync_timeout = sync_timeout
         self._reserialize_payloads = reserialize_payloads
         self._active: dict[str, _ActiveInvocation] = {}
@@ -108,13 +91,10 @@ class Engine:
         :raises ApiError: 404: the app, version or action is unknown; 429: the limit of active invocations is reached;
             400: the payload cannot be reserialized.
         """
-        app = self.apps.get(request.app_name)
-        if app is None:
-            raise not_found(f"App not found: {request.app_name}")
-        if request.version not in ("latest", VERSION_LABEL):
-            raise not_found(f"Version not found: {request.version} of the app {app.name}")
+        app = self.deployments.find_app(request.app_name, request.version)
+        version_note = self.deployments.version_note(app)
         if request.action_name not in app.actions:
-            raise not_found(f"Action not found: {request.action_name} of the app {app.name}")
+            raise not_found(f"Action not found: {request.action_name} of the app {app.name}{version_note}")
         if self.max_concurrency is not None and len(self._active) >= self.max_concurrency:
             raise ApiError(
                 429,
@@ -129,20 +109,21 @@ class Engine:
             id=new_id(),
             app_name=app.name,
             action_name=request.action_name,
-            version=VERSION_LABEL,
-            deployment_id=app.deployment_id,
+            version=app.version,
+            deployment_id=app.deployment.id,
             payload=payload,
             started=time.time_ns(),
+            version_note=version_note,
         )
         self.store.add(invocation)
-        active = self._active[invocation.id] = _ActiveInvocation(app.forkserver)
+        active = self._active[invocation.id] = _ActiveInvocation(app.deployment.forkserver)
         time_limit = request.async_timeout if request.is_async else self._sync_timeout
         active.task = asyncio.create_task(self._execute(invocation, active, time_limit))
         return invocation
 
     def app_folders(self) -> list[Path]:
         """Return the folders of the app files."""
-        return [app.forkserver.path.resolve().parent for app in self.apps.values()]
+        return [app.deployment.forkserver.path.resolve().parent for app in self.deployments.apps]
 
     def check_active(self, invocation_id: str) -> None:
         """
@@ -185,6 +166,7 @@ class Engine:
 
     async def stop(self) -> None:
         """End every active invocation, and wait for at most a second. The end of the server kills the rest."""
+        self.stopping.set()
         active_invocations = list(self._active.values())
         for active in active_invocations:
             active.kill(failed(STOPPED))

@@ -70,6 +70,11 @@ def is_page_file(method: str, path: str) -> bool:
     return method == "GET" and path in _FILES
 
 
+def is_of_page(path: str) -> bool:
+    """Return whether a path belongs to the page: to its files, or to the list that it shows."""
+    return path in _FILES or path.startswith("/page/")
+
+
 def page_routes(engine: Engine) -> list[Route]:
     """
     Return the routes of the page's files, and of the list of invocations that the page shows.

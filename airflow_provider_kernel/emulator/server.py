@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from airflow_provider_kernel.api.models import InvocationStatus
-from airflow_provider_kernel.emulator.account import limits, refusal
+from airflow_provider_kernel.emulator.account import entitlements, limits, refusal
 from airflow_provider_kernel.emulator.app_files import AppFiles
 from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
 from airflow_provider_kernel.emulator.browsers.routes import (
@@ -27,17 +27,21 @@ from airflow_provider_kernel.emulator.browsers.routes import (
 )
 from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.contract import (
-    VERSION_LABEL,
     ApiError,
     not_found,
+    not_served,
     paginate,
+    read_deployment_filter,
     read_invoke,
     read_pagination,
     read_since,
     read_status,
     read_update,
 )
+from airflow_provider_kernel.emulator.control import Settings, control_routes, is_control
 from airflow_provider_kernel.emulator.engine import ENDED_BY_REQUEST, STOPPED, Engine
+from airflow_provider_kernel.emulator.fault_injection import FaultInjection
+from airflow_provider_kernel.emulator.faults import FaultList
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
 from airflow_provider_kernel.emulator.http_messages import (
     error_response,
@@ -46,11 +50,12 @@ from airflow_provider_kernel.emulator.http_messages import (
     read_body,
     url_of,
 )
+from airflow_provider_kernel.emulator.inspection import inspection_routes
 from airflow_provider_kernel.emulator.page import PAGE, is_page_file, page_routes
 from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
 from airflow_provider_kernel.emulator.stream import event_stream
-from airflow_provider_kernel.emulator.unserved import unserved
+from airflow_provider_kernel.emulator.unserved import is_method_of_kernel, unserved
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -64,6 +69,7 @@ def make_app(
     api_key: str | None,
     heartbeat: float,
     refuse: str | None,
+    faults: FaultList,
     served: frozenset[str] | None,
     url: str,
 ) -> ASGIApp:
@@ -77,10 +83,12 @@ def make_app(
     :param api_key: the only accepted bearer token; None: any token is accepted.
     :param heartbeat: seconds without an event after which an event stream sends a heartbeat.
     :param refuse: a choice of :data:`~airflow_provider_kernel.emulator.account.REFUSALS`; None: no request is refused.
+    :param faults: what happens to requests on purpose.
     :param served: hosts from :func:`~airflow_provider_kernel.emulator.host_and_origin.served_hosts`.
     :param url: the emulator's URL on this machine.
     """
     api = _Api(engine, browsers, app_files, console, heartbeat)
+    settings = Settings(engine, refuse)
     app = Starlette(
         routes=[
             Route("/invocations", api.invoke, methods=["POST"]),
@@ -91,10 +99,15 @@ def make_app(
             Route("/invocations/{id}/browsers", api.list_browsers, methods=["GET"]),
             Route("/invocations/{id}/browsers", api.delete_browsers, methods=["DELETE"]),
             Route("/apps", api.list_apps, methods=["GET"]),
+            Route("/deployments", api.list_deployments, methods=["GET"]),
+            Route("/deployments/{id}", api.retrieve_deployment, methods=["GET"]),
             Route("/auth/context", api.auth_context, methods=["GET"]),
             Route("/org/entitlements", api.entitlements, methods=["GET"]),
+            Route("/org/limits", api.limits, methods=["GET"]),
             *browser_routes(browsers, engine.app_folders, engine.check_active, url),
             *page_routes(engine),
+            *control_routes(faults, settings),
+            *inspection_routes(engine),
         ],
         exception_handlers={
             ApiError: _on_api_error,
@@ -109,22 +122,23 @@ def make_app(
         # Starlette adds HEAD to GET. Kernel has no HEAD, and on an event stream it would last until the stream's end.
         if isinstance(route, Route) and route.methods:
             route.methods.discard("HEAD")
-    return RequestLog(_AccessMiddleware(app, api_key, refuse, served), console)
+    faulty = FaultInjection(app, faults, console, engine.stopping)
+    return RequestLog(_AccessMiddleware(faulty, api_key, settings, served), console)
 
 
 class _AccessMiddleware:
     """
     Refuses requests by ``Host`` and ``Origin``, by bearer token, and by ``--refuse``, in this order.
 
-    The page's files need no token.
+    The page's files need no token. The emulator's own endpoints are not refused by ``--refuse``, so that it can be lifted.
     """
 
     def __init__(
-        self, app: ASGIApp, api_key: str | None, refuse: str | None, served: frozenset[str] | None
+        self, app: ASGIApp, api_key: str | None, settings: Settings, served: frozenset[str] | None
     ) -> None:
         self._app = app
         self._api_key = api_key
-        self._refuse = refuse
+        self._settings = settings
         self._served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,7 +157,9 @@ class _AccessMiddleware:
             return
         request = Request(scope)
         if error is None and not (is_page_file(method, path) or has_own_secret(path)):
-            error = self._check_token(_token(request)) or refusal(self._refuse, method, request.headers)
+            error = self._check_token(_token(request))
+            if error is None and not is_control(path):
+                error = refusal(self._settings.refuse, method, request.headers)
         respond = error_response(error.status_code, error.code, error.message) if error else self._app
         await respond(scope, receive, send)
 
@@ -167,6 +183,7 @@ class _Api:
         heartbeat: float,
     ) -> None:
         self._engine = engine
+        self._deployments = engine.deployments
         self._browsers = browsers
         self._app_files = app_files
         self._console = console
@@ -229,24 +246,25 @@ class _Api:
     async def list_apps(self, request: Request) -> Response:
         await self._app_files.refresh()
         query = request.query_params
-        name, text = query.get("app_name"), query.get("query", "").lower()
+        name, version, text = query.get("app_name"), query.get("version"), query.get("query", "").lower()
         apps = [
-            {
-                "id": app.id,
-                "app_name": app.name,
-                "version": VERSION_LABEL,
-                "region": "aws.us-east-1a",
-                "deployment": app.deployment_id,
-                "actions": [{"name": action} for action in app.actions],
-                "env_vars": {},
-            }
-            for app in self._engine.apps.values()
-            if name in (None, app.name)
-            and query.get("version") in (None, VERSION_LABEL)
-            and text in app.name.lower()
+            app.as_json(self._deployments.variables)
+            for app in self._deployments.apps
+            if name in (None, app.name) and version in (None, app.version) and text in app.name.lower()
         ]
         page, headers = paginate(apps, read_pagination(query))
         return json_response(page, headers=headers)
+
+    async def list_deployments(self, request: Request) -> Response:
+        await self._app_files.refresh()
+        query = request.query_params
+        found = self._deployments.list(read_deployment_filter(query))
+        page, headers = paginate(found, read_pagination(query))
+        return json_response([it.as_json(self._deployments.variables) for it in page], headers=headers)
+
+    async def retrieve_deployment(self, request: Request) -> Response:
+        deployment = self._deployments.find(request.path_params["id"])
+        return json_response(deployment.as_json(self._deployments.variables))
 
     async def auth_context(self, request: Request) -> Response:
         key_id = _public_id(_token(request))
@@ -265,7 +283,10 @@ class _Api:
         )
 
     async def entitlements(self, request: Request) -> Response:
-        return json_response(limits(self._engine.max_concurrency))
+        return json_response(entitlements(self._engine.max_concurrency))
+
+    async def limits(self, request: Request) -> Response:
+        return json_response(limits(len(self._browsers.open())))
 
     def _note_open_browsers(self, invocation: StoredInvocation) -> None:
         """Say what is easily forgotten: that the end of an action closes no browser, which goes on costing on Kernel."""
@@ -273,7 +294,7 @@ class _Api:
             return
         for browser in self._browsers.open(invocation.id):
             self._console.note(
-                f"The browser {browser.id} of {invocation.app_name}.{invocation.action_name} stays open: nothing deleted "
+                f"The browser {browser.id} of {invocation.title} stays open: nothing deleted "
                 f"it. It is closed after {browser.timeout} seconds without use."
             )
 
@@ -309,8 +330,10 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    if error.status_code == 404 and (what := unserved(request.url.path)):
-        return error_response(501, "not_implemented", f"The emulator does not serve {what}")
+    path = request.url.path
+    is_unserved = error.status_code == 404 or is_method_of_kernel(request.method, path)
+    if is_unserved and (what := unserved(path)):
+        return await _on_api_error(request, not_served(what))
     code = _CODES.get(error.status_code, "bad_request")
     headers = {"Allow": _allowed_methods(request)} if error.status_code == 405 else error.headers
     return error_response(error.status_code, code, error.detail, headers)

@@ -46,6 +46,7 @@ class StoredInvocation:
     """
     One invocation. Times are in nanoseconds since 1970.
 
+    :param version_note: what follows the action's name for people: the version, if the app has several.
     :param logs: the kept lines: time and message.
     :param log_size: characters of the kept lines, with :data:`LINE_OVERHEAD`.
     :param dropped: number of lines that were dropped from ``logs``.
@@ -59,6 +60,7 @@ class StoredInvocation:
     deployment_id: str
     payload: str | None
     started: int
+    version_note: str = ""
     status: InvocationStatus = InvocationStatus.QUEUED
     output: str | None = None
     reason: str | None = None
@@ -67,6 +69,11 @@ class StoredInvocation:
     log_size: int = 0
     dropped: int = 0
     listeners: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """The name of app and action for people."""
+        return f"{self.app_name}.{self.action_name}{self.version_note}"
 
     @property
     def is_ended(self) -> bool:

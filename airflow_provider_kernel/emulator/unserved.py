@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 #: The first part of a path, or the one after ``/org/``, and what Kernel has there.
 _RESOURCES = {
     "agents": "managed auth",
@@ -12,10 +14,10 @@ _RESOURCES = {
     "config-registry": "the config registry",
     "credential_providers": "credential providers",
     "credentials": "credentials",
-    "deploy": "deployments: it runs the files of its command line",
-    "deployments": "deployments: it runs the files of its command line",
+    "deploy": "changes and logs of deployments: it serves the files of its command line",
+    "deployments": "changes and logs of deployments: it serves the files of its command line",
     "extensions": "extensions",
-    "org": "the organization, but for /org/entitlements",
+    "org": "the organization, but for reading /org/entitlements and /org/limits",
     "profiles": "profiles: name one in browsers.create, which creates it",
     "projects": "projects",
     "proxies": "proxies",
@@ -36,6 +38,13 @@ _OF_BROWSERS = {
     "fs": "this call of a browser's file system",
     "playwright": "executors of Playwright scripts",
 }
+#: Methods of Kernel's that the emulator does not serve, of paths that it serves otherwise.
+_METHODS = {"POST": r"/deployments", "DELETE": r"/deployments/[^/]+", "PATCH": r"/org/limits"}
+
+
+def is_method_of_kernel(method: str, path: str) -> bool:
+    """Return whether Kernel has a method at a path of which the emulator serves other methods alone."""
+    return method in _METHODS and re.fullmatch(_METHODS[method], path) is not None
 
 
 def unserved(path: str) -> str | None:

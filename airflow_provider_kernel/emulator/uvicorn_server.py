@@ -14,6 +14,7 @@ from airflow_provider_kernel.emulator.app_files import AppFiles
 from airflow_provider_kernel.emulator.browsers.pool import BrowserPool
 from airflow_provider_kernel.emulator.console import Console
 from airflow_provider_kernel.emulator.engine import Engine
+from airflow_provider_kernel.emulator.http_protocol import HttpProtocol
 from airflow_provider_kernel.emulator.process import Forkserver
 
 
@@ -38,7 +39,7 @@ def serve(
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=HttpProtocol,
         ws="websockets-sansio",
         ws_max_size=256 * 2**20,  # A command may have a file in it.
         ws_per_message_deflate=False,

@@ -39,7 +39,7 @@ PAGE = """<!doctype html><title>{path}</title>
 <a href="/linked" style="top: 260px">a link</a>
 <input type="file" id="file" style="top: 320px">
 <a href="/download" id="download" style="top: 380px">a download</a>
-<script>clicks = []; keys = []</script>
+<script>clicks = []; keys = []; hears = false; addEventListener('mousemove', () => hears = true)</script>
 """
 
 
@@ -91,6 +91,18 @@ class Person:
         with self._page() as call:
             call("Page.navigate", url=url)
             wait_until(lambda: self.page("document.readyState") == "complete", 20, f"{url} is loaded", 0.01)
+
+    def open_to_click(self, url: str) -> None:
+        """Visit a page, and wait until the mouse reaches it: what comes before its first picture goes to the page before."""
+        self.open(url)
+        places = itertools.cycle([(5, 690), (6, 690)])
+
+        def hears() -> bool:
+            x, y = next(places)
+            self.computer.move_mouse(self.id, x=x, y=y)
+            return self.page("hears") is True
+
+        wait_until(hears, 20, f"{url} hears the mouse", 0.01)
 
     def page(self, expression: str) -> object:
         """Return the value of an expression in the browser's only page."""

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import kernel
@@ -17,11 +17,16 @@ from airflow_provider_kernel.lifecycle import lookup, wait_machine
 from airflow_provider_kernel.testing import KernelEmulator
 from airflow_provider_kernel.transport import errors
 from airflow_provider_kernel.triggers import min_deferral
+from dev import chromium
 from dev.processes import is_alive
 from dev.wait import wait_until
 from tests.faulty import FaultyProxy
+from tests.integration.browsing import serving_site
 from tests.integration.scripted import ScriptedServer, serving
 from tests.integration.tls import Tls
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 #: Defines the app ``tests``.
 APP = Path(__file__).parent / "apps" / "app.py"
@@ -171,6 +176,24 @@ def http(emulator: KernelEmulator) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {emulator.api_key}"}
     with httpx.Client(base_url=emulator.base_url, headers=headers, timeout=20) as http:
         yield http
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[str]:
+    """The URL of pages for browsers to visit."""
+    with serving_site() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def chrome() -> Iterator["Browser"]:
+    """A browser that looks at the emulator's own pages."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(**chromium.launch_options())
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

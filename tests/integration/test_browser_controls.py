@@ -11,17 +11,11 @@ import pytest
 from airflow_provider_kernel.testing import KernelEmulator
 from dev import chromium
 from dev.wait import wait_until
-from tests.integration.browsing import APP, HEIGHT, WIDTH, Person, needs_chromium, needs_screen, serving_site
+from tests.integration.browsing import APP, HEIGHT, WIDTH, Person, needs_chromium, needs_screen, png_size
 from tests.integration.conftest import client_of
 from tests.integration.emulator_process import emulator_process
 
 pytestmark = [pytest.mark.no_airflow, needs_chromium]
-
-
-@pytest.fixture(scope="module")
-def site():
-    with serving_site() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +38,7 @@ def browser(request, emulator):
 
 @pytest.fixture
 def person(browser, site):
-    browser.open(f"{site}/text")
+    browser.open_to_click(f"{site}/text")
     return browser
 
 
@@ -204,9 +198,9 @@ def test_a_wrong_batch_does_nothing(person):
 
 def test_a_screenshot_shows_the_page_and_can_be_cut(person):
     whole = person.computer.capture_screenshot(person.id).read()
-    assert size_of(whole) == (WIDTH, HEIGHT)
+    assert png_size(whole) == (WIDTH, HEIGHT)
     region = {"x": 10, "y": 20, "width": 30, "height": 40}
-    assert size_of(person.computer.capture_screenshot(person.id, region=region).read()) == (30, 40)
+    assert png_size(person.computer.capture_screenshot(person.id, region=region).read()) == (30, 40)
     person.page(
         "(document.body.innerHTML = '', document.body.style.background = '#f00', document.body.offsetTop)"
     )
@@ -225,11 +219,6 @@ def colour_in(person, png, x, y):
     draw = "const c = new OffscreenCanvas(i.width, i.height).getContext('2d'); c.drawImage(i, 0, 0);"
     colour = f"return [...c.getImageData({x}, {y}, 1, 1).data]"
     return person.page(f"(async () => {{ {script % base64.b64encode(png).decode()} {draw} {colour} }})()")
-
-
-def size_of(png):
-    assert png.startswith(b"\x89PNG")
-    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
 
 
 def test_a_screenshot_of_a_scrolled_page_shows_what_is_seen(person):
@@ -280,5 +269,5 @@ def test_a_page_that_is_just_being_opened_takes_clicks_and_gives_its_picture(emu
     for _ in range(5):
         made = client.browsers.create(headless=True, start_url=f"{site}/text")
         client.browsers.computer.click_mouse(made.session_id, x=500, y=500)
-        assert size_of(client.browsers.computer.capture_screenshot(made.session_id).read()) == (1920, 1080)
+        assert png_size(client.browsers.computer.capture_screenshot(made.session_id).read()) == (1920, 1080)
         client.browsers.delete_by_id(made.session_id)

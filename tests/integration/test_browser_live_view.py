@@ -1,35 +1,20 @@
 """The live view of a browser, in another browser."""
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from airflow_provider_kernel.testing import KernelEmulator
-from dev import chromium
 from dev.wait import wait_until
-from tests.integration.browsing import APP, HEIGHT, WIDTH, Person, needs_chromium, serving_site
+from tests.integration.browsing import APP, HEIGHT, WIDTH, Person, needs_chromium
 from tests.integration.conftest import client_of
 
 pytestmark = [pytest.mark.no_airflow, needs_chromium]
 
 
 @pytest.fixture(scope="module")
-def site():
-    with serving_site() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def emulator():
     with KernelEmulator([APP]) as emulator:
         yield emulator
-
-
-@pytest.fixture(scope="module")
-def viewer():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(**chromium.launch_options())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -46,8 +31,8 @@ def watched(emulator, site):
 
 
 @pytest.fixture
-def view(viewer, watched):
-    page = viewer.new_page(viewport={"width": 900, "height": 600})
+def view(chrome, watched):
+    page = chrome.new_page(viewport={"width": 900, "height": 600})
     page.problems = []
     page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
     page.on("pageerror", lambda error: page.problems.append(str(error)))
@@ -98,8 +83,8 @@ def test_a_button_that_is_released_beside_the_picture_is_released(view, watched)
     watched.sees("clicks", ["up"])
 
 
-def test_a_thumbnail_is_no_use_of_the_browser(viewer, watched):
-    page = viewer.new_page(viewport={"width": 300, "height": 200})
+def test_a_thumbnail_is_no_use_of_the_browser(chrome, watched):
+    page = chrome.new_page(viewport={"width": 300, "height": 200})
     page.goto(f"{watched.url}&thumbnail")
     expect(page.locator("#status")).to_be_hidden(timeout=20_000)
     watched.client.browsers.update(watched.id, viewport={"width": 640, "height": 480})
@@ -123,8 +108,8 @@ def test_the_picture_follows_the_page_and_its_tabs(view, watched, site):
     wait_until(lambda: colour(view)[2] > 240 and colour(view)[0] < 15, 20, "the picture is blue", 0.05)
 
 
-def test_a_reader_without_rights_only_watches(viewer, watched):
-    page = viewer.new_page(viewport={"width": 900, "height": 600})
+def test_a_reader_without_rights_only_watches(chrome, watched):
+    page = chrome.new_page(viewport={"width": 900, "height": 600})
     page.goto(f"{watched.url}&readOnly=true")
     expect(page.locator("#status")).to_be_hidden(timeout=20_000)
     page.mouse.click(*point(page, watched, 60, 140))
@@ -138,8 +123,8 @@ def test_the_end_of_the_browser_is_said(view, watched):
     expect(view.locator("#status")).to_have_text("The browser is closed, or this address is wrong.")
 
 
-def test_a_wrong_secret_shows_nothing(viewer, watched):
-    page = viewer.new_page()
+def test_a_wrong_secret_shows_nothing(chrome, watched):
+    page = chrome.new_page()
     page.goto(watched.url.replace("secret=", "secret=wrong"))
     expect(page.locator("#status")).to_have_text("The browser is closed, or this address is wrong.")
     page.close()

@@ -10,16 +10,10 @@ from airflow_provider_kernel.emulator.browsers.script import find_playwright
 from airflow_provider_kernel.emulator.contract import ApiError
 from airflow_provider_kernel.testing import KernelEmulator
 from dev.wait import wait_until
-from tests.integration.browsing import APP, Person, needs_chromium, serving_site
+from tests.integration.browsing import APP, Person, needs_chromium
 from tests.integration.conftest import client_of
 
 pytestmark = [pytest.mark.no_airflow, needs_chromium]
-
-
-@pytest.fixture(scope="module")
-def site():
-    with serving_site() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -28,18 +28,12 @@ from tests.integration.browsing import (
     needs_chromium,
     needs_ffmpeg,
     needs_screen,
-    serving_site,
+    png_size,
 )
 from tests.integration.conftest import client_of
 from tests.integration.emulator_process import emulator_process
 
 pytestmark = [pytest.mark.no_airflow, needs_chromium]
-
-
-@pytest.fixture(scope="module")
-def site():
-    with serving_site() as url:
-        yield url
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +143,6 @@ def test_a_viewport_beyond_the_screen_is_refused(client):
         client.browsers.update(made.session_id, viewport={"width": 3000, "height": 600})
 
 
-def png_size(png):
-    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
-
-
 def test_a_name_belongs_to_one_open_browser(client):
     client.browsers.create(name="one", headless=True)
     with pytest.raises(kernel.ConflictError, match="Another browser is named one"):
@@ -226,7 +216,7 @@ def test_a_browser_closes_after_its_inactivity_and_not_while_it_is_used(client, 
     batch = Thread(target=client.browsers.computer.batch, args=(busy,), kwargs={"actions": long})
     batch.start()
     with connect(client.browsers.retrieve(used).cdp_ws_url, max_size=None):
-        wait_until(lambda: idle not in open_ids(client), 13, "the idle browser closes")
+        wait_until(lambda: idle not in open_ids(client), 60, "the idle browser closes")
         assert {used, busy} == set(open_ids(client))
         batch.join()
         assert {used, busy} == set(open_ids(client))

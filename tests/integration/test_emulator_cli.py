@@ -496,46 +496,6 @@ def test_kernel_emulator_keeps_the_first_process_when_started_twice(emulator):
     assert emulator.pid == pid
 
 
-def test_fixtures_set_the_environment_of_a_users_test(tmp_path):
-    write(tmp_path, "shop.py", "import os\n" + APP.format(name="shop", result="os.environ['CURRENCY']"))
-    write(
-        tmp_path,
-        "conftest.py",
-        """
-import pytest
-pytest_plugins = ["airflow_provider_kernel.testing"]
-@pytest.fixture(scope="session")
-def kernel_emulator_apps():
-    return ["shop.py"]
-@pytest.fixture(scope="session")
-def kernel_emulator_env():
-    return {"CURRENCY": "GBP"}
-""",
-    )
-    write(
-        tmp_path,
-        "test_shop.py",
-        """
-import json, os, sys, kernel
-def test_shop(kernel_emulator):
-    reply = kernel.Kernel().invocations.create(app_name="shop", action_name="act", version="latest")
-    assert reply.output == '"GBP"'
-    connection = json.loads(os.environ["AIRFLOW_CONN_KERNEL_DEFAULT"])
-    assert connection["conn_type"] == "kernel"
-    assert connection["host"] == kernel_emulator.base_url
-    assert connection["extra"]["dashboard_url"] == kernel_emulator.base_url + "/#/invocations/{invocation_id}"
-    assert "airflow" not in sys.modules
-def test_without():
-    assert "KERNEL_BASE_URL" not in os.environ
-""",
-    )
-
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-
-    assert "2 passed" in done.stdout, done.stdout
-
-
 def test_command_line_has_neither_the_api_key_nor_the_value_of_a_variable(tmp_path):
     with KernelEmulator([write(tmp_path)], api_key="sk_right", env={"PASSWORD": "hunter2"}) as emulator:
         command = " ".join(psutil.Process(emulator.pid).cmdline())

@@ -9,9 +9,7 @@ from threading import Thread
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
-
-from dev import chromium
+from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.no_airflow
 
@@ -35,6 +33,13 @@ def flood(ctx):
     for number in range(60_000):
         print("line", number, "x" * 60)
     time.sleep(60)
+"""
+VERSION_APP = """
+import kernel
+app = kernel.App("shop")
+@app.action("act")
+def act(ctx):
+    return {result!r}
 """
 LIVE_VIEW = "<!doctype html><title>live</title><p>live picture</p>"
 #: What a browser sends with a click on a link of another site.
@@ -135,14 +140,6 @@ def test_the_pages_list_has_the_newest_invocations_without_payload_and_output(ht
     assert listed["now"] >= listed["invocations"][0]["finished_at"]
 
 
-@pytest.fixture(scope="module")
-def chrome():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(**chromium.launch_options())
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def open_page(chrome):
     """Open an address in a browser that knows nothing. At the end: nothing was asked of others, and nothing went wrong."""
@@ -235,6 +232,21 @@ def test_form_works_by_keyboard_alone_and_remembers_the_payload_of_each_action(e
 
 
 @pytest.mark.browser
+def test_version_can_be_chosen_if_an_app_has_several(start_emulator, tmp_path, open_page):
+    files = [tmp_path / "shop.py", tmp_path / "shop_v2.py"]
+    for file in files:
+        file.write_text(VERSION_APP.format(result=file.stem))
+    page = open_page(start_emulator([files[0]], versions={"2": files[1]}).base_url)
+
+    for version, result in (("2", "shop_v2"), ("emulator", "shop")):
+        page.goto(page.url.partition("#")[0])
+        page.get_by_role("group", name=f"shop (version {version})").get_by_role("radio", name="act").check()
+        page.get_by_role("button", name="Run", exact=True).click()
+        expect(page.locator("#output")).to_have_text(f'"{result}"')
+        expect(page.locator("#detail-facts")).to_contain_text(f"Version{version}")
+
+
+@pytest.mark.browser
 def test_payload_that_is_not_json_is_not_sent(emulator, http, open_page):
     before = http.get("/page/invocations").json()["total"]
     page = open_page(emulator.base_url)
@@ -321,7 +333,7 @@ def test_flood_of_lines_does_not_freeze_the_page(start_emulator, tmp_path, open_
 
     run(page, "flood", "")
 
-    expect(log_lines(page).last).to_contain_text("line 59999", timeout=30_000)
+    expect(log_lines(page).last).to_contain_text("line 59999", timeout=90_000)
     expect(page.locator("#log-note")).to_have_text(re.compile(r"the last 5000 of \d+ lines"))
     assert log_lines(page).count() == 5_000
     assert page.evaluate("longest") < 1_500

@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from airflow_provider_kernel.emulator.contract import InvokeRequest
-from airflow_provider_kernel.emulator.engine import App, Engine
-from airflow_provider_kernel.emulator.process import Forkserver
+from airflow_provider_kernel.emulator.deployments import Deployments
+from airflow_provider_kernel.emulator.engine import Engine
 from tests.integration.conftest import APP, client_of
 
 pytestmark = pytest.mark.no_airflow
@@ -68,11 +68,12 @@ def test_no_process_is_left_when_a_synchronous_invocation_reaches_its_time_limit
 
 
 def test_no_process_is_left_when_an_asynchronous_invocation_reaches_its_time_limit(alive):
-    forkserver = Forkserver(APP, os.environ)
-    app = App("tests", tuple(forkserver.apps()["tests"]), forkserver, "id", "deployment")
+    deployments = Deployments(os.environ)
+    deployments.start(APP)
 
     async def run():
-        engine = Engine({"tests": app}, max_concurrency=None, sync_timeout=60)
+        deployments.wait()
+        engine = Engine(deployments, max_concurrency=None, sync_timeout=60)
         # The API's minimum is ten seconds.
         request = InvokeRequest("tests", "spawn", "latest", '{"seconds": 600}', True, async_timeout=1)
         invocation = engine.submit(request)
@@ -82,7 +83,7 @@ def test_no_process_is_left_when_an_asynchronous_invocation_reaches_its_time_lim
     try:
         invocation = asyncio.run(run())
     finally:
-        forkserver.close()
+        deployments.close()
     assert (invocation.status, invocation.reason) == (
         "failed",
         "The invocation exceeded its time limit of 1 seconds.",

@@ -12,8 +12,8 @@ import pytest
 
 from airflow_provider_kernel.emulator import app_files as module
 from airflow_provider_kernel.emulator.console import Console
+from airflow_provider_kernel.emulator.deployments import Deployments
 from airflow_provider_kernel.emulator.engine import Engine
-from airflow_provider_kernel.emulator.process import Forkserver
 from dev.wait import wait_until
 from tests.integration.emulator_process import emulator_process
 
@@ -246,20 +246,23 @@ def test_import_that_takes_too_long_is_given_up(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(module, "RELOAD_SECONDS", 0.2)
     file = write(tmp_path)
     others = psutil.Process().children()
-    forkserver = Forkserver(file, os.environ)
+    deployments = Deployments(os.environ)
+    served = deployments.start(file)
     try:
-        engine = Engine(module.apps_of([forkserver]), max_concurrency=None, sync_timeout=60)
+        deployments.wait()
+        engine = Engine(deployments, max_concurrency=None, sync_timeout=60)
         console = Console(stream=sys.__stdout__)
-        app_files = module.AppFiles(engine, [forkserver], os.environ, console, reload=True)
+        app_files = module.AppFiles(engine, console, reload=True)
         write(tmp_path, head="import time\ntime.sleep(600)")
 
         asyncio.run(app_files.refresh())
         console.close()
-    finally:
-        forkserver.close()
 
-    assert engine.apps["shop"].forkserver is forkserver
-    assert psutil.Process().children() == others
+        assert [app.deployment for app in deployments.apps] == [served]
+        assert len(psutil.Process().children()) == len(others) + 1
+    finally:
+        deployments.close()
+
     assert capfd.readouterr().err == (
         f"Kernel emulator: {file} has changed, but cannot be used: {file}: the import took more than 0.2 seconds. "
         "The version from before stays.\n"

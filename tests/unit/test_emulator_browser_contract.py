@@ -278,7 +278,7 @@ def test_the_live_view_can_only_send_input():
         ("/browsers/b/fs/watch", "this call of a browser's file system"),
         ("/browsers/b/playwright/executors", "executors of Playwright scripts"),
         ("/org/credential_providers/p/items", "credential providers"),
-        ("/org/limits", "the organization, but for /org/entitlements"),
+        ("/org/limits", "the organization, but for reading /org/entitlements and /org/limits"),
         ("/audit-logs/export/chunk", "audit logs"),
         ("/browsers/b/nothing", None),
         ("/nothing", None),

@@ -25,14 +25,13 @@ PLAIN, COLOURED = Lines(has_colour=False), Lines(has_colour=True)
 
 def all_lines(lines):
     return [
-        lines.started("14:03:07", ID, "shop", "price", USER_AGENT),
-        lines.started("14:03:07", ID, "shop", "price", ""),
+        lines.started("14:03:07", ID, "shop.price", USER_AGENT),
+        lines.started("14:03:07", ID, "shop.price", ""),
         lines.app_line("14:03:07", ID, "looking up A-100"),
-        lines.ended("14:03:08", ID, "shop", "price", 0.44, None),
-        lines.ended(
-            "14:03:08", ID, "shop", "price", 61.25, "The action raised an exception. ValueError: x\ny"
-        ),
+        lines.ended("14:03:08", ID, "shop.price", 0.44, None),
+        lines.ended("14:03:08", ID, "shop.price", 61.25, "The action raised an exception. ValueError: x\ny"),
         lines.refused("14:03:09", 404, "POST", "/invocations", "App not found: shopp"),
+        lines.fault("14:03:09", "POST", "/invocations", "latency=2 lose_reply"),
         lines.request("14:03:09", 200, "GET", f"/invocations/{ID}", 0.0032),
         lines.note("14:03:10", "shop.py has changed"),
     ]
@@ -46,6 +45,7 @@ def test_lines_say_when_which_invocation_and_what():
         "14:03:08 k3j9x2ab shop.price succeeded in 0.4 s",
         "14:03:08 k3j9x2ab shop.price failed after 61.2 s: The action raised an exception. ValueError: x y",
         "14:03:09 404 POST /invocations: App not found: shopp",
+        "14:03:09 POST /invocations: injected fault: latency=2 lose_reply",
         f"14:03:09 200 GET /invocations/{ID} (3 ms)",
         "14:03:10 shop.py has changed",
     ]
@@ -99,8 +99,8 @@ def test_app_line_is_cut_at_the_maximum_and_says_so():
 def test_no_text_of_a_client_is_printed_raw_or_endless(lines):
     text = "\x1b[2J" + "x" * 100_000
     for line in (
-        lines.started("14:03:07", ID, text, text, text),
-        lines.ended("14:03:07", ID, text, text, 1, text),
+        lines.started("14:03:07", ID, text, text),
+        lines.ended("14:03:07", ID, text, 1, text),
         lines.refused("14:03:07", 400, text, text, text),
         lines.request("14:03:07", 200, text, text, 1),
     ):

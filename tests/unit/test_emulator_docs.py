@@ -16,6 +16,9 @@ from starlette.routing import Match, Route
 from airflow_provider_kernel.emulator import unserved
 from airflow_provider_kernel.emulator.browsers.contract import NOT_SERVED, WITHOUT_EFFECT, CreateBrowser
 from airflow_provider_kernel.emulator.browsers.routes import has_own_secret
+from airflow_provider_kernel.emulator.control import is_control
+from airflow_provider_kernel.emulator.faults import FaultList
+from airflow_provider_kernel.emulator.page import is_of_page
 from airflow_provider_kernel.emulator.server import make_app
 
 PAGE = Path(__file__).parents[2] / "docs" / "emulator.md"
@@ -68,7 +71,16 @@ def request_of(call: str) -> tuple[str, str]:
 def routes() -> list[Route]:
     """Return the endpoints of Kernel's API that the emulator serves."""
     app = make_app(
-        Mock(), Mock(), Mock(), console=Mock(), api_key=None, heartbeat=1, refuse=None, served=None, url=""
+        Mock(),
+        Mock(),
+        Mock(),
+        console=Mock(),
+        api_key=None,
+        heartbeat=1,
+        refuse=None,
+        faults=FaultList(),
+        served=None,
+        url="",
     )
     while not isinstance(app, Starlette):
         app = app._app
@@ -76,7 +88,7 @@ def routes() -> list[Route]:
     return [
         it
         for it in found
-        if not has_own_secret(it.path) and it.path != "/" and not it.path.startswith("/page/")
+        if not has_own_secret(it.path) and not is_of_page(it.path) and not is_control(it.path)
     ]
 
 

@@ -53,6 +53,7 @@ BELOW = {
     "sensors": {"api", "lifecycle", "hooks", "links", "operators", "triggers", "metrics", "task_instance"},
     "decorators": {"api", "operators"},
     "emulator": {"api"},
+    "testing": {"api", "emulator"},
 }
 PURE = ["api", "lifecycle", "capacity", "watch"]
 everywhere = pytest.mark.parametrize(

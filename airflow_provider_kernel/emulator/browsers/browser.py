@@ -283,9 +283,7 @@ class Browser:
     async def _open(self, url: str) -> None:
         """Navigate without waiting; a failure is the page's, as on Kernel."""
         self.start_url = url
-        session = await self.pages.session()
-        task = asyncio.ensure_future(self._cdp.call("Page.navigate", {"url": url}, session))
-        task.add_done_callback(lambda it: it.cancelled() or it.exception())
+        self._cdp.post("Page.navigate", {"url": url}, await self.pages.session())
 
 
 async def _start_chromium(

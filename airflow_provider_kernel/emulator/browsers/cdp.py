@@ -37,6 +37,7 @@ class CdpConnection:
         self._last_id = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._listeners: list[Listener] = []
+        self._posted: set[asyncio.Task[None]] = set()
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
@@ -93,6 +94,17 @@ class CdpConnection:
             raise CdpError("the browser is gone") from None
         finally:
             del self._answers[number]
+
+    def post(self, method: str, params: Mapping[str, Any] | None = None, session: str | None = None) -> None:
+        """Send a command without waiting for its result. A failure is ignored: the target may be gone."""
+
+        async def post() -> None:
+            with contextlib.suppress(CdpError):
+                await self.call(method, params, session)
+
+        task = asyncio.create_task(post())
+        self._posted.add(task)  # The loop itself keeps no reference.
+        task.add_done_callback(self._posted.discard)
 
     async def close(self) -> None:
         """Close the connection; the browser stays open."""

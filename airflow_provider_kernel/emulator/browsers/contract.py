@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_kernel.emulator.contract import ApiError, bad_request, read_object
+from airflow_provider_kernel.emulator.contract import bad_request, not_served, read_object
 
 #: The viewport of a browser that names none, as on Kernel: width and height.
 DEFAULT_VIEWPORT = (1920, 1080)
@@ -85,11 +85,6 @@ class UpdateBrowser:
     start_url: str | None
     timeout: int | None
     forces_viewport: bool
-
-
-def not_served(what: str) -> ApiError:
-    """Return the error for what Kernel's API has and the emulator does not."""
-    return ApiError(501, "not_implemented", f"The emulator does not serve {what}")
 
 
 def read_create(body: bytes) -> CreateBrowser:

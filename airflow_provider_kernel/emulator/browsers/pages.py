@@ -155,5 +155,4 @@ class Pages:
             self._dismiss(session)
 
     def _dismiss(self, session: str) -> None:
-        command = self._cdp.call("Page.handleJavaScriptDialog", {"accept": False}, session, limit=PAGE_LIMIT)
-        asyncio.ensure_future(command).add_done_callback(lambda it: it.cancelled() or it.exception())
+        self._cdp.post("Page.handleJavaScriptDialog", {"accept": False}, session)

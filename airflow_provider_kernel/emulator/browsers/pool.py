@@ -22,11 +22,10 @@ from airflow_provider_kernel.emulator.browsers.contract import (
     CreateBrowser,
     UpdateBrowser,
     check_viewport,
-    not_served,
 )
 from airflow_provider_kernel.emulator.browsers.replays import Replay, StartReplay, replay_not_found
 from airflow_provider_kernel.emulator.console import Console
-from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not_found
+from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not_found, not_served
 
 #: Seconds between two looks for inactive browsers.
 _LOOK_INTERVAL = 1.0

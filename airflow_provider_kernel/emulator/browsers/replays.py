@@ -14,9 +14,9 @@ from typing import Any
 
 from airflow_provider_kernel.api.timestamps import format_timestamp
 from airflow_provider_kernel.emulator.browsers.chromium import end_process, spawn
-from airflow_provider_kernel.emulator.browsers.contract import is_integer, not_served
+from airflow_provider_kernel.emulator.browsers.contract import is_integer
 from airflow_provider_kernel.emulator.browsers.screencast import Screencast
-from airflow_provider_kernel.emulator.contract import ApiError, bad_request, read_object
+from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not_served, read_object
 
 #: Pictures in a second, unless the request names a number; Kernel's maximum without a GPU is 20.
 DEFAULT_FRAMERATE, MAX_FRAMERATE = 10, 20

@@ -25,7 +25,7 @@ from airflow_provider_kernel.emulator.browsers.computer_contract import (
     read_clipboard_text,
     read_region,
 )
-from airflow_provider_kernel.emulator.browsers.contract import not_served, read_create, read_update
+from airflow_provider_kernel.emulator.browsers.contract import read_create, read_update
 from airflow_provider_kernel.emulator.browsers.live_view import CLOSED, stream_live_view
 from airflow_provider_kernel.emulator.browsers.pool import BrowserPool, browser_not_found
 from airflow_provider_kernel.emulator.browsers.relay import relay
@@ -40,6 +40,7 @@ from airflow_provider_kernel.emulator.browsers.x11_controls import ControlsError
 from airflow_provider_kernel.emulator.contract import (
     ApiError,
     bad_request,
+    not_served,
     paginate,
     read_object,
     read_pagination,

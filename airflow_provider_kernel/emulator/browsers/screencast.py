@@ -112,9 +112,7 @@ class Screencast:
     def _on_event(self, method: str, params: Mapping[str, Any], session: str | None) -> None:
         if method != "Page.screencastFrame" or session is None:
             return
-        acknowledge = self._cdp.call("Page.screencastFrameAck", {"sessionId": params["sessionId"]}, session)
-        task = asyncio.ensure_future(acknowledge)
-        task.add_done_callback(lambda it: it.cancelled() or it.exception())  # The page may be gone.
+        self._cdp.post("Page.screencastFrameAck", {"sessionId": params["sessionId"]}, session)
         if session == self._session:
             size = params["metadata"]
             jpeg = base64.b64decode(params["data"])

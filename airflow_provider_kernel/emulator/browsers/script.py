@@ -16,8 +16,8 @@ from typing import Any
 from airflow_provider_kernel.emulator.browsers.browser import Browser
 from airflow_provider_kernel.emulator.browsers.cdp import CdpError
 from airflow_provider_kernel.emulator.browsers.chromium import end_process, spawn
-from airflow_provider_kernel.emulator.browsers.contract import is_integer, not_served
-from airflow_provider_kernel.emulator.contract import bad_request, read_object
+from airflow_provider_kernel.emulator.browsers.contract import is_integer
+from airflow_provider_kernel.emulator.contract import bad_request, not_served, read_object
 from airflow_provider_kernel.emulator.environment import inherited_variables
 
 #: Seconds that a script may take: unless the request names them, and at most.

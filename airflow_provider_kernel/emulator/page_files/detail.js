@@ -81,7 +81,9 @@ function show(invocation) {
   showSpan(span, invocation);
   const id = document.createElement("code");
   id.textContent = invocation.id;
-  const facts = [["Id", id], ["Start", moment(invocation.started_at)], ["Duration", span]];
+  const facts = [
+    ["Id", id], ["Start", moment(invocation.started_at)], ["Duration", span], ["Version", invocation.version],
+  ];
   if (invocation.status_reason) facts.push(["Reason", invocation.status_reason]);
   showFacts(part("detail-facts"), facts);
   showValue(part("input"), part("input-copy"), invocation.payload);

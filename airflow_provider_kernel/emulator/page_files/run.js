@@ -13,11 +13,12 @@ let listed = null;
 /** Ask for the apps, and show them if they have changed. */
 export async function refreshApps() {
   const found = await call("GET", "/apps?limit=100");
-  const text = JSON.stringify(found.map((app) => [app.app_name, app.actions.map((action) => action.name)]));
+  const text = JSON.stringify(found.map((app) => [app.app_name, app.version, app.actions.map((action) => action.name)]));
   if (text === listed) return;
   listed = text;
   const wanted = chosen()?.value ?? localStorage.getItem(LAST_ACTION);
-  apps.replaceChildren(...found.map(groupOf));
+  const versions = (name) => found.filter((app) => app.app_name === name).length;
+  apps.replaceChildren(...found.map((app) => groupOf(app, versions(app.app_name) > 1)));
   const choices = [...form.elements.action ? form.querySelectorAll("input[name=action]") : []];
   const choice = choices.find((input) => input.value === wanted) ?? choices[0];
   if (choice) {
@@ -26,20 +27,20 @@ export async function refreshApps() {
   }
 }
 
-function groupOf(app) {
+function groupOf(app, hasVersions) {
   const group = document.createElement("fieldset");
   const title = document.createElement("legend");
-  title.textContent = app.app_name;
-  group.append(title, ...app.actions.map((action) => choiceOf(app.app_name, action.name)));
+  title.textContent = hasVersions ? `${app.app_name} (version ${app.version})` : app.app_name;
+  group.append(title, ...app.actions.map((action) => choiceOf(app.app_name, action.name, app.version)));
   return group;
 }
 
-function choiceOf(appName, actionName) {
+function choiceOf(appName, actionName, version) {
   const label = document.createElement("label");
   const input = document.createElement("input");
   input.type = "radio";
   input.name = "action";
-  input.value = JSON.stringify([appName, actionName]);
+  input.value = JSON.stringify([appName, actionName, version]);
   const name = document.createElement("span");
   name.textContent = actionName;
   label.append(input, name);
@@ -50,8 +51,9 @@ function chosen() {
   return form.querySelector("input[name=action]:checked");
 }
 
+/** Return the name under which the payload of the chosen action is remembered, the same for all its versions. */
 function storedName() {
-  return `kernel-emulator-payload ${chosen().value}`;
+  return `kernel-emulator-payload ${JSON.stringify(JSON.parse(chosen().value).slice(0, 2))}`;
 }
 
 function remembered() {
@@ -83,8 +85,8 @@ async function run() {
       return;
     }
   }
-  const [app_name, action_name] = JSON.parse(chosen().value);
-  const body = { app_name, action_name, version: "latest", async: true, async_timeout_seconds: limit.valueAsNumber };
+  const [app_name, action_name, version] = JSON.parse(chosen().value);
+  const body = { app_name, action_name, version, async: true, async_timeout_seconds: limit.valueAsNumber };
   if (text) body.payload = text;
   remember();
   const button = form.querySelector("button");

@@ -1,0 +1,243 @@
+"""Tasks and Dags in the tests of users: ``run_operator`` and ``run_dag``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from airflow import settings
+from airflow.providers.common.compat.sdk import DAG, BaseOperator, task
+from airflow.triggers.base import BaseTrigger
+from sqlalchemy import create_engine
+
+from airflow_provider_kernel.api.errors import KernelInvocationFailedError
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
+from airflow_provider_kernel.testing import run_dag, run_operator
+from airflow_provider_kernel.testing.airflow import DagResult
+from airflow_provider_kernel.testing.isolated_airflow import isolate_airflow
+from tests.integration.pytest_plugin import ARGUMENTS
+from tests.integration.task import both_waits
+from tests.integration.test_guide import write_files
+
+pytest_plugins = ["pytester"]
+
+DAGS = """
+from datetime import datetime
+from airflow.providers.common.compat.sdk import DAG, task
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+
+with DAG("my_prices", schedule=None, start_date=datetime(2026, 1, 1), params={"sku": "A"}) as prices:
+    price = KernelInvokeOperator(
+        task_id="price", app_name="shop", action_name="price", payload={"sku": "{{ params.sku }}"}
+    )
+    many = KernelInvokeOperator.partial(task_id="many", app_name="shop", action_name="price")
+    many.expand(payload=[{"sku": "one"}, {"sku": "two"}])
+
+    @task
+    def report(found):
+        return f"{found['sku']} costs {found['price']}"
+
+    report(price.output)
+
+with DAG("bad", schedule=None, start_date=datetime(2026, 1, 1)) as bad:
+    task(lambda found: None, task_id="after")(
+        KernelInvokeOperator(task_id="price", app_name="shop", action_name="price", payload={}).output
+    )
+"""
+TESTS = """
+import os
+import pytest
+from airflow_provider_kernel.testing import run_dag
+from my_dags import bad, prices
+
+def test_good(kernel_emulator):
+    run = run_dag(prices, conf={"sku": "B"})
+
+    run.raise_for_failure()
+    assert run.state == "success"
+    assert run.outputs == {
+        "price": {"sku": "B", "price": 12.5},
+        "many": [{"sku": "one", "price": 12.5}, {"sku": "two", "price": 12.5}],
+        "report": "B costs 12.5",
+    }
+    assert run.task_states == {"price": "success", "many": ["success", "success"], "report": "success"}
+    assert len(kernel_emulator.invocations("shop", "price")) == 3
+    assert run_dag(prices).outputs["report"] == "A costs 12.5"
+
+def test_bad(kernel_emulator):
+    run = run_dag(bad)
+
+    assert run.task_states == {"price": "failed", "after": "upstream_failed"}
+    with pytest.raises(AssertionError, match="KeyError: 'sku'"):
+        run.raise_for_failure()
+
+def test_isolated():
+    from airflow.configuration import conf
+    assert os.environ["AIRFLOW_HOME"] != OUTER
+    assert os.environ["AIRFLOW_HOME"] in conf.get("database", "sql_alchemy_conn")
+    assert "AIRFLOW__SECRETS__BACKEND" not in os.environ
+"""
+
+
+def invoke_operator(payload=None, action_name="echo", **arguments):
+    return KernelInvokeOperator(
+        task_id="t", app_name="tests", action_name=action_name, payload=payload, **arguments
+    )
+
+
+@both_waits
+def test_run_operator_renders_executes_and_resumes(emulator_env, deferrable):
+    with DAG("shop", start_date=datetime(2026, 1, 1), params={"sku": "A"}):
+        operator = invoke_operator(
+            {"sku": "{{ params.sku }}", "id": "{{ ti.task_id }}", "by": "{{ who }}"}, deferrable=deferrable
+        )
+
+    assert run_operator(operator, context={"who": "me"}) == {"sku": "A", "id": "t", "by": "me"}
+    assert "{{" in operator.payload["sku"], "the operator itself is as it was"
+
+
+@both_waits
+def test_run_operator_raises_what_the_task_fails_with(emulator_env, deferrable):
+    operator = invoke_operator({"message": "no stock"}, "fail", deferrable=deferrable, retries=3)
+
+    with pytest.raises(KernelInvocationFailedError, match="no stock"):
+        run_operator(operator)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"deferrable": False, "poke_interval": 0.1},
+        {"deferrable": False, "mode": "reschedule", "poke_interval": 0.1},
+    ],
+    ids=["deferred", "poke", "reschedule"],
+)
+def test_run_operator_runs_a_sensor(emulator_env, submit, arguments):
+    invocation_id = submit("sleep", {"seconds": 0.5})
+
+    assert run_operator(KernelInvocationSensor(task_id="t", invocation_id=invocation_id, **arguments)) == 0.5
+
+
+def test_run_operator_runs_a_decorated_function(emulator_env):
+    @task.kernel(app_name="tests", action_name="echo")
+    def payload(sku, params=None):
+        return {"sku": sku, "params": dict(params)}
+
+    with DAG("shop", start_date=datetime(2026, 1, 1), params={"a": 1}):
+        made = payload("{{ task.task_id }}")
+
+    assert run_operator(made) == {"sku": "payload", "params": {"a": 1}}
+
+
+class FailingTrigger(BaseTrigger):
+    """A trigger that raises, or never fires."""
+
+    def __init__(self, is_silent):
+        super().__init__()
+        self.is_silent = is_silent
+
+    def serialize(self):
+        return f"{__name__}.FailingTrigger", {"is_silent": self.is_silent}
+
+    async def run(self):
+        if not self.is_silent:
+            raise OSError("away")
+        await asyncio.sleep(600)
+        yield
+
+
+class DeferringOperator(BaseOperator):
+    def __init__(self, is_silent, **kwargs):
+        super().__init__(**kwargs)
+        self.is_silent = is_silent
+
+    def execute(self, context):
+        timeout = timedelta(seconds=0.1) if self.is_silent else None
+        self.defer(trigger=FailingTrigger(self.is_silent), method_name="execute", timeout=timeout)
+
+
+@pytest.mark.parametrize(
+    ("is_silent", "error"),
+    [(False, "TaskDeferralError"), (True, "TaskDeferralTimeout")],
+    ids=["raises", "is late"],
+)
+def test_run_operator_fails_a_task_whose_trigger(is_silent, error):
+    with pytest.raises(Exception) as failed:  # noqa: PT011 - each Airflow has the class elsewhere
+        run_operator(DeferringOperator(is_silent=is_silent, task_id="t"))
+
+    # Airflow 2 has one error for both.
+    assert type(failed.value).__name__ in (error, "TaskDeferralError")
+
+
+def test_run_operator_names_run_dag_where_it_cannot_help(emulator_env):
+    with DAG("shop", start_date=datetime(2026, 1, 1)):
+        first = invoke_operator(1)
+        second = KernelInvokeOperator(
+            task_id="second", app_name="tests", action_name="echo", payload=first.output
+        )
+        mapped = KernelInvokeOperator.partial(task_id="m", app_name="tests", action_name="echo").expand(
+            payload=[1]
+        )
+
+    with pytest.raises(LookupError, match=r"run the Dag with run_dag\(\)"):
+        run_operator(second)
+    with pytest.raises(TypeError, match=r"run_dag\(\)"):
+        run_operator(mapped)
+
+
+def test_run_operator_sets_the_current_context():
+    from airflow.providers.common.compat.sdk import get_current_context
+
+    class Asking(BaseOperator):
+        def execute(self, context):
+            return get_current_context()["ti"] is context["ti"]
+
+    assert run_operator(Asking(task_id="t"))
+
+
+def test_the_page_on_testing_works_and_each_worker_has_a_database_of_its_own(pytester, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////none/of/ours.db")
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "none.of.Ours")
+    outer = pytester.mkdir("outer")
+    monkeypatch.setenv("AIRFLOW_HOME", str(outer))
+    monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
+    write_files("docs/testing.md", pytester.path)
+    pytester.makepyfile(my_dags=DAGS, test_dags=f"OUTER = {str(outer)!r}\n{TESTS}")
+
+    done = pytester.runpytest_subprocess(*ARGUMENTS, "-n2", "--dist=loadfile", timeout=300)
+
+    done.assert_outcomes(passed=11)
+    assert list(outer.iterdir()) == []
+    assert not [path for path in (pytester.path / "tmp").iterdir() if "airflow" in path.name]
+
+
+def test_run_dag_says_what_to_write_where_there_is_no_database(monkeypatch):
+    monkeypatch.setattr(settings, "engine", create_engine("sqlite://"))
+
+    with pytest.raises(RuntimeError, match="Write kernel_isolated_airflow = true under"):
+        run_dag(SimpleNamespace())
+
+
+def test_isolation_that_comes_too_late_is_an_error():
+    assert "airflow" in sys.modules
+    with pytest.raises(pytest.UsageError, match="comes too late"):
+        isolate_airflow()
+
+
+def test_a_failed_run_names_the_tasks_and_their_errors():
+    run = DagResult("failed", {}, {"a": "success", "b": ["failed", "success"]}, {"b": ValueError("no stock")})
+
+    with pytest.raises(AssertionError) as error:
+        run.raise_for_failure()
+
+    assert str(error.value).splitlines() == [
+        "The Dag run has the state failed:",
+        "  a: success",
+        "  b: ['failed', 'success']",
+        "b failed with ValueError: no stock",
+    ]
