@@ -15,8 +15,8 @@ class Fault:
 
     As a context manager, it removes itself at the end of the block; otherwise the end of the test removes it.
 
-    :param client: sends the requests to the emulator.
-    :param fields: the fault's fields, as ``POST /_emulator/faults`` takes them.
+    :param client: sends requests to the emulator.
+    :param fields: the body of ``POST /_emulator/faults``.
     """
 
     def __init__(self, client: EmulatorClient, fields: dict[str, Any]) -> None:
