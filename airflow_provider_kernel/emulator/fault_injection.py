@@ -157,7 +157,11 @@ async def _read_ahead(receive: Receive) -> Receive:
 
 
 def _first_events(piece: bytes, count: int) -> tuple[bytes, int]:
-    """Return the first events of a piece that has whole ones, and how many of ``count`` are missing. Heartbeats do not count."""
+    """
+    Return the first events of a piece of a stream, and how many of ``count`` are missing. Heartbeats do not count.
+
+    A piece consists of whole events, or is a part of the stream's last event.
+    """
     events = piece.split(b"\n\n")[:-1]
     for number, event in enumerate(events, 1):
         count -= not event.startswith(_HEARTBEAT)
