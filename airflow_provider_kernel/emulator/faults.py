@@ -153,7 +153,7 @@ def parse_fault(text: str) -> Fault:
                 "'POST /invocations status=503'"
             )
         if name in data:
-            raise ValueError(f"{name} is there twice")
+            raise ValueError(f"{name} is there twice: write it once")
         data[name] = _parse_value(value) if sign else True
     return read_fault(data)
 
