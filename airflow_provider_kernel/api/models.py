@@ -184,7 +184,7 @@ class InvocationRequest:
     :param app_name: name of the deployed app.
     :param action_name: name of one of its actions.
     :param payload: the action's input: any JSON value, or a string of JSON text. None sends no payload.
-    :param version: the app's version; ``latest`` is the newest deployed.
+    :param version: the label that the app was deployed with; Kernel's default for both is ``latest``.
     :param async_: True: Kernel replies at once, and the action runs for up to an hour. False: the reply comes at the end,
         and Kernel cuts it after 100 s.
     :param async_timeout_seconds: seconds after which Kernel ends an asynchronous invocation, 10-3600. None: Kernel's

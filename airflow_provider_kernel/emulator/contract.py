@@ -23,6 +23,8 @@ from airflow_provider_kernel.emulator.since import parse_since
 
 #: Maximum bytes of a request body: the largest payload with every byte escaped (``\u0001``), and the other fields.
 MAX_BODY_BYTES = 6 * MAX_PAYLOAD_BYTES + 65_536
+#: Maximum offset of a page. Kernel names none; Python refuses to read an integer of thousands of digits.
+MAX_OFFSET = 10**99
 #: The version of apps whose files are given without ``--version``. ``latest`` resolves to it.
 VERSION_LABEL = "emulator"
 
@@ -196,7 +198,7 @@ def read_pagination(query: Mapping[str, str]) -> Pagination:
     :raises ApiError: 400: a value is out of range. A limit above the maximum is an error, and is not lowered.
     """
     return Pagination(
-        _read_integer(query, "limit", 20, 1, 100), _read_integer(query, "offset", 0, 0, 2**31 - 1)
+        _read_integer(query, "limit", 20, 1, 100), _read_integer(query, "offset", 0, 0, MAX_OFFSET)
     )
 
 
@@ -242,6 +244,6 @@ def _read_json_text(data: dict[str, Any], name: str) -> str | None:
 
 def _read_integer(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
     text = query.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 10 and low <= int(text) <= high):
+    if not (text.isascii() and text.isdigit() and len(text) <= 100 and low <= int(text) <= high):
         raise bad_request(f"{name} must be an integer from {low} to {high}")
     return int(text)

@@ -129,10 +129,10 @@ class Engine:
         """
         Check that an invocation is queued or running.
 
-        :raises ApiError: 404: it is unknown; 400: it has ended.
+        :raises ApiError: 400: it is unknown, or has ended.
         """
         if self.store.get(invocation_id) is None:
-            raise not_found(f"Invocation not found: {invocation_id}")
+            raise bad_request(f"Invocation not found: {invocation_id}")
         if invocation_id not in self._active:
             raise bad_request(f"The invocation {invocation_id} has already ended")
 

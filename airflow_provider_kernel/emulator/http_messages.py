@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from airflow_provider_kernel.emulator.contract import MAX_BODY_BYTES, bad_request
+
+#: Bytes of a piece of a response that is sent in pieces.
+PIECE_SIZE = 65_536
 
 
 def encode_json(value: Any) -> bytes:
@@ -40,6 +44,22 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
 def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return a response with JSON."""
     return Response(encode_json(data), status, headers, "application/json")
+
+
+def json_list_response(items: Iterable[Any], headers: Mapping[str, str]) -> Response:
+    """Return a response with a JSON array. Large items are written one after the other, and others are served meanwhile."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        piece = bytearray(b"[")
+        for number, item in enumerate(items):
+            piece += b", " * (number > 0) + encode_json(item)
+            if len(piece) >= PIECE_SIZE:
+                yield bytes(piece)
+                piece.clear()
+                await asyncio.sleep(0)  # Sending does not wait while the socket's buffer has room.
+        yield bytes(piece + b"]")
+
+    return StreamingResponse(pieces(), headers=headers, media_type="application/json")
 
 
 def error_response(

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
@@ -45,6 +45,7 @@ from airflow_provider_kernel.emulator.faults import FaultList
 from airflow_provider_kernel.emulator.host_and_origin import check_host_and_origin
 from airflow_provider_kernel.emulator.http_messages import (
     error_response,
+    json_list_response,
     json_response,
     read_body,
     url_of,
@@ -54,7 +55,7 @@ from airflow_provider_kernel.emulator.page import PAGE, is_page_file, page_route
 from airflow_provider_kernel.emulator.request_log import RequestLog
 from airflow_provider_kernel.emulator.store import ListFilter, StoredInvocation
 from airflow_provider_kernel.emulator.stream import event_stream
-from airflow_provider_kernel.emulator.unserved import unserved
+from airflow_provider_kernel.emulator.unserved import is_method_of_kernel, unserved
 
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -212,7 +213,7 @@ class _Api:
             since=read_since(query, time.time_ns()),
         )
         invocations, headers = paginate(self._engine.store.list(wanted), page)
-        return json_response([invocation.as_json() for invocation in invocations], headers=headers)
+        return json_list_response((invocation.as_json() for invocation in invocations), headers)
 
     async def retrieve(self, request: Request) -> Response:
         return json_response(self._find(request).as_json())
@@ -329,10 +330,20 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    if error.status_code in (404, 405) and (what := unserved(request.url.path)):
+    path = request.url.path
+    is_unserved = error.status_code == 404 or is_method_of_kernel(request.method, path)
+    if is_unserved and (what := unserved(path)):
         return await _on_api_error(request, not_served(what))
     code = _CODES.get(error.status_code, "bad_request")
-    return error_response(error.status_code, code, error.detail, error.headers)
+    headers = {"Allow": _allowed_methods(request)} if error.status_code == 405 else error.headers
+    return error_response(error.status_code, code, error.detail, headers)
+
+
+def _allowed_methods(request: Request) -> str:
+    """Return the methods of a path. Starlette's own header has those of one route, and each method has a route."""
+    routes = [it for it in request.app.routes if isinstance(it, Route) and it.methods]
+    matching = [it for it in routes if it.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for it in matching for method in it.methods or ()}))
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from airflow_provider_kernel.api.models import InvocationStatus
@@ -109,10 +110,18 @@ class StoredInvocation:
         """Return the number of the first line at or after ``since``; 0 if ``since`` is None."""
         return 0 if since is None else self.dropped + bisect_left(self.logs, (since, ""))
 
-    def lines(self, start: int, count: int) -> list[tuple[int, str]]:
-        """Return up to ``count`` lines from line number ``start``, which must not be below ``dropped``."""
+    def lines(self, start: int, count: int, size: int | None = None) -> list[tuple[int, str]]:
+        """
+        Return up to ``count`` lines from line number ``start``, which must not be below ``dropped``.
+
+        :param size: characters after which no further line is returned; None: no limit.
+        """
         index = start - self.dropped
-        return self.logs[index : index + count]
+        lines = self.logs[index : index + count]
+        if size is None:
+            return lines
+        sizes = accumulate(len(text) for _, text in lines)
+        return lines[: sum(it < size for it in sizes) + 1]
 
     def as_json(self, *, with_reason: bool = True) -> dict[str, Any]:
         """Return the invocation as the API describes it. Fields without a value are left out."""

@@ -14,14 +14,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Any
 
 from airflow_provider_kernel.api.timestamps import format_timestamp
-from airflow_provider_kernel.emulator.http_messages import encode_json
+from airflow_provider_kernel.emulator.http_messages import PIECE_SIZE, encode_json
 from airflow_provider_kernel.emulator.store import StoredInvocation
 
-#: Maximum lines in one piece of the response.
-_BATCH = 256
+#: Maximum lines in one piece of the response, and characters from which on a piece has no further line. The piece that a
+#: client does not read stays in memory.
+_BATCH, _BATCH_SIZE = 256, PIECE_SIZE
 
 
 async def event_stream(
@@ -50,11 +52,17 @@ async def event_stream(
                 events.append(
                     _log_event(time.time_ns(), f"[{missing} older lines of this log were dropped.]")
                 )
-            lines = invocation.lines(next_line, _BATCH)
+            lines = invocation.lines(next_line, _BATCH, _BATCH_SIZE)
             next_line += len(lines)
             events += [_log_event(timestamp, message) for timestamp, message in lines]
-            if is_ended and len(lines) < _BATCH:
-                yield b"".join([*events, _state_event(invocation)])
+            if is_ended and next_line == invocation.dropped + len(invocation.logs):
+                if events:
+                    yield b"".join(events)
+                    await asyncio.sleep(0)
+                end = _end_event(invocation)
+                for start in range(0, len(end), PIECE_SIZE):
+                    yield end[start : start + PIECE_SIZE]
+                    await asyncio.sleep(0)
                 return
             if events:
                 yield b"".join(events)
@@ -71,6 +79,12 @@ async def event_stream(
 
 def _log_event(timestamp: int, message: str) -> bytes:
     return _event("log", timestamp, message=message)
+
+
+@lru_cache(maxsize=8)
+def _end_event(invocation: StoredInvocation) -> bytes:
+    """Return the terminal state. It may have megabytes, which all streams of the invocation share."""
+    return _state_event(invocation)
 
 
 def _state_event(invocation: StoredInvocation) -> bytes:

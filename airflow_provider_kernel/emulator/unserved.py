@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 #: The first part of a path, or the one after ``/org/``, and what Kernel has there.
 _RESOURCES = {
     "agents": "managed auth",
@@ -36,6 +38,13 @@ _OF_BROWSERS = {
     "fs": "this call of a browser's file system",
     "playwright": "executors of Playwright scripts",
 }
+#: Methods of Kernel's that the emulator does not serve, of paths that it serves otherwise.
+_METHODS = {"POST": r"/deployments", "DELETE": r"/deployments/[^/]+", "PATCH": r"/org/limits"}
+
+
+def is_method_of_kernel(method: str, path: str) -> bool:
+    """Return whether Kernel has a method at a path of which the emulator serves other methods alone."""
+    return method in _METHODS and re.fullmatch(_METHODS[method], path) is not None
 
 
 def unserved(path: str) -> str | None:

@@ -116,6 +116,9 @@ class _TaskInstance:
             f"run_operator() runs {self.task_id} alone, so there is no output of {task_ids}: run the Dag with run_dag()."
         )
 
+    def get_relevant_upstream_map_indexes(self, *_: Any, **__: Any) -> None:
+        """Airflow 2 asks for these before it pulls an output."""
+
     def get_task_states(self, *, run_ids: Any = None, **_: Any) -> dict[str, dict[str, str]]:
         return {self.run_id: {self.task_id: self.state}}
 
@@ -129,7 +132,7 @@ def _context(task: Any) -> dict[str, Any]:
         "airflow.utils.context" if _IS_AIRFLOW_2 else "airflow.sdk.execution_time.context"
     )
     return {
-        **({"execution_date": now} if _IS_AIRFLOW_2 else {}),
+        **({"execution_date": now, "expanded_ti_count": None} if _IS_AIRFLOW_2 else {}),
         "conf": import_module("airflow.providers.common.compat.sdk").conf,
         "conn": accessors.ConnectionAccessor(),
         "dag": task.dag if task.has_dag() else None,
@@ -277,6 +280,8 @@ def _store_dag(dag: Any) -> None:
     manager = DagBundlesManager()
     manager.sync_bundles_to_db()
     bundle = next(iter(manager.get_all_dag_bundles())).name
+    # Airflow sets it where it reads the file of the Dag, and before 3.1 cannot do without.
+    dag.relative_fileloc = dag.relative_fileloc or os.path.basename(dag.fileloc)
     bag = dagbag.DagBag(os.devnull, collect_dags=False)
     bag.bag_dag(dag)
     if hasattr(dagbag, "sync_bag_to_db"):
@@ -288,7 +293,8 @@ def _store_dag(dag: Any) -> None:
 @contextlib.contextmanager
 def _restored_params(dag: Any) -> Iterator[None]:
     """Restore the values of ``params``: a run's configuration changes them for the runs that follow in this process."""
-    found = [each.params.get_param(name) for each in (dag, *dag.tasks) for name in each.params]
+    dictionaries = [each.params for each in (dag, *dag.tasks) if hasattr(each.params, "get_param")]
+    found = [params.get_param(name) for params in dictionaries for name in params]
     values = [param.value for param in found]
     try:
         yield

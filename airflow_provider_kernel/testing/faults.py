@@ -14,6 +14,9 @@ class Fault:
     A fault of the emulator, from :meth:`~airflow_provider_kernel.testing.KernelEmulator.fault`.
 
     As a context manager, it is removed at the end of the block; otherwise at the end of the test.
+
+    :param client: sends requests to the emulator.
+    :param fields: the body of ``POST /_emulator/faults``.
     """
 
     def __init__(self, client: EmulatorClient, fields: dict[str, Any]) -> None:

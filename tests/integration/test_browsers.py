@@ -145,7 +145,7 @@ def test_a_viewport_beyond_the_screen_is_refused(client):
 
 def test_a_name_belongs_to_one_open_browser(client):
     client.browsers.create(name="one", headless=True)
-    with pytest.raises(kernel.BadRequestError, match="Another browser is named one"):
+    with pytest.raises(kernel.ConflictError, match="Another browser is named one"):
         client.browsers.create(name="one", headless=True)
     client.browsers.delete_by_id("one")
     client.browsers.create(name="one", headless=True)
@@ -204,7 +204,7 @@ def test_a_browser_that_starts_during_the_cancellation_does_not_stay(client):
 
 
 def test_an_unknown_invocation_cannot_have_a_browser(client):
-    with pytest.raises(kernel.NotFoundError, match="Invocation not found: unknown"):
+    with pytest.raises(kernel.BadRequestError, match="Invocation not found: unknown"):
         client.browsers.create(invocation_id="unknown")
 
 

@@ -101,6 +101,18 @@ def test_null_is_as_if_the_field_was_not_there():
             "start_url must be a URL with a scheme, such as https://example.com",
         ),
         ({"tags": {"a": 1}}, "tags must be an object of up to 50 strings"),
+        *(
+            (
+                {"tags": tags},
+                "tags must have names of 1 to 128 and values of up to 256 letters, digits, spaces or any of _.:/=+@-",
+            )
+            for tags in ({"": "x"}, {"é": "x"}, {"a" * 129: "x"}, {"a": "x" * 257}, {"a": "line\n"})
+        ),
+        ({"name": ""}, "name must not be empty: leave it out"),
+        (
+            {"viewport": {"width": 1, "height": 1, "refresh_rate": 0}},
+            "viewport.refresh_rate must be a positive integer",
+        ),
         ({"invocation_id": 1}, "invocation_id must be a string"),
     ],
 )

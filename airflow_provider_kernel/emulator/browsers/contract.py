@@ -37,6 +37,7 @@ NOT_SERVED = (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_TAG_NAME, _TAG_VALUE = re.compile(r"[A-Za-z0-9 _.:/=+@-]{1,128}"), re.compile(r"[A-Za-z0-9 _.:/=+@-]{0,256}")
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,11 @@ def read_create(body: bytes) -> CreateBrowser:
     """
     data = {name: value for name, value in (read_object(body) if body else {}).items() if value is not None}
     _refuse_what_is_not_served(data)
+    if data.get("name") == "":
+        raise bad_request("name must not be empty: leave it out")
     return CreateBrowser(
         invocation_id=_text(data, "invocation_id"),
-        name=_name(data) or None,
+        name=_name(data),
         headless=_flag(data, "headless"),
         kiosk_mode=_flag(data, "kiosk_mode"),
         stealth=_flag(data, "stealth"),
@@ -166,6 +169,8 @@ def _viewport(data: Mapping[str, Any]) -> tuple[int, int] | None:
         is_integer(value.get(name), 1, MAX_VIEWPORT) for name in ("width", "height")
     ):
         raise bad_request(f"viewport must have width and height, integers from 1 to {MAX_VIEWPORT}")
+    if not is_integer(value.get("refresh_rate", 1), 1, 10**9):
+        raise bad_request("viewport.refresh_rate must be a positive integer")
     return value["width"], value["height"]
 
 
@@ -200,6 +205,10 @@ def _tags(data: Mapping[str, Any]) -> Mapping[str, str] | None:
         return None
     if not isinstance(tags, dict) or len(tags) > 50 or not all(isinstance(it, str) for it in tags.values()):
         raise bad_request("tags must be an object of up to 50 strings")
+    if not (all(map(_TAG_NAME.fullmatch, tags)) and all(map(_TAG_VALUE.fullmatch, tags.values()))):
+        raise bad_request(
+            "tags must have names of 1 to 128 and values of up to 256 letters, digits, spaces or any of _.:/=+@-"
+        )
     return tags
 
 

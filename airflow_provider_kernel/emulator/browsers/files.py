@@ -7,16 +7,35 @@ Choices where Kernel's behaviour is unknown: a missing parent folder is created;
 from __future__ import annotations
 
 import io
+import lzma
 import shutil
 import stat
+import struct
+import tempfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from airflow_provider_kernel.emulator.contract import ApiError, bad_request, not_found
 
+#: Maximum entries of a zip archive, and maximum bytes of what is unpacked.
+MAX_ZIP_ENTRIES, MAX_UNPACKED_BYTES = 50_000, 512 * 2**20
+#: Maximum folders within folders: Python creates and deletes them recursively.
+MAX_DEPTH = 100
+#: How zipfile and the decompressors refuse an archive.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
 #: Where the browser's downloads go, and the other folders that a new browser has.
 DOWNLOADS = "/home/kernel/Downloads"
 _FOLDERS = (DOWNLOADS, "/tmp")  # noqa: S108 - a folder within the browser's
@@ -48,11 +67,15 @@ class BrowserFiles:
         parts = [part for part in PurePosixPath(path).parts if part.strip("/")]
         if ".." in parts:
             raise bad_request("path must not contain ..")
+        if len(parts) > MAX_DEPTH:
+            raise bad_request(f"path must not have more than {MAX_DEPTH} parts")
         place = self.root.joinpath(*parts)
-        # Of a link itself, only its folder counts.
-        end = place.parent if place.is_symlink() and not follows_links else place
         try:
+            # Of a link itself, only its folder counts.
+            end = place.parent if place.is_symlink() and not follows_links else place
             is_inside = not parts or end.resolve().is_relative_to(self.root)
+        except (OSError, ValueError):
+            raise bad_request("path is too long, or has characters that no file name can have") from None
         except RuntimeError:  # The links form a circle.
             is_inside = False
         if not is_inside:
@@ -142,16 +165,33 @@ class BrowserFiles:
         """
         Unpack a zip archive into a folder.
 
-        :raises ApiError: 400: it is not a zip archive, or holds a file that belongs outside the folder.
+        If it is refused, nothing is unpacked.
+
+        :raises ApiError: 400: it is not a zip archive, is too large, or holds a link, a name twice, or a file that belongs
+            outside the folder.
         """
+        self.locate(path)
+        # Of the central directory; to parse millions of entries would need gigabytes.
+        if archive.count(b"PK\x01\x02") > MAX_ZIP_ENTRIES:
+            raise bad_request(f"zip_file must not have more than {MAX_ZIP_ENTRIES} entries")
         try:
-            with zipfile.ZipFile(io.BytesIO(archive)) as file:
-                # A mode that makes a link or forbids the owner to read is left out, as extract() does.
-                for member in file.infolist():
-                    self.locate("/" + member.filename.lstrip("/"))
+            with (
+                zipfile.ZipFile(io.BytesIO(archive)) as file,
+                tempfile.TemporaryDirectory(dir=self.root.parent, prefix="unzip-") as folder,
+            ):
+                members = file.infolist()
+                _check_members(members)
+                places = [self.locate(f"{path}/{member.filename}") for member in members]
+                for member, place in zip(members, places, strict=True):
+                    folders = [it for it in place.parents if it.is_relative_to(self.root)]
+                    is_other = place.exists() and place.is_dir() != member.is_dir()
+                    if is_other or any(it.exists() and not it.is_dir() for it in folders):
+                        raise bad_request(f"dest_path has a file or folder in the place of {member.filename}")
+                # A mode that forbids the owner to read is left out, as extract() does.
+                self._do(path, lambda _: file.extractall(folder))
                 self.create_folder(path)
-                self._do(path, file.extractall)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
+                self._do(path, lambda _: _move_all(Path(folder), members, places))
+        except _ZIP_ERRORS:
             raise bad_request("zip_file is not a zip archive that can be unpacked") from None
 
     def _do(self, path: object, action: Callable[[Path], _T], *, follows_links: bool = True) -> _T:
@@ -176,6 +216,40 @@ class BrowserFiles:
             "mod_time": datetime.fromtimestamp(status.st_mtime, UTC).isoformat().replace("+00:00", "Z"),
             "size_bytes": 0 if is_folder else status.st_size,
         }
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
+    """
+    Check the entries of a zip archive.
+
+    :raises ApiError: 400: one of them cannot be unpacked, or all of them are too large.
+    """
+    names: set[PurePosixPath] = set()
+    for member in members:
+        name = PurePosixPath(member.filename)
+        if name.is_absolute() or ".." in name.parts or not (name.parts or member.is_dir()):
+            raise bad_request("zip_file must have relative names without ..")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise bad_request("zip_file must not have links")
+        if name in names:
+            raise bad_request("zip_file must not have the same name twice")
+        names.add(name)
+    files = {PurePosixPath(member.filename) for member in members if not member.is_dir()}
+    if any(files.intersection(name.parents) for name in names):
+        raise bad_request("zip_file has a file where it has a folder")
+    # zipfile reads no more of an entry than its header says.
+    if sum(member.file_size for member in members) > MAX_UNPACKED_BYTES:
+        raise bad_request(f"zip_file must not unpack to more than {MAX_UNPACKED_BYTES} bytes")
+
+
+def _move_all(source: Path, members: Sequence[zipfile.ZipInfo], places: Sequence[Path]) -> None:
+    """Move what was unpacked to its places."""
+    for member, place in zip(members, places, strict=True):
+        if member.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+        else:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (source / member.filename).replace(place)
 
 
 def _mode(text: object, kept: int) -> int:

@@ -87,7 +87,7 @@ class BrowserPool:
         """
         Start a browser.
 
-        :raises ApiError: 400: the name is taken, or the invocation was cancelled meanwhile; 500: it does not start; 501:
+        :raises ApiError: 400: the invocation was cancelled meanwhile; 409: the name is taken; 500: it does not start; 501:
             Chromium is not installed; 503: the emulator stops.
         """
         if self._is_stopped:
@@ -162,7 +162,7 @@ class BrowserPool:
         """
         Change a browser.
 
-        :raises ApiError: 400: the name is taken, or the viewport too large; 409: somebody watches or records the browser.
+        :raises ApiError: 400: the viewport is too large; 409: the name is taken, or somebody watches or records the browser.
         """
         self._check_name(request.name, browser)
         if request.viewport is not None:
@@ -297,7 +297,7 @@ class BrowserPool:
     def _check_name(self, name: str | None, owner: Browser | None) -> None:
         taken = {it for one in self._browsers.values() if one is not owner for it in (one.name, one.id)}
         if name and name in taken.union(it.name for it in self._starting.values()):
-            raise bad_request(f"Another browser is named {name}")
+            raise ApiError(409, "conflict", f"Another browser is named {name}")
 
     def _saved_profile(self, request: CreateBrowser) -> Path | None:
         return self._make_folder() / "profiles" / request.profile.name if request.profile else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Message
 from starlette.websockets import WebSocket
 
 from airflow_provider_kernel.emulator.browsers.browser import Browser
@@ -172,7 +173,8 @@ class _BrowserApi:
 
     async def list(self, request: Request) -> Response:
         query = request.query_params
-        status = query.get("status", "all" if query.get("include_deleted") == "true" else "active")
+        includes_deleted = _flag(query, "include_deleted")
+        status = query.get("status", "all" if includes_deleted else "active")
         if status not in ("active", "deleted", "all"):
             raise bad_request("status must be one of active, deleted, all")
         browsers = [] if status == "deleted" else self._pool.open()
@@ -190,7 +192,7 @@ class _BrowserApi:
         return json_response(page, headers=headers)
 
     async def retrieve(self, request: Request) -> Response:
-        if request.query_params.get("include_deleted") == "true":
+        if _flag(request.query_params, "include_deleted"):
             closed = self._pool.find_closed(request.path_params["id"])
             if closed is not None:
                 return json_response(closed.as_json(url_of(request)))
@@ -307,7 +309,7 @@ class _BrowserApi:
         return Response(status_code=201)
 
     async def upload_zip(self, request: Request, browser: Browser) -> Response:
-        async with request.form() as form:
+        async with _limited(request).form() as form:
             archive, path = form.get("zip_file"), form.get("dest_path")
             if not isinstance(archive, UploadFile):
                 raise bad_request("zip_file must be a file")
@@ -370,10 +372,25 @@ async def _perform(browser: Browser, actions: Sequence[Action]) -> None:
             await browser.controls.perform(action)
 
 
+def _limited(request: Request) -> Request:
+    """Return a request that refuses a body of more than :data:`MAX_UPLOAD_BYTES` when it is read."""
+    size = 0
+
+    async def receive() -> Message:
+        nonlocal size
+        message = await request.receive()
+        size += len(message.get("body", b""))
+        if size > MAX_UPLOAD_BYTES:
+            raise bad_request("The body is too large")
+        return message
+
+    return Request(request.scope, receive)
+
+
 async def _uploaded_files(request: Request) -> list[tuple[object, bytes]]:
     """Return path and content of each file of a form with ``files[0][file]`` and ``files[0][dest_path]``."""
     fields: dict[str, dict[str, Any]] = {"file": {}, "dest_path": {}}
-    async with request.form() as form:
+    async with _limited(request).form() as form:
         for name, value in form.multi_items():
             if match := _FILE_FIELD.fullmatch(name):
                 of_kind = fields[match[2]]
@@ -383,6 +400,13 @@ async def _uploaded_files(request: Request) -> list[tuple[object, bytes]]:
     if not fields["file"] or fields["file"].keys() != fields["dest_path"].keys():
         raise bad_request("each of files must have a file and a dest_path")
     return [(fields["dest_path"][index], content) for index, content in fields["file"].items()]
+
+
+def _flag(query: Mapping[str, str], name: str) -> bool:
+    value = query.get(name, "false")
+    if value not in ("true", "false"):
+        raise bad_request(f"{name} must be true or false")
+    return value == "true"
 
 
 def _has_secret(connection: HTTPConnection, secret: str) -> bool:

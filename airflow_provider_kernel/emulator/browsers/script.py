@@ -20,8 +20,8 @@ from airflow_provider_kernel.emulator.browsers.contract import is_integer
 from airflow_provider_kernel.emulator.contract import bad_request, not_served, read_object
 from airflow_provider_kernel.emulator.environment import inherited_variables
 
-#: Seconds that a script may take: unless the request names them, and at most.
-DEFAULT_TIMEOUT, MAX_TIMEOUT = 60, 3_600
+#: Seconds that a script may take: unless the request names them, and at most, as on Kernel.
+DEFAULT_TIMEOUT, MAX_TIMEOUT = 60, 300
 #: Maximum bytes that are kept of what a script prints to each of its streams.
 MAX_PRINTED = 1_000_000
 

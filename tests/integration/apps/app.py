@@ -60,6 +60,13 @@ async def logs(ctx: kernel.KernelContext, payload: dict[str, float]) -> int:
     return int(payload["n"])
 
 
+@app.action("long_lines")
+def long_lines(ctx: kernel.KernelContext, payload: dict[str, int]) -> None:
+    """Print ``n`` lines of 60,000 characters."""
+    for _ in range(payload["n"]):
+        print("x" * 60_000)
+
+
 @app.action("fail")
 def fail(ctx: kernel.KernelContext, payload: dict[str, str]) -> None:
     """Raise ValueError with ``message``."""
