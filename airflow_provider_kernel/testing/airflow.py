@@ -67,7 +67,15 @@ def run_operator(operator: BaseOperator, *, context: Mapping[str, Any] | None = 
 
 
 def _run_trigger(task: Any, context: Any, deferral: TaskDeferred) -> Callable[[], Any]:
-    """Run the trigger of a deferral, made anew from its serialized arguments; return what resumes the task."""
+    """
+    Run the trigger of a deferral, made anew from its serialized arguments; return what resumes the task.
+
+    :raises RuntimeError: the test is asynchronous.
+    """
+    if _is_in_event_loop():
+        raise RuntimeError(
+            "run_operator() runs the trigger in an event loop of its own: write `await asyncio.to_thread(run_operator, task)`."
+        )
     path, arguments = deferral.trigger.serialize()
     module, _, name = path.rpartition(".")
     method, kwargs = deferral.method_name, dict(deferral.kwargs or {})
@@ -81,6 +89,14 @@ def _run_trigger(task: Any, context: Any, deferral: TaskDeferred) -> Callable[[]
         reason = "Trigger timeout" if isinstance(error, TimeoutError) else "Trigger failure"
         method, kwargs = "__fail__", {"error": reason, "traceback": traceback.format_exception(error)}
     return lambda: task.resume_execution(method, kwargs, context)
+
+
+def _is_in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _first_event(trigger: Any, seconds: float | None) -> Any:
@@ -224,7 +240,7 @@ def run_dag(
         arguments["execution_date" if _IS_AIRFLOW_2 else "logical_date"] = logical_date
     if not _IS_AIRFLOW_2:
         _store_dag(dag)
-    with _recorded_errors() as errors, _restored_params(dag):
+    with _recorded_errors() as errors, _restored_params(dag), _retries_at_once():
         run: Any = dag.test(**arguments)
     return _result(dag, run, errors)
 
@@ -301,6 +317,12 @@ def _restored_params(dag: Any) -> Iterator[None]:
     finally:
         for param, value in zip(found, values, strict=True):
             param.value = value
+
+
+def _retries_at_once() -> contextlib.AbstractContextManager[Any]:
+    """Have a task retry at once: ``dag.test()`` waits for ``retry_delay``, which is five minutes by default."""
+    task_instance = import_module("airflow.models.taskinstance").TaskInstance
+    return mock.patch.object(task_instance, "next_retry_datetime", lambda ti: ti.end_date)
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from tests.integration.test_guide import write_files
 pytest_plugins = ["pytester"]
 
 DAGS = """
-from datetime import datetime
+from datetime import datetime, timedelta
 from airflow.providers.common.compat.sdk import DAG, task
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
@@ -45,7 +45,10 @@ with DAG("my_prices", schedule=None, start_date=datetime(2026, 1, 1), params={"s
 
 with DAG("bad", schedule=None, start_date=datetime(2026, 1, 1)) as bad:
     task(lambda found: None, task_id="after")(
-        KernelInvokeOperator(task_id="price", app_name="shop", action_name="price", payload={}).output
+        KernelInvokeOperator(
+            task_id="price", app_name="shop", action_name="price", payload={}, retries=1,
+            retry_delay=timedelta(hours=1),
+        ).output
     )
 """
 TESTS = """
@@ -72,6 +75,7 @@ def test_bad(kernel_emulator):
     run = run_dag(bad)
 
     assert run.task_states == {"price": "failed", "after": "upstream_failed"}
+    assert len(kernel_emulator.invocations("shop", "price")) == 2
     with pytest.raises(AssertionError, match="KeyError: 'sku'"):
         run.raise_for_failure()
 
@@ -172,6 +176,14 @@ def test_run_operator_fails_a_task_whose_trigger(is_silent, error):
 
     # Airflow 2 has one error for both.
     assert type(failed.value).__name__ in (error, "TaskDeferralError")
+
+
+async def test_run_operator_says_how_an_asynchronous_test_calls_it(emulator_env):
+    operator = invoke_operator("1", deferrable=True)
+
+    with pytest.raises(RuntimeError, match=r"await asyncio.to_thread\(run_operator, task\)"):
+        run_operator(operator)
+    assert await asyncio.to_thread(run_operator, operator) == 1
 
 
 def test_run_operator_names_run_dag_where_it_cannot_help(emulator_env):
