@@ -256,6 +256,8 @@ class KernelEmulator:
         """
         Have the emulator answer requests with a fault, until the end of the test or of the ``with`` block.
 
+        A fault that a fixture adds for several tests stays until it is removed.
+
         At most one of ``status``, ``lose_reply``, ``cut_after`` and ``silent_after`` can be given; ``latency`` goes with each
         of them.
 
@@ -321,12 +323,13 @@ class KernelEmulator:
         """
         Let a test have the emulator for itself; the fixture ``kernel_emulator`` does so.
 
-        Within the context, :meth:`invocations` returns what was submitted since its begin. At its end, faults are removed,
-        settings are as before, and active invocations are cancelled.
+        Within the context, :meth:`invocations` returns what was submitted since its begin. At its end, its faults are
+        removed, settings are as before, and active invocations are cancelled.
 
         :yield: this object.
         """
-        before, self._since = self._since, time.time_ns()
+        before = self._since, self._faults, self._changed_settings
+        self._since, self._faults, self._changed_settings = time.time_ns(), [], {}
         try:
             yield self
             self._reset()
@@ -336,7 +339,7 @@ class KernelEmulator:
                 self._reset()
             raise
         finally:
-            self._since = before
+            self._since, self._faults, self._changed_settings = before
 
     def _reset(self) -> None:
         while self._faults:
@@ -380,6 +383,8 @@ class KernelEmulator:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                # Ctrl-C is for the tests alone: they cancel what runs, and stop the emulator.
+                process_group=0,
             )
             line = self._first_line()
             if not line.startswith("Kernel emulator on "):
