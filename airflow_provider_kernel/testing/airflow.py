@@ -72,10 +72,7 @@ def _run_trigger(task: Any, context: Any, deferral: TaskDeferred) -> Callable[[]
 
     :raises RuntimeError: the test is asynchronous.
     """
-    if _is_in_event_loop():
-        raise RuntimeError(
-            "run_operator() runs the trigger in an event loop of its own: write `await asyncio.to_thread(run_operator, task)`."
-        )
+    _check_no_event_loop("run_operator")
     path, arguments = deferral.trigger.serialize()
     module, _, name = path.rpartition(".")
     method, kwargs = deferral.method_name, dict(deferral.kwargs or {})
@@ -91,12 +88,15 @@ def _run_trigger(task: Any, context: Any, deferral: TaskDeferred) -> Callable[[]
     return lambda: task.resume_execution(method, kwargs, context)
 
 
-def _is_in_event_loop() -> bool:
+def _check_no_event_loop(function: str) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return False
-    return True
+        return
+    raise RuntimeError(
+        f"{function}() runs triggers in an event loop of its own: call it in a test that is not asynchronous, or with "
+        f"`await asyncio.to_thread({function}, ...)`."
+    )
 
 
 async def _first_event(trigger: Any, seconds: float | None) -> Any:
@@ -232,8 +232,9 @@ def run_dag(
     :param conf: the run's configuration, which overrides the Dag's ``params``.
     :param logical_date: the run's logical date, with a time zone; None: now.
     :return: state, outputs and states of tasks.
-    :raises RuntimeError: the database is not initialized.
+    :raises RuntimeError: the database is not initialized, or the test is asynchronous.
     """
+    _check_no_event_loop("run_dag")
     _prepare_database()
     arguments: dict[str, Any] = {"run_conf": dict(conf or {})}
     if logical_date is not None:

@@ -324,7 +324,7 @@ class KernelEmulator:
         Let a test have the emulator for itself; the fixture ``kernel_emulator`` does so.
 
         Within the context, :meth:`invocations` returns what was submitted since its begin. At its end, its faults are
-        removed, settings are as before, and active invocations are cancelled.
+        removed, settings are as before, active invocations are cancelled, and browsers that were opened are closed.
 
         :yield: this object.
         """
@@ -350,12 +350,20 @@ class KernelEmulator:
         for invocation in self.invocations():
             if invocation.is_active:
                 self._cancel(invocation.id)
+        self._close_browsers()
 
     def _cancel(self, invocation_id: str) -> None:
         # It may have ended meanwhile.
         with contextlib.suppress(KernelError):
             body = {"status": "failed", "output": '"The test has ended."'}
             self._client.request("PATCH", f"/invocations/{invocation_id}", body)
+
+    def _close_browsers(self) -> None:
+        """Close the browsers that were opened since the test began: the end of an action closes none."""
+        with contextlib.suppress(KernelError):
+            for browser in self._client.request("GET", "/browsers", query={"limit": "100"}):
+                if browser["created_at"] >= format_timestamp(self._since or 0):
+                    self._client.request("DELETE", f"/browsers/{browser['session_id']}")
 
     def _set(self, name: str, value: Any) -> None:
         before = self._client.request("GET", _SETTINGS)[name]

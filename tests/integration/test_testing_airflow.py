@@ -178,11 +178,13 @@ def test_run_operator_fails_a_task_whose_trigger(is_silent, error):
     assert type(failed.value).__name__ in (error, "TaskDeferralError")
 
 
-async def test_run_operator_says_how_an_asynchronous_test_calls_it(emulator_env):
+async def test_an_asynchronous_test_is_told_how_to_call(emulator_env):
     operator = invoke_operator("1", deferrable=True)
 
-    with pytest.raises(RuntimeError, match=r"await asyncio.to_thread\(run_operator, task\)"):
+    with pytest.raises(RuntimeError, match=r"await asyncio.to_thread\(run_operator, ...\)"):
         run_operator(operator)
+    with pytest.raises(RuntimeError, match=r"await asyncio.to_thread\(run_dag, ...\)"):
+        run_dag(SimpleNamespace())
     assert await asyncio.to_thread(run_operator, operator) == 1
 
 

@@ -21,6 +21,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.testing import BrowserServer
 from airflow_provider_kernel.testing.emulator import EmulatedInvocation
 from airflow_provider_kernel.testing.report import MAX_INVOCATIONS, MAX_LINES, describe_invocations
+from tests.integration.browsing import needs_chromium
 from tests.integration.pytest_plugin import ARGUMENTS, PLUGIN
 
 pytestmark = [pytest.mark.no_airflow]
@@ -268,6 +269,17 @@ def test_what_a_test_leaves_active_is_cancelled(emulator, submit, status):
         assert (invocation.id, invocation.is_active, invocation.output) == (invocation_id, True, None)
 
     assert status(invocation_id) == "failed"
+
+
+@needs_chromium
+def test_browsers_that_a_test_leaves_open_are_closed(emulator, client):
+    other = client.browsers.create(headless=True).session_id
+    with emulator.isolated():
+        left = client.browsers.create(headless=True).session_id
+
+    found = {browser.session_id for browser in client.browsers.list()}
+    assert (other in found, left in found) == (True, False)
+    client.browsers.delete_by_id(other)
 
 
 def test_an_error_of_the_test_is_not_hidden_by_an_emulator_that_has_ended(start_emulator):
