@@ -16,7 +16,7 @@ from unittest import mock
 from uuid import uuid4
 
 import airflow
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import TaskDeferred, get_current_context
 
 from airflow_provider_kernel.testing.isolated_airflow import create_database, is_isolated
 
@@ -94,8 +94,7 @@ def _check_no_event_loop(function: str) -> None:
     except RuntimeError:
         return
     raise RuntimeError(
-        f"{function}() runs triggers in an event loop of its own: call it in a test that is not asynchronous, or with "
-        f"`await asyncio.to_thread({function}, ...)`."
+        f"{function}() runs triggers in an event loop of its own: call it in a test that is not asynchronous."
     )
 
 
@@ -131,6 +130,11 @@ class _TaskInstance:
         raise LookupError(
             f"run_operator() runs {self.task_id} alone, so there is no output of {task_ids}: run the Dag with run_dag()."
         )
+
+    def render_templates(self, context: Any = None, **_: Any) -> Any:
+        """``@task.bash`` calls this for the command that its function has returned."""
+        self.task.render_template_fields(context or get_current_context())
+        return self.task
 
     def get_relevant_upstream_map_indexes(self, *_: Any, **__: Any) -> None:
         """Airflow 2 asks for these before it pulls an output."""

@@ -138,6 +138,19 @@ def test_run_operator_runs_a_decorated_function(emulator_env):
     assert run_operator(made) == {"sku": "payload", "params": {"a": 1}}
 
 
+def test_run_operator_renders_anew_what_the_task_itself_has_set():
+    class Rendering(BaseOperator):
+        template_fields = ("command",)
+        command = ""
+
+        def execute(self, context):
+            self.command = "echo {{ task.task_id }}"
+            context["ti"].render_templates()
+            return self.command
+
+    assert run_operator(Rendering(task_id="t")) == "echo t"
+
+
 class FailingTrigger(BaseTrigger):
     """A trigger that raises, or never fires."""
 
@@ -178,14 +191,11 @@ def test_run_operator_fails_a_task_whose_trigger(is_silent, error):
     assert type(failed.value).__name__ in (error, "TaskDeferralError")
 
 
-async def test_an_asynchronous_test_is_told_how_to_call(emulator_env):
-    operator = invoke_operator("1", deferrable=True)
-
-    with pytest.raises(RuntimeError, match=r"await asyncio.to_thread\(run_operator, ...\)"):
-        run_operator(operator)
-    with pytest.raises(RuntimeError, match=r"await asyncio.to_thread\(run_dag, ...\)"):
+async def test_an_asynchronous_test_is_told_that_it_must_not_be(emulator_env):
+    with pytest.raises(RuntimeError, match=r"run_operator\(\) .* call it in a test that is not asynchronous"):
+        run_operator(invoke_operator("1", deferrable=True))
+    with pytest.raises(RuntimeError, match=r"run_dag\(\) .* call it in a test that is not asynchronous"):
         run_dag(SimpleNamespace())
-    assert await asyncio.to_thread(run_operator, operator) == 1
 
 
 def test_run_operator_names_run_dag_where_it_cannot_help(emulator_env):
