@@ -107,14 +107,17 @@ def _replace_streams() -> None:
 
 
 def _send(control: socket.socket, message: object) -> None:
-    with contextlib.suppress(BrokenPipeError):  # The server was stopped during the import.
+    with contextlib.suppress(ConnectionError):  # The server was stopped during the import.
         control.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _fork_supervisors(control: socket.socket, run: Work) -> None:
     """Fork a supervisor for each request on the control socket, until the server closes it."""
     while True:
-        byte, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        try:
+            byte, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+        except ConnectionResetError:  # The server ended before it read what was sent.
+            return
         if not byte:
             return
         for descriptor in descriptors:

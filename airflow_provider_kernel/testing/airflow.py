@@ -17,7 +17,7 @@ from unittest import mock
 from uuid import uuid4
 
 import airflow
-from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.providers.common.compat.sdk import TaskDeferred, get_current_context
 
 from airflow_provider_kernel.testing.isolated_airflow import create_database, is_isolated
 
@@ -68,7 +68,12 @@ def run_operator(operator: BaseOperator, *, context: Mapping[str, Any] | None = 
 
 
 def _run_trigger(task: Any, context: Any, deferral: TaskDeferred) -> Callable[[], Any]:
-    """Run the trigger of a deferral, made anew from its serialized arguments; return what resumes the task."""
+    """
+    Run the trigger of a deferral, made anew from its serialized arguments; return what resumes the task.
+
+    :raises RuntimeError: the test is asynchronous.
+    """
+    _check_no_event_loop("run_operator")
     path, arguments = deferral.trigger.serialize()
     module, _, name = path.rpartition(".")
     method, kwargs = deferral.method_name, dict(deferral.kwargs or {})
@@ -82,6 +87,16 @@ def _run_trigger(task: Any, context: Any, deferral: TaskDeferred) -> Callable[[]
         reason = "Trigger timeout" if isinstance(error, TimeoutError) else "Trigger failure"
         method, kwargs = "__fail__", {"error": reason, "traceback": traceback.format_exception(error)}
     return partial(task.resume_execution, method, kwargs, context)
+
+
+def _check_no_event_loop(function: str) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError(
+        f"{function}() runs triggers in an event loop of its own: call it in a test that is not asynchronous."
+    )
 
 
 async def _first_event(trigger: Any, seconds: float | None) -> Any:
@@ -116,6 +131,11 @@ class _TaskInstance:
         raise LookupError(
             f"run_operator() runs {self.task_id} alone, so there is no output of {task_ids}: run the Dag with run_dag()."
         )
+
+    def render_templates(self, context: Any = None, **_: Any) -> Any:
+        """``@task.bash`` calls this for the command that its function has returned."""
+        self.task.render_template_fields(context or get_current_context())
+        return self.task
 
     def get_relevant_upstream_map_indexes(self, *_: Any, **__: Any) -> None:
         """Airflow 2 asks for these before it pulls an output."""
@@ -217,15 +237,16 @@ def run_dag(
     :param conf: the run's configuration, which overrides the Dag's ``params``.
     :param logical_date: the run's logical date, with a time zone; None: now.
     :return: state, outputs and states of tasks.
-    :raises RuntimeError: the database is not initialized.
+    :raises RuntimeError: the database is not initialized, or the test is asynchronous.
     """
+    _check_no_event_loop("run_dag")
     _prepare_database()
     arguments: dict[str, Any] = {"run_conf": dict(conf or {})}
     if logical_date is not None:
         arguments["execution_date" if _IS_AIRFLOW_2 else "logical_date"] = logical_date
     if not _IS_AIRFLOW_2:
         _store_dag(dag)
-    with _recorded_errors() as errors, _restored_params(dag):
+    with _recorded_errors() as errors, _restored_params(dag), _retries_at_once():
         run: Any = dag.test(**arguments)
     return _result(dag, run, errors)
 
@@ -302,6 +323,12 @@ def _restored_params(dag: Any) -> Iterator[None]:
     finally:
         for param, value in zip(found, values, strict=True):
             param.value = value
+
+
+def _retries_at_once() -> contextlib.AbstractContextManager[Any]:
+    """Have a task retry at once: ``dag.test()`` waits for ``retry_delay``, which is five minutes by default."""
+    task_instance = import_module("airflow.models.taskinstance").TaskInstance
+    return mock.patch.object(task_instance, "next_retry_datetime", lambda ti: ti.end_date)
 
 
 @contextlib.contextmanager

@@ -40,20 +40,23 @@ class EmulatorClient:
         :raises KernelApiError: the emulator answers with an error.
         :raises KernelTransportError: there is no reply.
         """
+        __tracebackhide__ = True
         assert self._address.hostname is not None  # noqa: S101 - an http URL
         connection = http.client.HTTPConnection(self._address.hostname, self._address.port, timeout=timeout)
-        headers = {"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"}
         target = f"{path}?{urlencode(query)}" if query else path
         try:
-            connection.request(method, target, None if body is None else json.dumps(body), headers)
+            connection.request(method, target, None if body is None else json.dumps(body), self._headers())
             reply = connection.getresponse()
             content = reply.read()
         except (OSError, http.client.HTTPException) as error:
             raise KernelTransportError(
                 f"There was no reply of the emulator to {method} {path}: {type(error).__name__}."
-            ) from error
+            ) from None  # With --showlocals, pytest shows the headers that http.client has.
         finally:
             connection.close()
         if not is_success(reply.status):
             raise_for_status(reply.status, cast(Mapping[str, str], reply.headers), content)
         return json.loads(content) if content else None
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._api_key}", "Content-Type": "application/json"}

@@ -256,6 +256,8 @@ class KernelEmulator:
         """
         Add a fault to requests, until the end of the ``with`` block; without such a block, until the end of the test.
 
+        A fault that a fixture adds for several tests stays until it is removed.
+
         Give ``latency``, one of ``status``, ``lose_reply``, ``cut_after`` and ``silent_after``, or both.
 
         :param method: the method of the requests; None: any.
@@ -320,12 +322,13 @@ class KernelEmulator:
         """
         Separate a test from the tests before and after it. The fixture ``kernel_emulator`` uses it.
 
-        Within the context, :meth:`invocations` returns the invocations that were submitted since its start. At its end, the
-        faults are removed, the settings are restored, and its active invocations are cancelled.
+        Within the context, :meth:`invocations` returns the invocations that were submitted since its start. At its end, its
+        faults are removed, the settings are restored, its active invocations are cancelled, and its open browsers are closed.
 
         :yield: this object.
         """
-        before, self._since = self._since, time.time_ns()
+        before = self._since, self._faults, self._changed_settings
+        self._since, self._faults, self._changed_settings = time.time_ns(), [], {}
         try:
             yield self
             self._reset()
@@ -335,7 +338,7 @@ class KernelEmulator:
                 self._reset()
             raise
         finally:
-            self._since = before
+            self._since, self._faults, self._changed_settings = before
 
     def _reset(self) -> None:
         while self._faults:
@@ -346,12 +349,20 @@ class KernelEmulator:
         for invocation in self.invocations():
             if invocation.is_active:
                 self._cancel(invocation.id)
+        self._close_browsers()
 
     def _cancel(self, invocation_id: str) -> None:
         # It may have ended meanwhile.
         with contextlib.suppress(KernelError):
             body = {"status": "failed", "output": '"The test has ended."'}
             self._client.request("PATCH", f"/invocations/{invocation_id}", body)
+
+    def _close_browsers(self) -> None:
+        """Close the browsers that were opened since the test began: the end of an action closes none."""
+        with contextlib.suppress(KernelError):
+            for browser in self._client.request("GET", "/browsers", query={"limit": "100"}):
+                if browser["created_at"] >= format_timestamp(self._since or 0):
+                    self._client.request("DELETE", f"/browsers/{browser['session_id']}")
 
     def _set(self, name: str, value: Any) -> None:
         before = self._client.request("GET", _SETTINGS)[name]
@@ -379,6 +390,8 @@ class KernelEmulator:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                # Ctrl-C is for the tests alone: they cancel what runs, and stop the emulator.
+                process_group=0,
             )
             line = self._first_line()
             if not line.startswith("Kernel emulator on "):

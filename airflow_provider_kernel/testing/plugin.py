@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _ISOLATED_AIRFLOW = "kernel_isolated_airflow"
 #: The emulator that a test uses.
 _emulator_key: pytest.StashKey[KernelEmulator] = pytest.StashKey()
+#: What a report says of the invocations of a test that is over.
+_teardown_key: pytest.StashKey[str] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,13 +82,22 @@ def kernel_emulator(
     kernel_emulator_session: KernelEmulator, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[KernelEmulator]:
     """The emulator, which the SDK and the connection ``kernel_default`` use in this test. Tests do not see each other's invocations."""
-    for name, value in kernel_emulator_session.env().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", kernel_emulator_session.connection_json)
+    from airflow_provider_kernel.testing.report import describe_invocations
+
+    _set_environment(monkeypatch, kernel_emulator_session)
     with kernel_emulator_session.isolated():
         request.node.stash[_emulator_key] = kernel_emulator_session
         yield kernel_emulator_session
         del request.node.stash[_emulator_key]
+        # A fixture that failed before this one is reported when the emulator may have ended.
+        request.node.stash[_teardown_key] = describe_invocations(kernel_emulator_session)
+
+
+def _set_environment(monkeypatch: pytest.MonkeyPatch, emulator: KernelEmulator) -> None:
+    # Not in the fixture: with --showlocals, pytest would show the API key.
+    for name, value in emulator.env().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AIRFLOW_CONN_KERNEL_DEFAULT", emulator.connection_json)
 
 
 @pytest.fixture
@@ -104,9 +115,17 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the invocations of a failed test to its report."""
     report = yield
-    emulator = item.stash.get(_emulator_key, None)
-    if emulator is not None and report.failed:
-        from airflow_provider_kernel.testing.report import SECTION, describe_invocations
+    if report.failed and (section := _section(item, call.when)):
+        from airflow_provider_kernel.testing.report import SECTION
 
-        report.sections.append((SECTION, describe_invocations(emulator)))
+        report.sections.append((SECTION, section))
     return report
+
+
+def _section(item: pytest.Item, when: str) -> str | None:
+    emulator = item.stash.get(_emulator_key, None)
+    if emulator is None:
+        return item.stash.get(_teardown_key, None) if when == "teardown" else None
+    from airflow_provider_kernel.testing.report import describe_invocations
+
+    return describe_invocations(emulator)

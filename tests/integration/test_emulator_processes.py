@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ import kernel
 import psutil
 import pytest
 
+from airflow_provider_kernel.emulator import forkserver
 from airflow_provider_kernel.emulator.contract import InvokeRequest
 from airflow_provider_kernel.emulator.deployments import Deployments
 from airflow_provider_kernel.emulator.engine import Engine
@@ -257,3 +259,11 @@ def test_emulator_ends_when_the_process_that_started_it_is_killed(alive, until):
         process.kill()
 
     until(lambda: alive(pids) == [])
+
+
+def test_forkserver_ends_without_a_word_when_the_server_has_ended_before_it_read():
+    server, control = socket.socketpair()
+    with control:
+        forkserver._send(control, {"apps": {}})
+        server.close()
+        forkserver._fork_supervisors(control, lambda *_: None)

@@ -26,7 +26,7 @@ from tests.integration.test_guide import write_files
 pytest_plugins = ["pytester"]
 
 DAGS = """
-from datetime import datetime
+from datetime import datetime, timedelta
 from airflow.providers.common.compat.sdk import DAG, task
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
@@ -45,7 +45,10 @@ with DAG("my_prices", schedule=None, start_date=datetime(2026, 1, 1), params={"s
 
 with DAG("bad", schedule=None, start_date=datetime(2026, 1, 1)) as bad:
     task(lambda found: None, task_id="after")(
-        KernelInvokeOperator(task_id="price", app_name="shop", action_name="price", payload={}).output
+        KernelInvokeOperator(
+            task_id="price", app_name="shop", action_name="price", payload={}, retries=1,
+            retry_delay=timedelta(hours=1),
+        ).output
     )
 """
 TESTS = """
@@ -72,6 +75,7 @@ def test_bad(kernel_emulator):
     run = run_dag(bad)
 
     assert run.task_states == {"price": "failed", "after": "upstream_failed"}
+    assert len(kernel_emulator.invocations("shop", "price")) == 2
     with pytest.raises(AssertionError, match="KeyError: 'sku'"):
         run.raise_for_failure()
 
@@ -134,6 +138,19 @@ def test_run_operator_runs_a_decorated_function(emulator_env):
     assert run_operator(made) == {"sku": "payload", "params": {"a": 1}}
 
 
+def test_run_operator_renders_anew_what_the_task_itself_has_set():
+    class Rendering(BaseOperator):
+        template_fields = ("command",)
+        command = ""
+
+        def execute(self, context):
+            self.command = "echo {{ task.task_id }}"
+            context["ti"].render_templates()
+            return self.command
+
+    assert run_operator(Rendering(task_id="t")) == "echo t"
+
+
 class FailingTrigger(BaseTrigger):
     """A trigger that raises, or never fires."""
 
@@ -172,6 +189,13 @@ def test_run_operator_fails_a_task_whose_trigger(is_silent, error):
 
     # Airflow 2 has one error for both.
     assert type(failed.value).__name__ in (error, "TaskDeferralError")
+
+
+async def test_an_asynchronous_test_is_told_that_it_must_not_be(emulator_env):
+    with pytest.raises(RuntimeError, match=r"run_operator\(\) .* call it in a test that is not asynchronous"):
+        run_operator(invoke_operator("1", deferrable=True))
+    with pytest.raises(RuntimeError, match=r"run_dag\(\) .* call it in a test that is not asynchronous"):
+        run_dag(SimpleNamespace())
 
 
 def test_run_operator_names_run_dag_where_it_cannot_help(emulator_env):

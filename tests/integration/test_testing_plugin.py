@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.testing import BrowserServer
 from airflow_provider_kernel.testing.emulator import EmulatedInvocation
 from airflow_provider_kernel.testing.report import MAX_INVOCATIONS, MAX_LINES, describe_invocations
+from tests.integration.browsing import needs_chromium
 from tests.integration.pytest_plugin import ARGUMENTS, PLUGIN
 
 pytestmark = [pytest.mark.no_airflow]
@@ -196,16 +198,26 @@ def broken(kernel_emulator):
 
 def test_has_a_fixture_that_fails(broken):
     pass
+
+@pytest.fixture
+def broken_at_the_end(kernel_emulator):
+    yield
+    kernel_emulator.invoke("shop", "price", {"sku": "at the end"})
+    raise ValueError
+
+def test_has_a_fixture_that_fails_at_its_end(broken_at_the_end):
+    pass
 """,
     )
 
-    done.assert_outcomes(passed=1, failed=1, errors=1)
+    done.assert_outcomes(passed=2, failed=1, errors=2)
     done.stdout.fnmatch_lines_random(
         [
             "*- Kernel invocations -*",
             "shop.price (*) succeeded",
             "  | looking up A",
             "  | looking up B",
+            "  | looking up at the end",
             "shop.price (*) failed: The action raised an exception.",
             '  |   File "*/apps/shop.py", line 9, in price',
             "  | KeyError: 'sku'",
@@ -259,6 +271,17 @@ def test_what_a_test_leaves_active_is_cancelled(emulator, submit, status):
     assert status(invocation_id) == "failed"
 
 
+@needs_chromium
+def test_browsers_that_a_test_leaves_open_are_closed(emulator, client):
+    other = client.browsers.create(headless=True).session_id
+    with emulator.isolated():
+        left = client.browsers.create(headless=True).session_id
+
+    found = {browser.session_id for browser in client.browsers.list()}
+    assert (other in found, left in found) == (True, False)
+    client.browsers.delete_by_id(other)
+
+
 def test_an_error_of_the_test_is_not_hidden_by_an_emulator_that_has_ended(start_emulator):
     emulator = start_emulator()
 
@@ -308,6 +331,53 @@ def test_faults_and_settings_last_until_the_end_of_a_test(emulator, submit, stat
 
     assert (emulator.max_concurrency, emulator.refuse) == (None, None)
     assert emulator.invoke("tests", "echo", 1) == 1
+
+
+def test_what_fixtures_have_set_for_several_tests_outlasts_each(emulator):
+    with emulator.isolated(), emulator.fault(path="/apps", status=500) as fault:
+        emulator.max_concurrency = 2
+        with emulator.isolated():
+            emulator.fault(path="/deployments", status=500)
+            emulator.max_concurrency = 1
+
+        assert emulator.max_concurrency == 2
+        for path in ("/apps", "/deployments"):
+            with contextlib.suppress(KernelApiError):
+                emulator._client.request("GET", path)
+        assert fault.applied == 1
+
+    assert emulator.max_concurrency is None
+
+
+def test_no_report_shows_the_api_key_also_with_local_variables(project):
+    project.makeconftest("""
+import pytest
+from airflow_provider_kernel.testing import KernelEmulator
+
+@pytest.fixture(scope="session")
+def kernel_emulator_session(kernel_emulator_apps):
+    with KernelEmulator(kernel_emulator_apps, api_key="canary-key", env={"A": "canary-value"}) as emulator:
+        yield emulator
+""")
+    done = run(
+        project,
+        "--showlocals",
+        test_shop="""
+def test_error(kernel_emulator):
+    kernel_emulator.fault()
+
+def test_ended(kernel_emulator):
+    kernel_emulator._process.kill()
+    kernel_emulator.invocations()
+""",
+    )
+
+    done.assert_outcomes(failed=2, errors=1)
+    assert "canary" not in done.stdout.str()
+
+
+def test_ctrl_c_is_for_the_tests_alone(start_emulator):
+    assert os.getpgid(start_emulator().pid) != os.getpgrp()
 
 
 def test_an_active_invocation_is_cancelled_although_its_test_had_requests_refused(emulator, submit, status):
