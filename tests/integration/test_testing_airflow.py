@@ -7,6 +7,7 @@ import sys
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 
+import airflow
 import pytest
 from airflow import settings
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, task
@@ -19,6 +20,7 @@ from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
 from airflow_provider_kernel.testing import run_dag, run_operator
 from airflow_provider_kernel.testing.airflow import DagResult
 from airflow_provider_kernel.testing.isolated_airflow import isolate_airflow
+from dev.versions import SUPPORTED
 from tests.integration.pytest_plugin import ARGUMENTS
 from tests.integration.task import both_waits
 from tests.integration.test_guide import write_files
@@ -224,20 +226,35 @@ def test_run_operator_sets_the_current_context():
     assert run_operator(Asking(task_id="t"))
 
 
-def test_the_page_on_testing_works_and_each_worker_has_a_database_of_its_own(pytester, monkeypatch):
-    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////none/of/ours.db")
-    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "none.of.Ours")
+@pytest.fixture
+def outer(pytester, monkeypatch):
+    """The folder of an Airflow that is none of the tests'."""
     outer = pytester.mkdir("outer")
     monkeypatch.setenv("AIRFLOW_HOME", str(outer))
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////none/of/ours.db")
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "none.of.Ours")
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
     write_files("docs/testing.md", pytester.path)
-    pytester.makepyfile(my_dags=DAGS, test_dags=f"OUTER = {str(outer)!r}\n{TESTS}")
-
-    done = pytester.runpytest_subprocess(*ARGUMENTS, "-n2", "--dist=loadfile", timeout=300)
-
-    done.assert_outcomes(passed=11)
+    yield outer
     assert list(outer.iterdir()) == []
     assert not [path for path in (pytester.path / "tmp").iterdir() if "airflow" in path.name]
+
+
+def test_run_dag_uses_a_database_of_its_own(pytester, outer):
+    tests = pytester.makepyfile(my_dags=DAGS, test_dags=f"OUTER = {str(outer)!r}\n{TESTS}")
+
+    done = pytester.runpytest_subprocess(*ARGUMENTS, tests.with_name("test_dags.py"), timeout=600)
+
+    done.assert_outcomes(passed=3)
+
+
+@pytest.mark.skipif(
+    airflow.__version__ in SUPPORTED, reason="documentation is tried on the newest Airflow alone"
+)
+def test_the_page_on_testing_works_also_with_xdist(pytester, outer):
+    done = pytester.runpytest_subprocess(*ARGUMENTS, "-n2", "--dist=loadfile", timeout=600)
+
+    done.assert_outcomes(passed=8)
 
 
 def test_run_dag_says_what_to_write_where_there_is_no_database(monkeypatch):
