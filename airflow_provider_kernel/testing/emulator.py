@@ -380,6 +380,7 @@ class KernelEmulator:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                process_group=0,  # Ctrl-C reaches the test alone, whose fixtures then stop the emulator.
             )
             line = self._first_line()
             if not line.startswith("Kernel emulator on "):
