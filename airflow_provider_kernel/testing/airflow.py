@@ -221,7 +221,9 @@ def run_dag(
         arguments["execution_date" if _IS_AIRFLOW_2 else "logical_date"] = logical_date
     if not _IS_AIRFLOW_2:
         _store_dag(dag)
-    with _recorded_errors() as errors, _restored_params(dag):
+    # Airflow would wait for the retry_delay, 5 minutes by default.
+    no_delay = mock.patch("airflow.models.taskinstance.TaskInstance.is_premature", False)
+    with _recorded_errors() as errors, _restored_params(dag), no_delay:
         run: Any = dag.test(**arguments)
     return _result(dag, run, errors)
 

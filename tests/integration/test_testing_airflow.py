@@ -45,7 +45,9 @@ with DAG("my_prices", schedule=None, start_date=datetime(2026, 1, 1), params={"s
 
 with DAG("bad", schedule=None, start_date=datetime(2026, 1, 1)) as bad:
     task(lambda found: None, task_id="after")(
-        KernelInvokeOperator(task_id="price", app_name="shop", action_name="price", payload={}).output
+        KernelInvokeOperator(
+            task_id="price", app_name="shop", action_name="price", payload={}, retries=2
+        ).output
     )
 """
 TESTS = """
@@ -69,8 +71,9 @@ def test_good(kernel_emulator):
     assert run_dag(prices).outputs["report"] == "A costs 12.5"
 
 def test_bad(kernel_emulator):
-    run = run_dag(bad)
+    run = run_dag(bad)  # does not wait for the retry_delay of 5 minutes
 
+    assert len(kernel_emulator.invocations("shop", "price")) == 3
     assert run.task_states == {"price": "failed", "after": "upstream_failed"}
     with pytest.raises(AssertionError, match="KeyError: 'sku'"):
         run.raise_for_failure()
