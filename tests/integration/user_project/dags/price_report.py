@@ -12,7 +12,7 @@ with DAG(
     start_date=datetime(2026, 1, 1),
     catchup=False,
     params={"urls": ["https://shop.example/lamp", "https://shop.example/chair"]},
-    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    default_args={"retries": 1, "retry_delay": timedelta(minutes=5)},
     doc_md=__doc__,
 ) as dag:
 
