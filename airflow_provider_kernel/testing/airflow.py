@@ -17,7 +17,7 @@ from unittest import mock
 from uuid import uuid4
 
 import airflow
-from airflow.providers.common.compat.sdk import TaskDeferred, get_current_context
+from airflow.providers.common.compat.sdk import TaskDeferred, XComArg, get_current_context
 
 from airflow_provider_kernel.testing.isolated_airflow import create_database, is_isolated
 
@@ -50,6 +50,10 @@ def run_operator(operator: BaseOperator, *, context: Mapping[str, Any] | None = 
         operator = operator.operator
     if not hasattr(operator, "execute"):
         raise TypeError("run_operator() runs a single task: run a mapped one with run_dag().")
+    for name in operator.template_fields:
+        for other, _ in XComArg.iter_xcom_references(getattr(operator, name, None)):
+            if not hasattr(other, "execute"):  # Airflow asks its API for the outputs of a mapped task.
+                raise _no_output(operator.task_id, other.task_id)
     task: Any = operator.prepare_for_execution()
     if getattr(task, "mode", None) == "reschedule":
         task.mode = "poke"
@@ -107,6 +111,12 @@ async def _first_event(trigger: Any, seconds: float | None) -> Any:
         await events.aclose()
 
 
+def _no_output(task_id: str, others: Any) -> LookupError:
+    return LookupError(
+        f"run_operator() runs {task_id} alone, so there is no output of {others}: run the Dag with run_dag()."
+    )
+
+
 class _TaskInstance:
     """The part of a task instance that operators use."""
 
@@ -128,9 +138,7 @@ class _TaskInstance:
     def xcom_pull(self, task_ids: Any = None, key: str = "return_value", **_: Any) -> Any:
         if task_ids in (None, self.task_id, [self.task_id]):
             return self.xcoms.get(key)
-        raise LookupError(
-            f"run_operator() runs {self.task_id} alone, so there is no output of {task_ids}: run the Dag with run_dag()."
-        )
+        raise _no_output(self.task_id, task_ids)
 
     def render_templates(self, context: Any = None, **_: Any) -> Any:
         """``@task.bash`` calls this for the command that its function has returned."""

@@ -209,9 +209,13 @@ def test_run_operator_names_run_dag_where_it_cannot_help(emulator_env):
         mapped = KernelInvokeOperator.partial(task_id="m", app_name="tests", action_name="echo").expand(
             payload=[1]
         )
+        after_mapped = KernelInvokeOperator(
+            task_id="last", app_name="tests", action_name="echo", payload={"found": mapped.output}
+        )
 
-    with pytest.raises(LookupError, match=r"run the Dag with run_dag\(\)"):
-        run_operator(second)
+    for takes_an_output in (second, after_mapped):
+        with pytest.raises(LookupError, match=r"run the Dag with run_dag\(\)"):
+            run_operator(takes_an_output)
     with pytest.raises(TypeError, match=r"run_dag\(\)"):
         run_operator(mapped)
 

@@ -294,6 +294,11 @@ def test_an_error_of_the_test_is_not_hidden_by_an_emulator_that_has_ended(start_
         test()
 
 
+def test_ctrl_c_reaches_the_test_and_not_its_emulator(emulator):
+    # The terminal sends SIGINT to the process group of the test.
+    assert os.getpgid(emulator.pid) != os.getpgrp()
+
+
 def test_an_active_invocation_has_the_log_so_far(emulator, submit, until):
     with emulator.isolated():
         submit("sleep", {"seconds": 600}, wait_for="running")
