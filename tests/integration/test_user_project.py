@@ -9,15 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import airflow
 import pytest
 
 from tests.integration.browsing import needs_chromium
-from tests.integration.pytest_plugin import ARGUMENTS
+from tests.integration.pytest_plugin import ARGUMENTS, on_newest_airflow
 
-pytestmark = pytest.mark.skipif(
-    airflow.__version__.startswith("2."), reason="The project is tried with Airflow 3 alone."
-)
+pytestmark = on_newest_airflow
 PROJECT = Path(__file__).parent / "user_project"
 FAILING_TEST = """
 def test_a_price_is_missing(kernel_emulator):
@@ -42,7 +39,7 @@ def run_pytest(project, *arguments):
     }
     env |= {"HOME": str(project.parent / "home"), "TMPDIR": str(project.parent / "tmp")}
     command = [sys.executable, "-m", "pytest", *ARGUMENTS, *arguments]
-    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=project, env=env, capture_output=True, text=True, timeout=900)
 
 
 @needs_chromium
@@ -62,7 +59,7 @@ def test_a_failed_test_names_the_line_of_the_app(project):
         number for number, text in enumerate(app.read_text().splitlines(), 1) if "key=lambda price" in text
     ]
 
-    done = run_pytest(project, "-n4", "tests/test_apps.py")
+    done = run_pytest(project, "-n2", "tests/test_apps.py")
 
     assert "1 failed" in done.stdout
     assert "| Traceback (most recent call last):" in done.stdout
