@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mimetypes
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
@@ -173,6 +174,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False  # A browser keeps its connections open.
     reply_to: Callable[[PageRequest], _Reply]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print the traceback of an error, unless a browser has left its page before the reply."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -521,6 +525,18 @@ def test_browser_server_shows_the_error_of_a_function(pages):
 
     assert reply.status_code == 500
     assert "has no attribute 'nothing'" in reply.text
+
+
+def test_a_browser_that_leaves_its_page_prints_nothing(pages, until, capfd):
+    url = pages.add("/large", b"x" * 50_000_000)
+    threads = threading.active_count()
+    with socket.create_connection(("127.0.0.1", urlsplit(url).port)) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        until(lambda: pages.requests)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: threading.active_count() == threads)
+
+    assert capfd.readouterr().err == ""
 
 
 def test_browser_server_refuses_a_path_without_a_slash(pages):
