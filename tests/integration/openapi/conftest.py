@@ -84,8 +84,11 @@ def emulator(devtools: Server, tmp_path_factory: pytest.TempPathFactory) -> Iter
     for program in (chromium, node):
         program.chmod(0o755)
     paths = [str(folder), os.environ.get("PYTHONPATH", ""), str(Path(__file__).parents[3])]
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # Only for the emulator: other tests run in this process, too.
         patch.setenv("PATH", str(folder))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-        with KernelEmulator([APP], api_key=API_KEY, heartbeat=0.5) as emulator:
-            yield emulator
+        emulator = KernelEmulator([APP], api_key=API_KEY, heartbeat=0.5).start()
+    yield emulator
+    emulator.stop()
