@@ -28,8 +28,7 @@ from tests.integration.tls import Tls
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-#: A user's project, which test_user_project.py runs.
-collect_ignore = ["user_project"]
+
 #: Defines the app ``tests``.
 APP = Path(__file__).parent / "apps" / "app.py"
 #: What a scripted server is reached with.

@@ -25,6 +25,8 @@ from tests.statsd import StatsD
 from tests.system.once import TIMEOUT, World, side_by_side
 
 HERE = Path(__file__).parent
+#: A user's project, which test_user_project.py runs.
+collect_ignore = ["user_project"]
 #: The only key that the emulator takes.
 TOKEN = "sk_to_be_seen_in_no_file"
 #: Tasks that are stopped keep their slots.
@@ -44,7 +46,7 @@ class BesideEachOther(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         name = Path(nodeid.partition("::")[0]).name
-        if name in ("test_chaos.py", "test_demo.py"):
+        if name in ("test_chaos.py", "test_demo.py", "test_user_project.py"):
             return "own"
         return "exactly once" if name.startswith(("test_exactly_once", "test_main_path")) else "all else"
 

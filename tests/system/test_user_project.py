@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.browsing import needs_chromium
-from tests.integration.pytest_plugin import ARGUMENTS, on_newest_airflow
+from tests.integration.pytest_plugin import ARGUMENTS
 
-pytestmark = on_newest_airflow
+pytestmark = pytest.mark.system
 PROJECT = Path(__file__).parent / "user_project"
 FAILING_TEST = """
 def test_a_price_is_missing(kernel_emulator):
