@@ -413,7 +413,7 @@ def test_nothing_is_left_of_the_browsers_of_an_emulator(monkeypatch, how):
         browser = client.browsers.create(headless=headless)
     with suppress(kernel.APIStatusError):  # ffmpeg may be missing.
         client.browsers.replays.start(browser.session_id)
-    endless = {"code": "await new Promise(() => {})", "timeout_sec": 600}
+    endless = {"code": "await new Promise(() => {})", "timeout_sec": 300}
 
     def run_script():
         with suppress(kernel.APIError):
