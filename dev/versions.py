@@ -56,6 +56,8 @@ SUPPORTED = {
     ),
 }
 SUITES = ("tests/unit", "tests/integration")
+#: Tests of what the emulator replies and bears, which is the same on every Python.
+ONCE = ("tests/integration/openapi", "tests/integration/test_emulator_load.py")
 #: How many environments are made and tested side by side: each alone is idle at its start and its end.
 SIDE_BY_SIDE = 2
 ENVIRONMENTS = REPOSITORY / ".run" / "envs"
@@ -209,7 +211,7 @@ def main() -> int:
             Run(
                 f"without Airflow on Python {python}",
                 each,
-                [parallel, *SUITES],
+                [parallel, *SUITES, *(f"--ignore={path}" for path in ONCE)],
                 {"TESTS_WITHOUT_AIRFLOW": "1"},
             )
             for python, each in others.items()
