@@ -3,8 +3,8 @@ Runs the tests that touch Airflow, but need no scheduler, on each other Airflow 
 
 The newest released Airflow is that of ``make test``, in ``.venv``. Each of the others has an environment of its own, on the
 first Python of its list that is found here, so that all Pythons have their turn where there are several, and one is
-enough where there is but one. The tests that touch no Airflow, marked ``no_airflow``, run once on each of these
-Pythons, and not on that of ``make test``, which has run them; to import Airflow is an error there.
+enough where there is but one. The tests that touch no Airflow, marked ``no_airflow``, run once on the newest of these
+Pythons, unless it is that of ``make test``, which has run them; to import Airflow is an error there.
 """
 
 from __future__ import annotations
@@ -205,17 +205,18 @@ def main() -> int:
     arguments = options.tests or [parallel, "-m", "not no_airflow", *SUITES]
     runs = [Run(f"Airflow {each.airflow} on Python {each.python}", each, arguments) for each in environments]
     if not options.tests:
-        # `make test` runs on the Python that runs this.
-        others = {each.python: each for each in environments if not sys.version.startswith(f"{each.python}.")}
-        runs += [
-            Run(
-                f"without Airflow on Python {python}",
-                each,
-                [parallel, *SUITES, *(f"--ignore={path}" for path in ONCE)],
-                {"TESTS_WITHOUT_AIRFLOW": "1"},
+        # `make test` runs on the Python that runs this, which is the oldest here: the other end is the newest.
+        newest = max(environments, key=lambda each: [int(part) for part in each.python.split(".")])
+        if not sys.version.startswith(f"{newest.python}."):
+            ignored = [f"--ignore={path}" for path in ONCE]
+            runs.append(
+                Run(
+                    f"without Airflow on Python {newest.python}",
+                    newest,
+                    [parallel, *SUITES, *ignored],
+                    {"TESTS_WITHOUT_AIRFLOW": "1"},
+                )
             )
-            for python, each in others.items()
-        ]
     with RunFolder(REPOSITORY / ".run" / "versions") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         reports = options.reports or folder.path
         reports.mkdir(exist_ok=True)
