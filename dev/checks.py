@@ -40,8 +40,8 @@ class Part(NamedTuple):
 
 PARTS = {
     "unit": Part("unit tests", 1, (*PYTEST, "-n{jobs}", "tests/unit")),
-    "integration": Part("integration tests", 3, (*PYTEST, "-n{jobs}", "tests/integration")),
-    "fast": Part("unit and integration tests", 4, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
+    "integration": Part("integration tests", 6, (*PYTEST, "-n{jobs}", "tests/integration")),
+    "fast": Part("unit and integration tests", 7, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
     "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
     # Three at a time: tests/system/conftest.py says which.
     "rest": Part(
