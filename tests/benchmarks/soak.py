@@ -236,7 +236,7 @@ def main() -> int:
             if rest.descriptors > idle.descriptors + COUNT_FLOOR
             else "",
         ]
-    # The emulator remembers so many invocations: until then it needs more and more.
+    # Memory grows until the emulator remembers its maximum of ended invocations.
     if len(samples := samples[filled:]) < 30:
         problems.append(f"Too short: fewer than 30 seconds are left after {MAX_ENDED} invocations")
         samples = [rest, rest]
