@@ -5,7 +5,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 export TMPDIR := $(shell mkdir -p .run/tmp && cd .run/tmp && pwd)
 # Without bytecode on disk each process compiles Airflow anew, which takes seconds.
 unexport PYTHONPATH PYTHONDONTWRITEBYTECODE
-# JOBS: how many tests at a time; default: three for each core.
+# JOBS: how many tests at a time; default: two for each core.
 CHECKS = .venv/bin/python -m dev.checks $(if $(JOBS),--jobs=$(JOBS))
 
 .PHONY: help demo ui demo-browser ui-browser lint unit integration system test versions test-all chaos docs chromium

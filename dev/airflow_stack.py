@@ -25,14 +25,14 @@ from dev.wait import wait_until
 #: For tests that kill things: a death is noticed within seconds, not minutes, yet two busy cores make none up.
 NOTICE_DEATHS_SOON = {
     # A worker: its task is failed or tried again.
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
     # A scheduler: the next one starts its tasks anew.
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "20",
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "3",
     # A triggerer: another one takes its triggers over.
     "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+    "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "15",
     # And a deferral that timed out.
     "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
 }
@@ -270,7 +270,9 @@ class AirflowStack:
                 "base_log_folder": self.home / "logs",
                 "worker_log_server_port": free_port(),
             },
-            "scheduler": {"scheduler_idle_sleep_time": 0.2, "scheduler_heartbeat_sec": 1},
+            # A server answers its first request when it has made its routes: that may take longer than the default of 5 s.
+            "workers": {"execution_api_timeout": 60},
+            "scheduler": {"scheduler_idle_sleep_time": 0.5, "scheduler_heartbeat_sec": 1},
             "usage_data_collection": {"enabled": False},
         }
         for section, options in settings.items():

@@ -21,8 +21,8 @@ from xml.etree import ElementTree
 
 from dev.processes import REPOSITORY, RunFolder
 
-#: How many tests run at a time: they wait twice as long as they compute.
-JOBS = min(3 * (os.cpu_count() or 1), 24)
+#: How many tests run at a time: they wait as long as they compute.
+JOBS = min(2 * (os.cpu_count() or 1), 24)
 #: Seconds that a part has after a Ctrl-C to end what it has started; then it is killed.
 TO_END = 60
 FOLDER = REPOSITORY / ".run" / "checks"
@@ -43,11 +43,11 @@ PARTS = {
     "integration": Part("integration tests", 6, (*PYTEST, "-n{jobs}", "tests/integration")),
     "fast": Part("unit and integration tests", 7, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
     "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
-    # Three at a time: tests/system/conftest.py says which.
+    # Two at a time: tests/system/conftest.py says which.
     "rest": Part(
-        "all else on a real Airflow", 12, (*PYTEST, "-v", "-n3", "tests/system", f"--ignore={MAIN_PATH}")
+        "all else on a real Airflow", 12, (*PYTEST, "-v", "-n2", "tests/system", f"--ignore={MAIN_PATH}")
     ),
-    "system": Part("all tests on a real Airflow", 12, (*PYTEST, "-v", "-n3", "tests/system")),
+    "system": Part("all tests on a real Airflow", 12, (*PYTEST, "-v", "-n2", "tests/system")),
     "versions": Part(
         "what touches Airflow on the other ones",
         14,

@@ -3,8 +3,9 @@ Runs the tests that touch Airflow, but need no scheduler, on each other Airflow 
 
 The newest released Airflow is that of ``make test``, in ``.venv``. Each of the others has an environment of its own, on the
 first Python of its list that is found here, so that all Pythons have their turn where there are several, and one is
-enough where there is but one. The tests that touch no Airflow, marked ``no_airflow``, run once on the newest of these
-Pythons, unless it is that of ``make test``, which has run them; to import Airflow is an error there.
+enough where there is but one. What is the same on every Airflow, marked ``one_airflow``, is left to ``make test``, unless
+tests are named. The tests that touch no Airflow, marked ``no_airflow``, run once on the newest of these Pythons, unless it
+is that of ``make test``, which has run them; to import Airflow is an error there.
 """
 
 from __future__ import annotations
@@ -56,8 +57,21 @@ SUPPORTED = {
     ),
 }
 SUITES = ("tests/unit", "tests/integration")
-#: Tests of what the emulator replies and bears, which is the same on every Python.
-ONCE = ("tests/integration/openapi", "tests/integration/test_emulator_load.py")
+#: Tests of what the emulator replies and bears, and of Chromium and Node.js, which are the same on every Python.
+ONCE = (
+    "tests/integration/openapi",
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in (
+            "browser_controls",
+            "browser_live_view",
+            "browser_scripts",
+            "emulator_load",
+            "emulator_node",
+            "emulator_page",
+        )
+    ),
+)
 #: How many environments are made and tested side by side: each alone is idle at its start and its end.
 SIDE_BY_SIDE = 2
 ENVIRONMENTS = REPOSITORY / ".run" / "envs"
@@ -202,7 +216,7 @@ def main() -> int:
     options = parser.parse_args()
     environments = [environment(airflow) for airflow in options.airflow or SUPPORTED]
     parallel = f"-n{max(options.jobs // SIDE_BY_SIDE, 1)}"
-    arguments = options.tests or [parallel, "-m", "not no_airflow", *SUITES]
+    arguments = options.tests or [parallel, "-m", "not no_airflow and not one_airflow", *SUITES]
     runs = [Run(f"Airflow {each.airflow} on Python {each.python}", each, arguments) for each in environments]
     if not options.tests:
         # `make test` runs on the Python that runs this, which is the oldest here: the other end is the newest.

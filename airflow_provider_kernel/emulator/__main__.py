@@ -61,8 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (AppFileError, OptionError, OSError) as error:
         print(f"Kernel emulator: {str(error).removesuffix('.')}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 0
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -403,5 +401,9 @@ def _open_closed_streams() -> None:
 
 if __name__ == "__main__":
     _open_closed_streams()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until uvicorn sets its own handler
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as a shell has it for what runs in its background
+            # Until uvicorn sets its own handler. KeyboardInterrupt would not do: if it is raised within an exec(), as
+            # that of a dataclass, Python ends the process by SIGINT although it was caught.
+            signal.signal(number, lambda *_: sys.exit(0))
     sys.exit(main())

@@ -140,8 +140,8 @@ def told(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) ->
     """Return all that was logged since it was last asked, by Airflow's logger and by Python's."""
     caplog.set_level(logging.DEBUG)
     root = logging.getLogger()
-    # Airflow 2 prints what Python's logger has got, so that it would be told twice.
-    printing = [handler for handler in root.handlers if type(handler).__module__.startswith("airflow.")]
+    # Airflow, once its logging is configured, prints what Python's logger has got, so that it would be told twice.
+    printing = [handler for handler in root.handlers if not type(handler).__module__.startswith("_pytest.")]
     for handler in printing:
         root.removeHandler(handler)
     yield lambda: "".join(capfd.readouterr()) + caplog.text

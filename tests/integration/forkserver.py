@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -72,6 +73,10 @@ def serve(home: Path) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     import airflow.__main__
     import airflow.models
+
+    with suppress(ImportError):  # Airflow 2, where a process has no server in itself.
+        import airflow.api_fastapi.execution_api.routes
+        import airflow.sdk.execution_time.supervisor
     from sqlalchemy.orm import configure_mappers
 
     airflow.models.import_all_models()

@@ -92,6 +92,7 @@ def as_uri(kernel: KernelEmulator, proxy: PasswordProxy) -> str:
     return f"kernel://:{quote(TOKEN, safe='')}@{urlsplit(kernel.base_url).netloc}/?{parameters}"
 
 
+@pytest.mark.one_airflow
 @pytest.mark.parametrize("option", ["--conn-json", "--conn-uri"])
 def test_an_added_connection_is_stored_and_passes_the_test(cli, kernel, proxy, option):
     conn_id = f"kernel_{option[-4:].strip('-')}"
@@ -108,6 +109,7 @@ def test_an_added_connection_is_stored_and_passes_the_test(cli, kernel, proxy, o
     assert len(proxy.passed) == passed + 2  # whose the token is, and the account's limits
 
 
+@pytest.mark.one_airflow
 def test_a_connection_added_field_by_field_passes_the_test(cli, kernel):
     fields = ["--conn-type", "kernel", "--conn-host", kernel.base_url, "--conn-password", TOKEN]
     cli("connections", "add", "kernel_fields", *fields, "--conn-extra", '{"project": "reports"}')
@@ -121,6 +123,7 @@ def test_a_connection_in_the_environment_passes_the_test(cli, kernel, proxy):
     assert len(proxy.passed) == passed + 2  # whose the token is, and the account's limits
 
 
+@pytest.mark.one_airflow
 def test_a_bad_connection_fails_the_test_with_advice(cli, kernel, proxy):
     bad = as_json(kernel, proxy, password="sk_wrong_token")
     said = cli("connections", "test", "kernel_env", AIRFLOW_CONN_KERNEL_ENV=bad)
@@ -129,6 +132,7 @@ def test_a_bad_connection_fails_the_test_with_advice(cli, kernel, proxy):
     assert "sk_wrong_token" not in said
 
 
+@pytest.mark.one_airflow
 def test_a_missing_connection_fails_dags_test_at_once(cli):
     """Its task has retries, for which `airflow dags test` would wait in silence."""
     said = cli("dags", "test", "example_kernel_invoke")
@@ -138,6 +142,7 @@ def test_a_missing_connection_fails_dags_test_at_once(cli):
     assert "up_for_retry" not in said.lower()
 
 
+@pytest.mark.one_airflow
 def test_the_tolerant_recipe_continues_with_the_successes_and_names_the_failures(cli):
     with KernelEmulator([EXAMPLES / "apps/bookshop/main.py"]) as emulator:
         said = cli(
@@ -217,6 +222,7 @@ def wait(ctx, payload):
 """
 
 
+@pytest.mark.one_airflow
 @pytest.mark.parametrize(
     ("arguments", "runs_on"),
     [

@@ -482,7 +482,7 @@ def test_a_replay_ends_with_its_longest_duration_and_with_its_browser(client, si
     def finished():
         return {it.replay_id for it in client.browsers.replays.list(made.session_id) if it.finished_at}
 
-    wait_until(lambda: finished() == {short.replay_id}, 10, "the short replay ends")
+    wait_until(lambda: finished() == {short.replay_id}, 60, "the short replay ends")
     client.browsers.delete_by_id(made.session_id)
     assert (
         client.browsers.replays.download(other.replay_id, id_or_name=made.session_id).read()[4:8] == b"ftyp"

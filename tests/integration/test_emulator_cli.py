@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shlex
 import signal
 import socket
@@ -166,6 +167,27 @@ def test_start_can_be_stopped_during_the_import(tmp_path, number, seconds):
 
     assert (process.returncode, errors) == (0, "")
     assert not psutil.pid_exists(importing)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_start_can_be_stopped_while_an_exec_runs_as_that_of_a_dataclass(tmp_path, number):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "class Finder:\n"
+        "    def find_spec(name, *_):\n"
+        "        if name == 'uvicorn':\n"
+        f"            exec('os.kill(os.getpid(), {number:d})')\n"
+        "sys.meta_path.insert(0, Finder)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "airflow_provider_kernel.emulator", "--port=0", write(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_start_prints_the_install_command_when_packages_are_missing(monkeypatch, capsys):

@@ -135,7 +135,7 @@ def test_unread_streams_of_long_lines_need_little_memory_and_slow_nobody(own, ow
 
     # Less than a megabyte for each; the log has seven.
     assert needed < 40 * MB
-    assert beside < 10 * alone
+    assert beside < max(10 * alone, 0.5)
 
 
 def test_unread_outputs_need_bounded_memory_and_slow_nobody(own, own_http):
@@ -148,7 +148,7 @@ def test_unread_outputs_need_bounded_memory_and_slow_nobody(own, own_http):
             beside, needed = median_latency(own_http), rss(own) - before
         # All streams share the output; each other response has a copy in what is waiting to be sent.
         assert needed < (40 if path.endswith("events") else 20 * 3 * 4.5) * MB
-        assert beside < 10 * alone
+        assert beside < max(10 * alone, 0.5)
 
 
 def test_list_of_large_invocations_is_made_piece_by_piece_and_slows_nobody(own, own_http):
@@ -169,4 +169,4 @@ def test_list_of_large_invocations_is_made_piece_by_piece_and_slows_nobody(own, 
 
     assert len(listing.result().json()) == 12
     assert peak < 6 * LARGEST
-    assert longest < 4 * one
+    assert longest < max(4 * one, 1.0)

@@ -14,6 +14,8 @@ from airflow_provider_kernel.hooks.kernel import KernelHook
 from dev.wait import wait_until
 from tests.integration.emulator_process import emulator_process, free_port
 
+pytestmark = pytest.mark.one_airflow
+
 APP = """
 import kernel, os, sys
 app = kernel.App("shop")

@@ -12,7 +12,7 @@ from airflow_provider_kernel.lifecycle import wait_machine
 from airflow_provider_kernel.lifecycle.log_buffer import REPLAY, REPLAY_OVER
 from tests import faults
 
-pytestmark = pytest.mark.usefixtures("no_line_is_late")
+pytestmark = [pytest.mark.one_airflow, pytest.mark.usefixtures("no_line_is_late")]
 
 LOOK = "GET /invocations/{id}"
 STREAM = "GET /invocations/{id}/events"

@@ -12,6 +12,8 @@ from pathlib import Path
 import airflow
 import pytest
 
+pytestmark = pytest.mark.one_airflow
+
 REPOSITORY = Path(__file__).parents[2]
 #: What the emulator of the guide is waited for, in the place of a second terminal.
 STARTED = """ > emulator.log 2>&1 &

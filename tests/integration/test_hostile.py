@@ -36,6 +36,8 @@ from tests.hostile import bomb, for_ever, head, listening
 from tests.integration.conftest import TOKEN
 from tests.integration.scripted import Reply, Stream, invocation, log, state
 
+pytestmark = pytest.mark.one_airflow
+
 GET, STREAM = "GET /invocations/inv1", "GET /invocations/inv1/events"
 GZIP = {"Content-Encoding": "gzip"}
 CHUNKED = {"Transfer-Encoding": "chunked"}

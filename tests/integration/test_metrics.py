@@ -88,6 +88,7 @@ def test_task_counts_submitted_and_ended_invocations(sent, emulator_env):
     assert 1000 <= float(waited[0][2]) < 60_000
 
 
+@pytest.mark.one_airflow
 def test_invocation_cancelled_by_a_killed_task_is_counted_as_failed(sent, emulator_env):
     received = sent(
         TASK
@@ -103,12 +104,14 @@ def test_invocation_cancelled_by_a_killed_task_is_counted_as_failed(sent, emulat
     ]
 
 
+@pytest.mark.one_airflow
 def test_wait_is_measured_from_the_submission_without_a_record(sent, emulator_env):
     received = sent(TASK + "Task('sleep', {'seconds': 1}, durable=False).run()\n")
     [waited] = [line for line in received if line not in counted(received)]
     assert 1000 <= float(re.search(r":([\d.]+)\|ms", waited)[1]) < 60_000
 
 
+@pytest.mark.one_airflow
 def test_wait_of_unknown_length_is_not_sent(sent, emulator_env):
     received = sent(
         TASK
@@ -123,17 +126,20 @@ def test_wait_of_unknown_length_is_not_sent(sent, emulator_env):
     ]
 
 
+@pytest.mark.one_airflow
 def test_reconnected_stream_is_counted_on_a_worker(sent, cut_stream):
     received = sent(TASK + "Task(deferrable=False).run()\n")
     assert counted(received)[1] == "airflow.kernel.reconnects,app=shop,action=price:1|c"
     assert len(counted(received)) == 3
 
 
+@pytest.mark.one_airflow
 def test_reconnected_stream_is_counted_in_a_triggerer(sent, cut_stream):
     received = sent(TRIGGERER)
     assert received == ["airflow.kernel.reconnects,app=shop,action=price:1|c"]
 
 
+@pytest.mark.one_airflow
 def test_metric_that_cannot_be_sent_is_a_warning(emulator_env, mocker, told):
     # Airflow itself fails if the metrics backend cannot be loaded; a backend may also raise later.
     mocker.patch.object(metrics, "_stats", side_effect=OSError("statsd.example: hunter2"))

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_kernel import __version__
 
-pytestmark = pytest.mark.package
+pytestmark = [pytest.mark.package, pytest.mark.one_airflow]
 
 REPOSITORY = Path(__file__).parents[2]
 STEM = f"airflow_provider_kernel-{__version__}"

@@ -27,6 +27,8 @@ from tests.integration.proxying import PasswordProxy, proxying
 from tests.integration.scripted import ScriptedServer, invocation, serving
 from tests.integration.tls import Tls
 
+pytestmark = pytest.mark.one_airflow
+
 PASSWORD = "pa:s@s/wo#r%d é+"
 GET = "GET /invocations/inv1"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

@@ -12,6 +12,8 @@ from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 from tests.integration.conftest import TOKEN
 from tests.integration.scripted import Reply, Stream, invocation, state
 
+pytestmark = pytest.mark.one_airflow
+
 PAYLOAD = {"sku": "čaj", "n": [1, 2.5, None]}
 SHOP = {"app_name": "shop", "action_name": "price"}
 

@@ -255,6 +255,7 @@ def test_run_dag_uses_a_database_of_its_own(pytester, outer):
 @pytest.mark.skipif(
     airflow.__version__ in SUPPORTED, reason="the documentation is tried on the newest Airflow alone"
 )
+@pytest.mark.one_airflow
 def test_the_page_on_testing_works_also_with_xdist(pytester, outer):
     done = pytester.runpytest_subprocess(*ARGUMENTS, "-n2", "--dist=loadfile", timeout=600)
 

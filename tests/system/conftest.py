@@ -53,7 +53,7 @@ class BesideEachOther(LoadScopeScheduling):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> BesideEachOther:
-    """With ``-n 3``, have them run beside each other."""
+    """With ``-n 2``, have them run beside each other."""
     return BesideEachOther(config, log)
 
 

@@ -306,7 +306,8 @@ def named(story: Callable[..., None], *arguments: str) -> tuple[str, Story]:
 
 def side_by_side(stories: Mapping[str, Story], world: World) -> dict[str, Future[None]]:
     """Let the stories happen, many at once; each future is the outcome of one."""
-    with ThreadPoolExecutor(max_workers=16) as pool:
+    # Most of them wait: for a death to be noticed, or a stopped worker to be given up.
+    with ThreadPoolExecutor(max_workers=4 * (os.cpu_count() or 1)) as pool:
         return {name: pool.submit(story, world) for name, story in stories.items()}
 
 

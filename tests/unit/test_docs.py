@@ -18,6 +18,8 @@ from airflow_provider_kernel.api.errors import KernelInvocationError
 from airflow_provider_kernel.get_provider_info import get_provider_info
 from docs import pages
 
+pytestmark = pytest.mark.one_airflow
+
 OURS = airflow_provider_kernel.__name__
 REFERENCE = [path.read_text() for path in (pages.DOCS / "reference").glob("*.md")]
 #: What Airflow's users name in a Dag, a connection or a test.

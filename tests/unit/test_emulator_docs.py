@@ -21,6 +21,8 @@ from airflow_provider_kernel.emulator.faults import FaultList
 from airflow_provider_kernel.emulator.page import is_of_page
 from airflow_provider_kernel.emulator.server import make_app
 
+pytestmark = pytest.mark.one_airflow
+
 PAGE = Path(__file__).parents[2] / "docs" / "emulator.md"
 ROW = re.compile(
     r"^\| (.+?) \| (served|accepted without effect|not served \(501\)) \| ?(.*?) ?\|$", re.MULTILINE
