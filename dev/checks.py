@@ -27,6 +27,8 @@ JOBS = min(2 * (os.cpu_count() or 1), 24)
 TO_END = 60
 FOLDER = REPOSITORY / ".run" / "checks"
 PYTEST = (sys.executable, "-u", "-m", "pytest", "--durations=5", "--junitxml={report}/junit.xml")
+#: The tests of a module stay together, and with them the emulator or the database that they share.
+DISTRIBUTION = "--dist=worksteal"
 MAIN_PATH = "tests/system/test_main_path.py"
 
 
@@ -39,9 +41,13 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "unit": Part("unit tests", 1, (*PYTEST, "-n{jobs}", "tests/unit")),
-    "integration": Part("integration tests", 6, (*PYTEST, "-n{jobs}", "tests/integration")),
-    "fast": Part("unit and integration tests", 7, (*PYTEST, "-n{jobs}", "tests/unit", "tests/integration")),
+    "unit": Part("unit tests", 1, (*PYTEST, DISTRIBUTION, "-n{jobs}", "tests/unit")),
+    "integration": Part("integration tests", 6, (*PYTEST, DISTRIBUTION, "-n{jobs}", "tests/integration")),
+    "fast": Part(
+        "unit and integration tests",
+        7,
+        (*PYTEST, DISTRIBUTION, "-n{jobs}", "tests/unit", "tests/integration"),
+    ),
     "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
     # Two at a time: tests/system/conftest.py says which.
     "rest": Part(

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from dev.checks import JOBS, Counts
+from dev.checks import DISTRIBUTION, JOBS, Counts
 from dev.processes import REPOSITORY, RunFolder
 
 
@@ -215,8 +215,8 @@ def main() -> int:
     parser.add_argument("tests", nargs="*", help="arguments for pytest; default: all that is said above")
     options = parser.parse_args()
     environments = [environment(airflow) for airflow in options.airflow or SUPPORTED]
-    parallel = f"-n{max(options.jobs // SIDE_BY_SIDE, 1)}"
-    arguments = options.tests or [parallel, "-m", "not no_airflow and not one_airflow", *SUITES]
+    parallel = [DISTRIBUTION, f"-n{max(options.jobs // SIDE_BY_SIDE, 1)}"]
+    arguments = options.tests or [*parallel, "-m", "not no_airflow and not one_airflow", *SUITES]
     runs = [Run(f"Airflow {each.airflow} on Python {each.python}", each, arguments) for each in environments]
     if not options.tests:
         # `make test` runs on the Python that runs this, which is the oldest here: the other end is the newest.
@@ -227,7 +227,7 @@ def main() -> int:
                 Run(
                     f"without Airflow on Python {newest.python}",
                     newest,
-                    [parallel, *SUITES, *ignored],
+                    [*parallel, *SUITES, *ignored],
                     {"TESTS_WITHOUT_AIRFLOW": "1"},
                 )
             )
