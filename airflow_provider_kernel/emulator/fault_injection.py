@@ -21,8 +21,7 @@ from airflow_provider_kernel.emulator.faults import Fault, FaultList
 from airflow_provider_kernel.emulator.http_messages import json_response
 from airflow_provider_kernel.emulator.http_protocol import CLOSE
 from airflow_provider_kernel.emulator.page import is_of_page
-
-_HEARTBEAT = b'data: {"event": "sse_heartbeat"'
+from airflow_provider_kernel.emulator.stream import is_heartbeat
 
 
 class FaultInjection:
@@ -164,7 +163,7 @@ def _first_events(piece: bytes, count: int) -> tuple[bytes, int]:
     """
     events = piece.split(b"\n\n")[:-1]
     for number, event in enumerate(events, 1):
-        count -= not event.startswith(_HEARTBEAT)
+        count -= not is_heartbeat(event)
         if not count:
             return b"".join(it + b"\n\n" for it in events[:number]), 0
     return piece, count

@@ -77,6 +77,11 @@ async def event_stream(
         invocation.listeners.remove(changed.set)
 
 
+def is_heartbeat(event: bytes) -> bool:
+    """Tell whether this event, as it is sent, is a heartbeat."""
+    return event.startswith(b'data: {"event": "sse_heartbeat"')
+
+
 def _log_event(timestamp: int, message: str) -> bytes:
     return _event("log", timestamp, message=message)
 

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
         KernelEmulator,
         KernelEmulatorError,
     )
-    from airflow_provider_kernel.testing.faults import Fault
+    from airflow_provider_kernel.testing.faults import EmulatorFault
 
 __all__ = [
     "BrowserServer",
     "DagResult",
     "EmulatedInvocation",
-    "Fault",
+    "EmulatorFault",
     "KernelEmulator",
     "KernelEmulatorError",
     "PageRequest",
@@ -44,7 +44,7 @@ _MODULES = {
     "BrowserServer": "browser_server",
     "DagResult": "airflow",
     "EmulatedInvocation": "emulator",
-    "Fault": "faults",
+    "EmulatorFault": "faults",
     "KernelEmulator": "emulator",
     "KernelEmulatorError": "emulator",
     "PageRequest": "browser_server",

@@ -21,7 +21,7 @@ from airflow_provider_kernel.api.timestamps import format_timestamp
 from airflow_provider_kernel.emulator import API_KEY_VARIABLE, DEFAULT_API_KEY
 from airflow_provider_kernel.emulator.connection import airflow_connection
 from airflow_provider_kernel.testing.client import EmulatorClient
-from airflow_provider_kernel.testing.faults import Fault
+from airflow_provider_kernel.testing.faults import EmulatorFault
 
 _SETTINGS = "/_emulator/settings"
 _INVOCATIONS = "/_emulator/invocations"
@@ -148,7 +148,7 @@ class KernelEmulator:
         self._base_url: str | None = None
         # What a test changes, and when it began; see isolated().
         self._since: int | None = None
-        self._faults: list[Fault] = []
+        self._faults: list[EmulatorFault] = []
         self._changed_settings: dict[str, Any] = {}
 
     @property
@@ -252,7 +252,7 @@ class KernelEmulator:
         lose_reply: bool = False,
         cut_after: int | None = None,
         silent_after: int | None = None,
-    ) -> Fault:
+    ) -> EmulatorFault:
         """
         Add a fault to requests, until the end of the ``with`` block; without such a block, until the end of the test.
 
@@ -270,7 +270,7 @@ class KernelEmulator:
         :param lose_reply: whether the request takes effect, and the connection is closed without a reply.
         :param cut_after: number of events after which the connection of an event stream breaks. Heartbeats do not count.
         :param silent_after: number of events after which an event stream sends nothing more, not even heartbeats.
-        :return: the fault. It counts its requests, and :meth:`~airflow_provider_kernel.testing.Fault.remove` ends it.
+        :return: the fault. It counts its requests, and :meth:`~airflow_provider_kernel.testing.EmulatorFault.remove` ends it.
         :raises KernelApiError: the emulator refuses the fault; the message says why.
         """
         fields = {
@@ -285,7 +285,7 @@ class KernelEmulator:
             "cut_after": cut_after,
             "silent_after": silent_after,
         }
-        fault = Fault(self._client, fields)
+        fault = EmulatorFault(self._client, fields)
         self._faults.append(fault)
         return fault
 

@@ -9,7 +9,7 @@ from airflow_provider_kernel.testing.client import EmulatorClient
 FAULTS = "/_emulator/faults"
 
 
-class Fault:
+class EmulatorFault:
     """
     A fault of the emulator, from :meth:`~airflow_provider_kernel.testing.KernelEmulator.fault`.
 
@@ -38,7 +38,7 @@ class Fault:
             self._applied = self.applied
             self._client.request("DELETE", f"{FAULTS}/{self.id}")
 
-    def __enter__(self) -> Fault:
+    def __enter__(self) -> EmulatorFault:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -252,7 +252,7 @@ def test_invoke_cancels_what_takes_too_long(emulator, status):
 
 
 def test_invocations_are_those_since_the_test_began_and_can_be_filtered(emulator, client):
-    emulator.invoke("tests", "echo", "before")
+    emulator.invoke("tests", "echo", ["before"])
     with emulator.isolated():
         assert emulator.invocations() == []
         for number in (1, 2):
@@ -263,7 +263,7 @@ def test_invocations_are_those_since_the_test_began_and_can_be_filtered(emulator
         assert [it.payload for it in emulator.invocations("tests", "echo")] == [1, 2]
         assert emulator.invocations("other") == []
         assert [it.action_name for it in emulator.invocations()] == ["echo", "echo", "fail"]
-    assert "before" in [it.payload for it in emulator.invocations("tests", "echo")]
+    assert ["before"] in [it.payload for it in emulator.invocations("tests", "echo")]
 
 
 def test_what_a_test_leaves_active_is_cancelled(emulator, submit, status):
