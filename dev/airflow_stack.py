@@ -36,6 +36,8 @@ NOTICE_DEATHS_SOON = {
     # And a deferral that timed out.
     "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
 }
+#: The commands whose processes fork: for tasks, Dag files and triggers.
+FORKING = ("scheduler", "dag-processor", "triggerer")
 
 
 def free_port(preferred: int = 0) -> int:
@@ -64,9 +66,10 @@ class Component:
 
     def start(self) -> None:
         """Start the component; its output goes to its log file."""
+        program = "dev.airflow_preloaded" if self.arguments[0] in FORKING else "airflow"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "airflow", *self.arguments],
+                [sys.executable, "-m", program, *self.arguments],
                 env=self.env,
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
@@ -254,6 +257,7 @@ class AirflowStack:
                 "dag_bundle_config_list": json.dumps(bundles),
                 "bundle_refresh_check_interval": 1,
                 "refresh_interval": 5,
+                "min_file_process_interval": 300,  # a file that has changed is read at once
             },
             "api": {
                 "host": "127.0.0.1",

@@ -10,11 +10,23 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Future
+from itertools import cycle
 
 import pytest
 
 from tests.system.dags.exactly_once import TWINS
-from tests.system.once import AT_ONCE, TIMEOUT, WAITS, OnceRun, Story, World, named, seconds, steps
+from tests.system.once import (
+    AT_ONCE,
+    SUBMITTING,
+    TIMEOUT,
+    WAITS,
+    OnceRun,
+    Story,
+    World,
+    named,
+    seconds,
+    steps,
+)
 
 pytestmark = pytest.mark.system
 
@@ -249,38 +261,42 @@ def twin_is_killed(wait: str, step: str, world: World) -> None:
 
 
 def stories() -> Iterator[tuple[str, Story]]:
-    """Yield all stories by their names."""
-    for wait in WAITS:
-        for step in steps(wait):
-            for story in (
-                task_is_killed,
-                task_is_terminated,
-                supervisor_is_killed,
-                both_are_killed,
-                frozen_worker_wakes_up,
-            ):
-                yield named(story, wait, step)
+    """Yield all stories by their names. A task submits by the same code for both waits, so they take turns there."""
+    deaths = (
+        task_is_killed,
+        task_is_terminated,
+        supervisor_is_killed,
+        both_are_killed,
+        frozen_worker_wakes_up,
+    )
+    turns = cycle(WAITS)
+    for step in SUBMITTING:
+        for story in deaths:
+            yield named(story, next(turns), step)
+    for story in (supervisor_is_terminated, twin_is_killed):
         for step in ("before:accepted", "after:accepted"):
-            for story in (supervisor_is_terminated, twin_is_killed):
+            yield named(story, next(turns), step)
+    for step in ("after:intent", "before:accepted", "after:accepted"):
+        yield named(cut_off_worker_goes_on_late, next(turns), step)
+    for what in ("request", "reply", "nothing"):
+        yield named(killed_in_post, next(turns), what)
+    for story in (
+        terminated_in_post,
+        cut_off_in_post,
+        frozen_in_post,
+        last_try_is_terminated,
+        id_is_lost,
+        request_is_lost,
+    ):
+        yield named(story, next(turns))
+    for wait in WAITS:
+        for step in steps(wait)[len(SUBMITTING) :]:
+            for story in deaths:
                 yield named(story, wait, step)
-        for step in ("after:intent", "before:accepted", "after:accepted"):
-            yield named(cut_off_worker_goes_on_late, wait, step)
-        for what in ("request", "reply", "nothing"):
-            yield named(killed_in_post, wait, what)
-        for story in (
-            terminated_in_post,
-            cut_off_in_post,
-            frozen_in_post,
-            last_try_is_terminated,
-            id_is_lost,
-            request_is_lost,
-        ):
-            yield named(story, wait)
         yield named(supervisor_is_frozen, wait, "after:accepted")
 
 
 STORIES = dict(stories())
-del STORIES["task_is_killed-deferred-after:accepted"]  # It is told in test_main_path.
 
 
 @pytest.mark.parametrize("story", STORIES)
