@@ -50,7 +50,7 @@ test: .venv/ready chromium ## Unit and integration tests, then what matters most
 versions: .venv/ready chromium ## What touches Airflow, on the other ones; or on one: AIRFLOW=3.0.6, TESTS=tests/unit
 	@.venv/bin/python -m dev.versions $(if $(JOBS),--jobs=$(JOBS)) $(if $(AIRFLOW),--airflow=$(AIRFLOW)) $(TESTS)
 
-test-all: .venv/ready chromium ## All that there is: test, system and versions, nothing twice; half an hour
+test-all: .venv/ready chromium ## test, system, and versions on the oldest, the first and the last of the other Airflows; half an hour
 	@$(CHECKS) fast main-path rest versions
 
 chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and count what went wrong

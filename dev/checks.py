@@ -29,6 +29,8 @@ FOLDER = REPOSITORY / ".run" / "checks"
 PYTEST = (sys.executable, "-u", "-m", "pytest", "--durations=5", "--junitxml={report}/junit.xml")
 #: The tests of a module stay together, and with them the emulator or the database that they share.
 DISTRIBUTION = "--dist=worksteal"
+#: The oldest, the first of Airflow 3, and the next. Those between are left to ``make versions``.
+OTHER_AIRFLOWS = ("2.11.2", "3.0.6", "3.4.0b2")
 MAIN_PATH = "tests/system/test_main_path.py"
 
 
@@ -55,9 +57,12 @@ PARTS = {
     ),
     "system": Part("all tests on a real Airflow", 12, (*PYTEST, "-v", "-n2", "tests/system")),
     "versions": Part(
-        "what touches Airflow on the other ones",
-        14,
-        (sys.executable, "-u", "-m", "dev.versions", "--jobs={jobs}", "--reports={report}"),
+        f"what touches Airflow on {', '.join(OTHER_AIRFLOWS)}",
+        8,
+        (
+            *(sys.executable, "-u", "-m", "dev.versions", "--jobs={jobs}", "--reports={report}"),
+            *(f"--airflow={airflow}" for airflow in OTHER_AIRFLOWS),
+        ),
     ),
 }
 

@@ -63,6 +63,7 @@ ONCE = (
     *(
         f"tests/integration/test_{name}.py"
         for name in (
+            "browsers",
             "browser_controls",
             "browser_live_view",
             "browser_scripts",
@@ -223,13 +224,15 @@ def main() -> int:
         newest = max(environments, key=lambda each: [int(part) for part in each.python.split(".")])
         if not sys.version.startswith(f"{newest.python}."):
             ignored = [f"--ignore={path}" for path in ONCE]
-            runs.append(
+            # First, since it takes longest.
+            runs.insert(
+                0,
                 Run(
                     f"without Airflow on Python {newest.python}",
                     newest,
                     [*parallel, *SUITES, *ignored],
                     {"TESTS_WITHOUT_AIRFLOW": "1"},
-                )
+                ),
             )
     with RunFolder(REPOSITORY / ".run" / "versions") as folder, ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         reports = options.reports or folder.path
