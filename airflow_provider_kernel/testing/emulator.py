@@ -411,7 +411,7 @@ class KernelEmulator:
             return None
         process.terminate()
         try:
-            process.communicate(timeout=10)
+            process.communicate(timeout=30)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()

@@ -489,6 +489,17 @@ def test_a_replay_ends_with_its_longest_duration_and_with_its_browser(client, si
     )
 
 
+def test_the_end_of_the_emulator_waits_for_no_video(monkeypatch, tmp_path):
+    (tmp_path / "ffmpeg").write_text("#!/bin/sh\nexec sleep 600\n")
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    emulator = KernelEmulator([APP]).start()
+    client = client_of(emulator)
+    client.browsers.replays.start(client.browsers.create(headless=True).session_id)
+
+    assert emulator.stop() == 0
+
+
 def test_without_ffmpeg_a_replay_is_not_served(monkeypatch, tmp_path):
     for program in ("chromium", "Xvfb", "xdotool"):
         if path := next((p / program for p in map(Path, os.get_exec_path()) if (p / program).exists()), None):

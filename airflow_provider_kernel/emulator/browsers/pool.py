@@ -188,7 +188,9 @@ class BrowserPool:
     async def _close(self, browser: Browser, reason: str) -> None:
         profile = browser.request.profile
         keeps = profile is not None and profile.save_changes
-        await asyncio.gather(*(replay.stop() for replay in self._replays[browser.id].values()))
+        # The videos go with the emulator.
+        keep = not self._is_stopped
+        await asyncio.gather(*(replay.stop(keep=keep) for replay in self._replays[browser.id].values()))
         await browser.close(keep_profile=keeps)
         if watcher := self._watchers.pop(browser.id, None):
             watcher.cancel()

@@ -66,6 +66,7 @@ class Replay:
         self._started = time.time_ns()
         self._finished: int | None = None
         self._stop = asyncio.Event()
+        self._keeps = True
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -116,8 +117,13 @@ class Replay:
         }
         return {name: value for name, value in data.items() if value is not None}
 
-    async def stop(self) -> None:
-        """End the recording; return when the video is complete."""
+    async def stop(self, *, keep: bool = True) -> None:
+        """
+        End the recording.
+
+        :param keep: True returns when the video is complete; False ends ffmpeg at once, and the video is of no use.
+        """
+        self._keeps = keep
         self._stop.set()
         if self._task is not None:
             await asyncio.shield(self._task)
@@ -133,13 +139,13 @@ class Replay:
             await asyncio.wait(
                 {feeding, stopping}, timeout=request.max_duration, return_when=asyncio.FIRST_COMPLETED
             )
-            if not feeding.done():  # A video has one picture at least.
+            if self._keeps and not feeding.done():  # A video has one picture at least.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(first.wait(), FIRST_PICTURE_TIMEOUT)
         finally:
             for task in (feeding, stopping):
                 task.cancel()
-            deadline = loop.time() + FINISH_TIMEOUT
+            deadline = loop.time() + (FINISH_TIMEOUT if self._keeps else 0.0)
             with contextlib.suppress(asyncio.CancelledError, OSError):
                 await feeding
             assert process.stdin is not None  # noqa: S101 - a pipe
