@@ -162,10 +162,14 @@ def stories() -> Iterator[tuple[str, Story]]:
     turns = cycle(WAITS)
     for action in ("clear", "failed", "success"):
         for wait in WAITS:
-            for story in (user_acts_while_it_waits, user_acts_when_it_is_over, user_acts_on_one_twin):
+            for story in (
+                user_acts_while_it_waits,
+                user_acts_when_it_is_over,
+                user_acts_on_one_twin,
+                user_acts_while_there_is_no_capacity,
+            ):
                 yield named(story, action, wait)
-        for story in (user_acts_in_post, user_acts_while_there_is_no_capacity):
-            yield named(story, action, next(turns))
+        yield named(user_acts_in_post, action, next(turns))
         for step in ("after:intent", "before:accepted", "after:accepted"):
             yield named(user_acts_while_it_submits, action, step, next(turns))
     yield named(killed_while_there_is_no_capacity)

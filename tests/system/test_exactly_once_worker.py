@@ -284,7 +284,6 @@ def stories() -> Iterator[tuple[str, Story]]:
         terminated_in_post,
         cut_off_in_post,
         frozen_in_post,
-        last_try_is_terminated,
         id_is_lost,
         request_is_lost,
     ):
@@ -294,6 +293,7 @@ def stories() -> Iterator[tuple[str, Story]]:
             for story in deaths:
                 yield named(story, wait, step)
         yield named(supervisor_is_frozen, wait, "after:accepted")
+        yield named(last_try_is_terminated, wait)
 
 
 STORIES = dict(stories())
