@@ -31,6 +31,7 @@ PYTEST = (sys.executable, "-u", "-m", "pytest", "--durations=5", "--junitxml={re
 DISTRIBUTION = "--dist=worksteal"
 #: The oldest, the first of Airflow 3, and the next. Those between are left to ``make versions``.
 OTHER_AIRFLOWS = ("2.11.2", "3.0.6", "3.4.0b2")
+PARALLEL = (*PYTEST, DISTRIBUTION, "-n{jobs}")
 MAIN_PATH = "tests/system/test_main_path.py"
 
 
@@ -43,13 +44,9 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "unit": Part("unit tests", 1, (*PYTEST, DISTRIBUTION, "-n{jobs}", "tests/unit")),
-    "integration": Part("integration tests", 6, (*PYTEST, DISTRIBUTION, "-n{jobs}", "tests/integration")),
-    "fast": Part(
-        "unit and integration tests",
-        7,
-        (*PYTEST, DISTRIBUTION, "-n{jobs}", "tests/unit", "tests/integration"),
-    ),
+    "unit": Part("unit tests", 1, (*PARALLEL, "tests/unit")),
+    "integration": Part("integration tests", 6, (*PARALLEL, "tests/integration")),
+    "fast": Part("unit and integration tests", 7, (*PARALLEL, "tests/unit", "tests/integration")),
     "main-path": Part("the main path on a real Airflow", 1, (*PYTEST, "-v", MAIN_PATH)),
     # Two at a time: tests/system/conftest.py says which.
     "rest": Part(

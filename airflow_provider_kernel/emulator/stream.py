@@ -78,7 +78,7 @@ async def event_stream(
 
 
 def is_heartbeat(event: bytes) -> bool:
-    """Tell whether this event, as it is sent, is a heartbeat."""
+    """Return whether an encoded event is a heartbeat."""
     return event.startswith(b'data: {"event": "sse_heartbeat"')
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,11 @@ TOKEN = "sk_canary_0123456789"
 def client_of(emulator: KernelEmulator) -> kernel.Kernel:
     """Return the official SDK's client of an emulator; it repeats nothing."""
     return kernel.Kernel(base_url=emulator.base_url, api_key=emulator.api_key, max_retries=0)
+
+
+def heed_ctrl_c() -> None:
+    """For ``preexec_fn``: a shell that starts these tests in the background makes them ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

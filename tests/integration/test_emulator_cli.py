@@ -18,7 +18,7 @@ import pytest
 import airflow_provider_kernel.emulator.__main__ as command_line
 from airflow_provider_kernel.emulator.loader import AppFileError, load_apps
 from airflow_provider_kernel.testing import KernelEmulator, KernelEmulatorError
-from tests.integration.conftest import client_of
+from tests.integration.conftest import client_of, heed_ctrl_c
 
 pytestmark = pytest.mark.no_airflow
 
@@ -158,8 +158,7 @@ def test_start_can_be_stopped_during_the_import(tmp_path, number, seconds):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that starts these tests in the background makes them ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     ) as process:
         importing = int(process.stderr.readline())
         process.send_signal(number)
@@ -184,7 +183,7 @@ def test_start_can_be_stopped_while_an_exec_runs_as_that_of_a_dataclass(tmp_path
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     )
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

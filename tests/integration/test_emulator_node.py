@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from airflow_provider_kernel.testing import KernelEmulator, KernelEmulatorError
-from tests.integration.conftest import APP, client_of
+from tests.integration.conftest import APP, client_of, heed_ctrl_c
 from tests.integration.node_apps import install, make_folder
 
 pytestmark = pytest.mark.no_airflow
@@ -303,8 +303,7 @@ def test_no_process_is_left_when_the_start_is_stopped_during_the_import(folder, 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell that starts these tests in the background makes them ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     ) as process:
         importing = int(process.stderr.readline())
         process.send_signal(number)
