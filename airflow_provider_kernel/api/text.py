@@ -63,6 +63,8 @@ def clean(text: str, limit: int = MAX_REASON, *, keep_lines: bool = False) -> st
     :param keep_lines: whether line ends and tabs stay, as in an app's own output.
     :return: the safe text.
     """
+    if len(text) <= limit and text.isascii() and text.isprintable():
+        return text  # almost all
     shown = _COLOR.sub("", text[:limit])
     if keep_lines:
         shown = shown.replace("\r\n", "\n")

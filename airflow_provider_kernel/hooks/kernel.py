@@ -378,6 +378,7 @@ def new_wait(
     poll_interval: float,
     on_log: Callable[[str], None] | None,
     replayed_before: float | None,
+    confirm_end: bool = True,
     in_triggerer: bool = False,
 ) -> WaitMachine:
     """Return a wait that begins now, for both hooks. It logs transient errors and counts reconnects."""
@@ -390,4 +391,5 @@ def new_wait(
         replayed_before=replayed_before,
         on_transient_error=log_transient_error(log, "Waiting", invocation_id),
         on_reconnect=partial(metrics.reconnected, in_triggerer=in_triggerer),
+        confirm_end=confirm_end,
     )

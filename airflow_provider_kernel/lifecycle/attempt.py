@@ -64,6 +64,7 @@ class AttemptEvent(StrEnum):
     CAPACITY_FREE = "the account may have room"
     NOT_WAITED_FOR = "the task does not wait for the end"
     ENDED = "the invocation has ended"
+    END_DENIED = "the event stream has reported the end, and GET denies it"
     DEADLINE = "the deadline has passed"
     UNKNOWN = "the state of the invocation cannot be determined"
     TOO_LARGE = "the reply with the result is larger than max_response_mb"
@@ -199,6 +200,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     _T(_S.CONCLUDE, _E.SUCCEEDED, _S.RETURN_OUTPUT, Fate.ENDED),
     _T(_S.CONCLUDE, _E.FAILED, _S.FAIL, Fate.ENDED, Hint.RUNS_AGAIN),
     _T(_S.CONCLUDE, _E.CANCELLED_BY_ANOTHER_ATTEMPT, _S.SUBMIT, Fate.ENDED),
+    _T(_S.CONCLUDE, _E.END_DENIED, _S.WAIT, Fate.RUNS_ON),
     *_unless_retried(_S.CONCLUDE, _E.UNKNOWN, _LEFT_TO_RETRY, _CANCELLED),
     _T(_S.CONCLUDE, _E.TOO_LARGE, _S.FAIL_WITHOUT_RETRY, Fate.ENDED, Hint.TOO_LARGE),
     # A payload alone may be as large, if max_response_mb is very small.

@@ -4,7 +4,8 @@ The wait for an invocation as a state machine: given an event, a poll, an error 
 :func:`wait_for_end` asks :class:`WaitMachine` for the next :data:`WaitStep`, and reports what came of it. Both HTTP clients run
 the same conversation, so their waits cannot differ. The rules:
 
-- ``GET`` is the authority. The end of a stream, silence, an event or an unknown status only leads to a poll.
+- ``GET`` is the authority. The end of a stream, silence, an event or an unknown status only leads to a poll. In the
+  triggerer, the stream's word that the invocation has ended is enough (``confirm_end=False``): the worker asks ``GET`` next.
 - The event stream costs one request, however long the invocation runs. A stream that breaks early or falls silent is
   opened again after a growing pause; meanwhile the invocation is polled.
 - Errors are waited out, with backoff and jitter, for :data:`MAX_OUTAGE` seconds; a refusal is asked once more.
@@ -81,7 +82,7 @@ class Poll:
 @dataclass(frozen=True)
 class Ended:
     """
-    ``GET`` has reported the end of the invocation.
+    ``GET`` has reported the end of the invocation; with ``confirm_end=False``, ``GET`` or the stream.
 
     :param invocation: the invocation, succeeded or failed.
     """
@@ -116,6 +117,7 @@ class WaitMachine:
     :param on_transient_error: called with errors after which the wait continues, but not with each of a series.
     :param on_reconnect: called with the invocation as last seen when a stream is opened again because the previous one
         broke, fell silent or was refused; not when that had reached its maximum lifetime.
+    :param confirm_end: whether an end that the stream reports must be confirmed by ``GET``. Default True.
     :param jitter: returns a number from 0 to 1.
     """
 
@@ -130,6 +132,7 @@ class WaitMachine:
         replayed_before: float | None = None,
         on_transient_error: Callable[[KernelError], None] = lambda error: None,
         on_reconnect: Callable[[Invocation], None] = lambda invocation: None,
+        confirm_end: bool = True,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.invocation_id = invocation_id
@@ -139,6 +142,7 @@ class WaitMachine:
         self._on_log = on_log
         self._on_transient_error = on_transient_error
         self._on_reconnect = on_reconnect
+        self._confirm_end = confirm_end
         self._jitter = jitter
         self._log = LogBuffer(replayed_before)
         self._log_complete = on_log is None
@@ -206,6 +210,8 @@ class WaitMachine:
         ):
             return True
         self._log_complete = True
+        if event.invocation.is_ended and not self._confirm_end:
+            self._outcome = self._outcome or Ended(event.invocation)
         return False
 
     def on_stream_end(self, now: float, error: KernelError | None = None) -> None:
@@ -213,7 +219,8 @@ class WaitMachine:
         now = self._elapsed(now)
         self._stream_broke = error is not None or now - self._stream_opened < self._stream_life
         if self._outcome:
-            self._on_log_drain_end(now, error)
+            if not self._log_complete:
+                self._on_log_drain_end(now, error)
             return
         # Comments are not events, but keep a stream alive: the transport, which sees the bytes, judges silence.
         silent = error is not None and now - self._stream_heard >= STREAM_IDLE_TIMEOUT

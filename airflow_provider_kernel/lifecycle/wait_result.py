@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_provider_kernel.api.endpoints import Cancellation
@@ -38,12 +38,14 @@ class WaitResult:
         asked.
     :param message: what happened, if Kernel's own words are not available.
     :param possibly_running: whether the invocation may be running.
+    :param confirmed: whether ``GET`` was asked after the event stream had reported the end.
     """
 
     invocation_id: str
     status: str
     message: str = ""
     possibly_running: bool = False
+    confirmed: bool = False
 
     @property
     def is_end(self) -> bool:
@@ -97,7 +99,7 @@ class WaitResult:
             or not all(
                 isinstance(text, str) for text in (result.invocation_id, result.status, result.message)
             )
-            or not isinstance(result.possibly_running, bool)
+            or not all(isinstance(flag, bool) for flag in (result.possibly_running, result.confirmed))
             or not (result.invocation_id and result.status)
         ):
             raise KernelError(
@@ -107,7 +109,7 @@ class WaitResult:
 
     def to_event(self) -> dict[str, Any]:
         """Return what the trigger's event carries."""
-        return {key: value for key, value in asdict(self).items() if value not in ("", False)}
+        return {key: value for key, value in vars(self).items() if value not in ("", False)}
 
     def unconfirmed_error(self, found: Invocation | None) -> KernelInvocationUnknownError:
         """Return the exception for an end that ``GET`` does not confirm; ``found`` is its answer."""

@@ -334,7 +334,7 @@ class InvocationRunner:
         if time.time() >= self._execution_deadline():
             return self._event(AttemptEvent.TOO_LATE, error=too_late_error())
         replaces = self._attempt.recorded_invocation_id or self._progress.replaces
-        self._change(invocation_id=None, invocation=None, replaces=replaces)
+        self._change(invocation_id=None, invocation=None, reported=None, replaces=replaces)
         self._submitter.check()
         self._interruptible.check()
         is_sending: list[bool] = []
@@ -485,6 +485,7 @@ class InvocationRunner:
             cancel_on_kill=self._cancels_on_kill(),
             durable=self._attempt.is_durable,
             deferred_at=time.time(),
+            confirm_end=self._progress.reported is not None,
         )
         self._defer(trigger, "execute_complete", deadline, submitted_at=self._attempt.submitted_at)
 
@@ -554,7 +555,11 @@ class InvocationRunner:
             except KernelInvocationUnknownError as error:
                 return self._gave_up(error)
             if invocation is None or not invocation.is_ended:
-                return self._event(AttemptEvent.UNKNOWN, error=reported.unconfirmed_error(invocation))
+                denied = reported.unconfirmed_error(invocation)
+                if invocation is None or reported.confirmed:
+                    return self._event(AttemptEvent.UNKNOWN, error=denied)
+                log.warning("%s The task waits until both agree.", denied)
+                return self._event(AttemptEvent.END_DENIED, invocation=invocation)
         self._interruptible.check()
         self._change(invocation=invocation, error=None)
         if self._was_cancelled_by_another_attempt(invocation):

@@ -156,7 +156,7 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
                 return BaseSensorOperator.execute.__wrapped__(self, context)  # type: ignore[attr-defined]
         return self._defer(context)
 
-    def _defer(self, context: Context) -> NoReturn:
+    def _defer(self, context: Context, *, confirm_end: bool = False) -> NoReturn:
         now = time.time()
         deadline = _started_at(context) + self._limit
         raise TaskDeferred(
@@ -169,6 +169,7 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
                 cancel_on_kill=False,
                 cancel_on_timeout=False,
                 deferred_at=now,
+                confirm_end=confirm_end,
             ),
             method_name="execute_complete",
             kwargs={"ti_id": attempt_id(context["ti"]), "deferred_at": now},
@@ -227,7 +228,11 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
             else:
                 found = self.hook._find_invocation(self.invocation_id)
                 if found is None or not found.is_ended:
-                    raise result.unconfirmed_error(found)
+                    denied = result.unconfirmed_error(found)
+                    if found is None or result.confirmed:
+                        raise denied
+                    self.log.warning("%s The sensor waits until both agree.", denied)
+                    self._defer(context, confirm_end=True)
                 ended = found
         if ended:
             return self._result(ended, context)

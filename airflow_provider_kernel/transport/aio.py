@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.endpoints import Request
-from airflow_provider_kernel.api.errors import KernelError
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.reply_body import ACCEPT_ENCODING, ReplyBody
 from airflow_provider_kernel.api.settings import KernelSettings
@@ -42,65 +40,93 @@ def new_session() -> aiohttp.ClientSession:
     )
 
 
-@asynccontextmanager
-async def exchange(
-    session: aiohttp.ClientSession,
-    settings: KernelSettings,
-    tls: ssl.SSLContext | bool,
-    request: Request[Any],
-    limits: Limits,
-    *,
-    stream: bool = False,
-) -> AsyncIterator[aiohttp.ClientResponse]:
+class Exchange:
     """
-    Send a request and yield its reply; errors of aiohttp, here and in the ``with`` block, become ours.
+    A request and its reply, as an asynchronous context manager; errors of aiohttp, in the block too, become ours.
+
+    Written by hand: thousands of waits hold one each, and a generator costs three more objects and their collection.
 
     :param session: of the connection.
     :param settings: how to reach Kernel.
     :param tls: the certificates to trust; see :func:`~airflow_provider_kernel.transport.proxy_tls.tls_of`.
     :param request: what to send.
     :param limits: how long it may take.
+    :param on_refused: called if Kernel refuses the token.
     :param stream: whether the reply is an event stream.
     :raises KernelTransportError: there was no reply, or it was not complete in time.
     """
-    import aiohttp
 
-    accept = endpoints.STREAM_HEADERS if stream else {}
-    timeout = aiohttp.ClientTimeout(
-        total=limits.total, sock_connect=CONNECT_TIMEOUT, sock_read=limits.idle_timeout
-    )
-    try:
-        async with asyncio.timeout(limits.head):
-            response = await session.request(
-                request.method,
-                settings.base_url + request.path,
-                params=request.params,
-                json=request.body,
-                # Never in a variable, which a traceback might show.
-                headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
-                proxy=settings.proxy,
-                ssl=tls,
-                timeout=timeout,
-                allow_redirects=False,
-            )
-        async with response:
-            yield response
-    except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        settings: KernelSettings,
+        tls: ssl.SSLContext | bool,
+        request: Request[Any],
+        limits: Limits,
+        on_refused: Callable[[], None],
+        *,
+        stream: bool = False,
+    ) -> None:
+        self._session = session
+        self._settings = settings
+        self._tls = tls
+        self._request = request
+        self._limits = limits
+        self._on_refused = on_refused
+        self._stream = stream
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        import aiohttp
+
+        request, settings, limits = self._request, self._settings, self._limits
+        accept = endpoints.STREAM_HEADERS if self._stream else {}
+        timeout = aiohttp.ClientTimeout(
+            total=limits.total, sock_connect=CONNECT_TIMEOUT, sock_read=limits.idle_timeout
+        )
+        try:
+            async with asyncio.timeout(limits.head):
+                self._response = await self._session.request(
+                    request.method,
+                    settings.base_url + request.path,
+                    params=request.params,
+                    json=request.body,
+                    # Never in a variable, which a traceback might show.
+                    headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
+                    proxy=settings.proxy,
+                    ssl=self._tls,
+                    timeout=timeout,
+                    allow_redirects=False,
+                )
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._error(error) from None
+        return self._response
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        import aiohttp
+
+        await self._response.__aexit__(kind, error, traceback)
         if isinstance(error, KernelError):
-            raise
+            if isinstance(error, KernelApiError) and error.status_code in (401, 403):
+                self._on_refused()
+        elif isinstance(error, (TimeoutError, aiohttp.ClientError, OSError, ValueError)):
+            raise self._error(error) from None
+
+    def _error(self, error: Exception) -> KernelTransportError:
+        import aiohttp
+
         unsent = (
             aiohttp.ClientConnectorError,
             aiohttp.ClientHttpProxyError,
             aiohttp.ConnectionTimeoutError,
             aiohttp.InvalidURL,
         )
-        raise transport_error(
-            settings,
+        return transport_error(
+            self._settings,
             root_causes(error),
             sent=not isinstance(error, unsent),
-            timed_out=isinstance(error, asyncio.TimeoutError),
-            proxy=without_login(settings.proxy),
-        ) from None
+            timed_out=isinstance(error, TimeoutError),
+            proxy=without_login(self._settings.proxy),
+        )
 
 
 async def result_of(
@@ -129,10 +155,13 @@ async def result_of(
         limit=settings.max_response_bytes,
         skim=request.skim,
     )
-    async for piece in _pieces(response, until):
-        steps = body.feed(piece)
-        while await share.do(lambda: next(steps, body)) is not body:  # noqa: B023 - it is called here
-            pass
+    async for chunk in response.content.iter_any():
+        for piece in _pieces(chunk, until):
+            steps = body.feed(piece)
+            while await share.do(lambda: next(steps, body)) is not body:  # noqa: B023 - it is called here
+                pass
+            if body.full:
+                break
         if body.full:
             break
     return await share.do(
@@ -158,22 +187,22 @@ async def events_of(
     endpoints.check_stream(response.headers, settings.redactor)
     decoder = EventDecoder(redactor=settings.redactor)
     share = LoopShare(loop_lock)
-    async for piece in _pieces(response, until):
-        events = await share.do(partial(decoder.feed, piece))
-        began = time.perf_counter()
-        for event in events:
-            yield event
-        share.charge(time.perf_counter() - began)
+    async for chunk in response.content.iter_any():
+        for piece in _pieces(chunk, until):
+            events = await share.do(partial(decoder.feed, piece))
+            began = time.perf_counter()
+            for event in events:
+                yield event
+            share.charge(time.perf_counter() - began)
 
 
-async def _pieces(response: aiohttp.ClientResponse, until: float = inf) -> AsyncIterator[bytes]:
+def _pieces(chunk: bytes, until: float) -> Iterator[bytes]:
     """
-    Yield the body as it comes, in pieces that take little of the event loop's time each.
+    Yield a part of the body in pieces that take little of the event loop's time each.
 
     :raises TimeoutError: ``until`` has passed. aiohttp does not notice if there is always more to read.
     """
-    async for chunk in response.content.iter_any():
-        for start in range(0, len(chunk), CHUNK_BYTES):
-            if time.monotonic() >= until:
-                raise TimeoutError
-            yield chunk[start : start + CHUNK_BYTES]
+    for start in range(0, len(chunk), CHUNK_BYTES):
+        if time.monotonic() >= until:
+            raise TimeoutError
+        yield chunk[start : start + CHUNK_BYTES]

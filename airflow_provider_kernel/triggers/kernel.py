@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -61,6 +62,7 @@ class KernelInvocationTrigger(BaseTrigger):
     :param deferred_at: when the task was deferred, in seconds since 1970. By it a restarted trigger knows that lines of
         the log were shown before.
     :param cancel_on_timeout: whether the deadline cancels the invocation.
+    :param confirm_end: whether ``GET`` must confirm an end that the event stream reports: it has denied such an end before.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class KernelInvocationTrigger(BaseTrigger):
         durable: bool = False,
         deferred_at: float | None = None,
         cancel_on_timeout: bool = True,
+        confirm_end: bool = False,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -86,6 +89,7 @@ class KernelInvocationTrigger(BaseTrigger):
         self.durable = durable
         self.deferred_at = deferred_at
         self.cancel_on_timeout = cancel_on_timeout
+        self.confirm_end = confirm_end
         self._killing: asyncio.Task[None] | None = None
         self._settings: KernelSettings | None = None
 
@@ -103,6 +107,7 @@ class KernelInvocationTrigger(BaseTrigger):
                 "durable": self.durable,
                 "deferred_at": self.deferred_at,
                 "cancel_on_timeout": self.cancel_on_timeout,
+                "confirm_end": self.confirm_end,
             },
         )
 
@@ -112,7 +117,9 @@ class KernelInvocationTrigger(BaseTrigger):
 
         _warm_up(self.task_instance)
         now = time.time()
-        is_restarted = self.deferred_at is not None and now - self.deferred_at > RESTARTED_AFTER
+        is_restarted = self.confirm_end or (
+            self.deferred_at is not None and now - self.deferred_at > RESTARTED_AFTER
+        )
         try:
             async with KernelAsyncHook(self.kernel_conn_id) as hook:
                 with suppress(KernelError):  # the wait reports it
@@ -125,6 +132,7 @@ class KernelInvocationTrigger(BaseTrigger):
                         on_log=self._write if self.follow_logs else None,
                         replayed_before=now if is_restarted else None,
                         with_output=False,
+                        confirm_end=self.confirm_end,
                     )
                     outcome = WaitResult.of(invocation)
                 except KernelInvocationTimeoutError as error:
@@ -143,7 +151,7 @@ class KernelInvocationTrigger(BaseTrigger):
                     self.invocation_id,
                 )
             raise
-        yield TriggerEvent(outcome.to_event())
+        yield TriggerEvent(replace(outcome, confirmed=self.confirm_end).to_event())
 
     async def _end_at_deadline(
         self, hook: KernelAsyncHook, error: KernelInvocationTimeoutError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_kernel.api.endpoints import follow_events
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
@@ -26,6 +28,7 @@ from airflow_provider_kernel.api.errors import (
 )
 from airflow_provider_kernel.api.models import InvocationRequest
 from airflow_provider_kernel.api.payload import parse_json
+from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks import connection_test
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.lifecycle import wait_machine
@@ -284,15 +287,15 @@ class TestTime:
                 while True:
                     yield b"data: {}\n\n" * 10_000
 
-        read = set()
-
-        async def read_all():
-            async for piece in aio._pieces(SimpleNamespace(content=Flood()), time.monotonic() + 0.1):
-                read.add(len(piece))
-
+        response = SimpleNamespace(status=200, headers={"Content-Type": "text/event-stream"}, content=Flood())
+        request, until = follow_events("inv1", None), time.monotonic() + 0.1
         with pytest.raises(TimeoutError):
-            await read_all()
-        assert max(read) == aio.CHUNK_BYTES
+            async for _ in aio.events_of(request, response, KernelSettings(TOKEN), until, asyncio.Lock()):
+                pass
+
+    def test_large_chunk_is_decoded_in_small_pieces(self):
+        pieces = list(aio._pieces(bytes(3 * aio.CHUNK_BYTES + 1), time.monotonic() + 60))
+        assert [len(piece) for piece in pieces] == [aio.CHUNK_BYTES] * 3 + [1]
 
     def test_tls_handshake_ends_at_the_timeout(self, ask, connect):
         import socket

@@ -212,8 +212,26 @@ class TestAgainstAKernelThatMisbehaves:
     def test_an_event_that_get_does_not_confirm_is_not_a_success(self, server):
         task = Task()
         with pytest.raises(KernelInvocationUnknownError, match="was reported as succeeded, but is running"):
-            task.operator.execute_complete(task.context, {"invocation_id": "inv1", "status": "succeeded"})
+            task.operator.execute_complete(
+                task.context, {"invocation_id": "inv1", "status": "succeeded", "confirmed": True}
+            )
         assert server.seen("PATCH /invocations/inv1")
+
+    def test_task_waits_on_when_get_denies_the_end_that_the_stream_reported(self, server):
+        server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
+        running, ended = invocation("running"), invocation("succeeded", output="7")
+        server.on("GET /invocations/inv1", running, running, ended)
+        assert Task(poll_interval=0.1).run() == 7
+        # The worker's, two of the second trigger, which does not take the stream's word, and the worker's.
+        assert len(server.seen("GET /invocations/inv1")) == 4
+        assert server.seen("PATCH /invocations/inv1") == []
+
+    def test_deferred_wait_takes_one_request_and_the_worker_asks_once(self, server):
+        server.on("GET /invocations/inv1/events", Stream(state("running"), state("succeeded")))
+        server.on("GET /invocations/inv1", invocation("succeeded", output="7"))
+        assert Task().run() == 7
+        assert len(server.seen("GET /invocations/inv1/events")) == 1
+        assert len(server.seen("GET /invocations/inv1")) == 1
 
     def test_an_xcom_that_cannot_be_pushed_does_not_lose_the_invocation(self, server):
         server.on("GET /invocations/inv1", invocation("succeeded", output="1"))
@@ -267,6 +285,7 @@ class TestTrigger:
             "cancel_on_kill": True,
             "durable": True,
             "cancel_on_timeout": True,
+            "confirm_end": False,
         }
         assert 100 < deferral.timeout.total_seconds() < 1_000
 

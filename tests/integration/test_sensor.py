@@ -417,4 +417,14 @@ class TestAgainstAKernelThatMisbehaves:
         server.on("GET /invocations/inv1", invocation("running"))
         sensor = Sensor()
         with pytest.raises(KernelInvocationUnknownError, match="was reported as succeeded, but is running"):
-            sensor.operator.execute_complete(sensor.context, {"invocation_id": "inv1", "status": "succeeded"})
+            sensor.operator.execute_complete(
+                sensor.context, {"invocation_id": "inv1", "status": "succeeded", "confirmed": True}
+            )
+
+    def test_sensor_waits_on_when_get_denies_the_end_that_the_stream_reported(self, server):
+        server.on("GET /invocations/inv1/events", Stream(state("succeeded")))
+        running, ended = invocation("running"), invocation("succeeded", output="7")
+        # Before the deferral, after it, in the second trigger, and after that.
+        server.on("GET /invocations/inv1", running, running, running, ended)
+        assert Sensor().run() == 7
+        assert len(server.seen("GET /invocations/inv1/events")) == 2

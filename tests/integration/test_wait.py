@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import pytest
 
 from airflow_provider_kernel.api.errors import KernelInvocationTimeoutError, KernelInvocationUnknownError
+from airflow_provider_kernel.hooks import kernel_async
 from airflow_provider_kernel.hooks.kernel import KernelHook
 from airflow_provider_kernel.hooks.kernel_async import KernelAsyncHook
 from airflow_provider_kernel.lifecycle import wait_machine
@@ -113,6 +114,32 @@ def test_last_poll_sees_an_end_at_the_deadline(server, wait):
     server.on(STREAM, Stream(state("running"), end="silent"))
     server.on(LOOK, invocation("succeeded", output="1"))
     assert wait("inv1", timeout=0.3).output == 1
+
+
+def test_streams_of_many_triggers_are_opened_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(kernel_async, "STREAM_SPACING", 10.0)
+
+    async def delays():
+        async with KernelAsyncHook() as hook:
+            return [hook._in_use().delay_stream() for _ in range(3)]
+
+    assert asyncio.run(delays()) == pytest.approx([0, 10, 20], abs=5)
+
+
+def test_delay_of_a_stream_counts_toward_its_maximum_lifetime(server, monkeypatch):
+    monkeypatch.setattr(kernel_async, "STREAM_SPACING", 1000.0)
+    server.on(STREAM, Stream(state("running"), end="silent"))
+    server.on(LOOK, invocation("running"))
+
+    async def wait_twice():
+        async with KernelAsyncHook() as hook:
+            for _ in range(2):
+                with pytest.raises(KernelInvocationTimeoutError):
+                    await hook.wait_for_invocation("inv1", deadline=time.time() + 0.3)
+
+    began = time.monotonic()
+    asyncio.run(wait_twice())
+    assert time.monotonic() - began < 500
 
 
 def test_follow_invocation_yields_the_events(server):

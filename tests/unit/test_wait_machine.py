@@ -364,6 +364,36 @@ def test_event_causes_a_poll_and_never_ends_the_wait(event, stay):
     assert wait.next(START + 20) == Poll(mock.ANY)
 
 
+@pytest.mark.parametrize("ended", [SUCCEEDED, FAILED])
+def test_stream_ends_the_wait_without_a_poll_when_the_end_need_not_be_confirmed(ended):
+    wait = waiting(confirm_end=False, on_log=[].append)
+    wait.next(START)
+    assert not wait.on_event(StateEvent("", ended), START + 20)
+    wait.on_stream_end(START + 20)
+    assert wait.next(START + 20) == Ended(ended)
+
+
+@pytest.mark.parametrize("told", [Invocation("i1", "new"), Invocation("i2", "succeeded"), RUNNING, None])
+def test_stream_ends_no_wait_by_an_unknown_status_another_invocation_or_its_own_end(told):
+    wait = waiting(confirm_end=False)
+    wait.next(START)
+    if told:
+        wait.on_event(StateEvent("", told), START + 20)
+    wait.on_stream_end(START + 20)
+    assert wait.next(START + 20) == Poll(mock.ANY)
+
+
+def test_end_of_the_log_drain_does_not_replace_what_get_reported():
+    wait = waiting(confirm_end=False, on_log=[].append)
+    wait.next(START)
+    wait.on_stream_end(START + 1, LOST)
+    wait.on_invocation(FAILED, START + 3)
+    assert isinstance(wait.next(START + 3), Follow)
+    wait.on_event(StateEvent("", SUCCEEDED), START + 4)
+    wait.on_stream_end(START + 4)
+    assert wait.next(START + 4) == Ended(FAILED)
+
+
 def test_wait_reports_few_of_consecutive_errors():
     told = []
     wait = waiting(on_transient_error=told.append)
@@ -621,7 +651,12 @@ def test_wait_result_round_trips_through_a_small_event(name, status, possibly_ru
     + [{**EVENT, "status": value} for value in (None, "", True, {})]
     + [
         {**EVENT, **fields}
-        for fields in ({"message": None}, {"possibly_running": "no"}, {"possibly_running": None})
+        for fields in (
+            {"message": None},
+            {"possibly_running": "no"},
+            {"possibly_running": None},
+            {"confirmed": 1},
+        )
     ],
 )
 def test_wait_result_raises_when_the_event_is_malformed(event):
