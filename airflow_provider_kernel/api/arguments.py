@@ -20,6 +20,8 @@ SYNC_LIMIT_SECONDS = 100
 NAME_MEANING = "the name as it was deployed to Kernel"
 #: What to write as a version.
 VERSION_MEANING = "the version's label as it was deployed to Kernel, or 'latest'"
+#: Default of ``kernel_conn_id``.
+DEFAULT_CONN_ID = "kernel_default"
 #: What to write as ``kernel_conn_id``.
 CONNECTION_MEANING = "the id of an Airflow connection of type 'kernel'"
 #: Longest time that an argument may be, in seconds. Airflow's and Python's dates end in the year 9999.
@@ -28,6 +30,14 @@ MAX_SECONDS = 365 * 24 * 3600
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
 #: Characters of JSON that PostgreSQL's ``jsonb``, in which Airflow stores Dags, does not have.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+# Kernel's ids have 24 letters and digits; future ones are unknown.
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:~-]{0,199}")
+
+
+def is_invocation_id(value: Any) -> bool:
+    """Return whether ``value`` can be an invocation id: ids become parts of URLs and log lines."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
 def is_template(text: str) -> bool:
