@@ -20,14 +20,21 @@ SYNC_LIMIT_SECONDS = 100
 NAME_MEANING = "the name as it was deployed to Kernel"
 #: What to write as a version.
 VERSION_MEANING = "the version's label as it was deployed to Kernel, or 'latest'"
+#: Default of ``kernel_conn_id``.
+DEFAULT_CONN_ID = "kernel_default"
 #: What to write as ``kernel_conn_id``.
 CONNECTION_MEANING = "the id of an Airflow connection of type 'kernel'"
 #: Longest time that an argument may be, in seconds. Airflow's and Python's dates end in the year 9999.
 MAX_SECONDS = 365 * 24 * 3600
 #: Smallest and largest integer that Airflow's processes can send to each other: 64 bits.
 MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
-#: Characters of JSON that PostgreSQL's ``jsonb``, in which Airflow stores Dags, does not have.
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# Kernel's ids have 24 letters and digits; future ones are unknown.
+_ID = r"[A-Za-z0-9_-][A-Za-z0-9_.:~-]{0,199}"
+
+
+def is_invocation_id(value: Any) -> bool:
+    """Return whether ``value`` can be an invocation id: ids become parts of URLs and log lines."""
+    return isinstance(value, str) and re.fullmatch(_ID, value) is not None
 
 
 def is_template(text: str) -> bool:
@@ -89,11 +96,16 @@ def storage_problem(value: Any) -> str | None:
 
 
 def _text_problem(text: str) -> str | None:
-    found = _UNSTORABLE.search(text)
-    if found is None:
-        return None
-    what = "a NUL character" if found[0] == "\0" else "half a surrogate pair"
-    return f" holds {what}, which Airflow cannot store in PostgreSQL. Leave it out, or encode the text, for example with base64."
+    # The characters of JSON that PostgreSQL's jsonb, in which Airflow stores Dags, does not have.
+    what = "a NUL character" if "\0" in text else None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        what = "half a surrogate pair"
+    return (
+        what
+        and f" holds {what}, which Airflow cannot store in PostgreSQL. Leave it out, or encode the text, for example with base64."
+    )
 
 
 def check_flag(name: str, value: Any) -> None:

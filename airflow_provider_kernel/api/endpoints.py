@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, NoReturn, TypeGuard, TypeVar
 from urllib.parse import quote, urlsplit
 
-from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS
+from airflow_provider_kernel.api.arguments import SYNC_LIMIT_SECONDS, is_invocation_id
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
     KernelConfigurationError,
@@ -20,7 +20,6 @@ from airflow_provider_kernel.api.models import (
     Invocation,
     InvocationRequest,
     InvocationStatus,
-    is_invocation_id,
 )
 from airflow_provider_kernel.api.payload import parse_json
 from airflow_provider_kernel.api.reply_body import is_encoded

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from airflow_provider_kernel.api.arguments import VERSION_MEANING, check_async, check_name
+from airflow_provider_kernel.api.arguments import VERSION_MEANING, check_async, check_name, is_invocation_id
 from airflow_provider_kernel.api.errors import (
     KernelInvocationFailedError,
     KernelInvocationUnknownError,
@@ -242,15 +241,6 @@ class InvocationRequest:
             "async_timeout_seconds": self.async_timeout_seconds,
         }
         return {key: value for key, value in body.items() if value is not None}
-
-
-def is_invocation_id(value: Any) -> bool:
-    """Return whether ``value`` can be an invocation id: ids become parts of URLs and log lines."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
-
-
-# Kernel's ids have 24 letters and digits; future ones are unknown.
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:~-]{0,199}")
 
 
 def _is_text(value: Any) -> bool:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
-from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.operators.arguments import check_arguments
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.operators.mapped import check_expanded
-from airflow_provider_kernel.operators.options import OnLostReply
 
 try:
     from airflow.sdk.definitions._internal.types import SET_DURING_EXECUTION
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from airflow.sdk.bases.decorator import Task
 
     from airflow_provider_kernel.api.models import InvocationRequest
+    from airflow_provider_kernel.operators.options import OnLostReply
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,6 +87,8 @@ class _KernelDecoratedOperator(DecoratedOperator, KernelInvokeOperator):
         :raises Exception: what the function raises.
         :raises AirflowFailException: an argument, or the function's result, is wrong.
         """
+        from airflow_provider_kernel.api.errors import KernelError
+
         context_merge(context, self.op_kwargs)
         arguments = determine_kwargs(self.python_callable, self.op_args, context)
         try:

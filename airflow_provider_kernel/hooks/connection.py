@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow_provider_kernel.api.arguments import DEFAULT_CONN_ID
 from airflow_provider_kernel.api.connection_hints import check_variable, how_to_make
 from airflow_provider_kernel.api.errors import (
     KernelConfigurationError,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
 log = logging.getLogger(__name__)
-DEFAULT_CONN_ID = "kernel_default"
 #: Seconds after which Airflow is asked again for a connection that it does not find.
 ASK_AGAIN_AFTER = 2.0
 T = TypeVar("T")

@@ -13,6 +13,7 @@ from tenacity import Retrying
 
 from airflow_provider_kernel import metrics
 from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.arguments import DEFAULT_CONN_ID
 from airflow_provider_kernel.api.endpoints import Cancellation, Request
 from airflow_provider_kernel.api.errors import (
     KernelApiError,
@@ -27,7 +28,7 @@ from airflow_provider_kernel.api.listing import PagedList
 from airflow_provider_kernel.api.models import Invocation, InvocationRequest
 from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.hooks import connection_form
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, read_settings
+from airflow_provider_kernel.hooks.connection import read_settings
 from airflow_provider_kernel.hooks.connection_test import check_connection
 from airflow_provider_kernel.lifecycle.conversation import Conversation, Follow, cancel
 from airflow_provider_kernel.lifecycle.lookup import LookupResult, SubmissionLookup

@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from tenacity import AsyncRetrying
 
 from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.arguments import DEFAULT_CONN_ID
 from airflow_provider_kernel.api.endpoints import Cancellation, Page, Request
 from airflow_provider_kernel.api.errors import KernelError, KernelTransportError
 from airflow_provider_kernel.api.events import Event
@@ -25,7 +26,6 @@ from airflow_provider_kernel.api.listing import PagedList
 from airflow_provider_kernel.api.models import Invocation, InvocationStatus
 from airflow_provider_kernel.api.settings import KernelSettings, shown
 from airflow_provider_kernel.hooks.connection import (
-    DEFAULT_CONN_ID,
     ask_in_thread,
     mask_proxy_password,
     read_settings,

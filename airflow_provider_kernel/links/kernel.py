@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
-from airflow_provider_kernel.api.errors import KernelError
-
 if TYPE_CHECKING:
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
@@ -57,6 +55,8 @@ def announce(ti: Any, hook: KernelHook, invocation_id: str) -> bool:
     try:
         ti.xcom_push(key=KernelInvocationLink.key, value=hook.settings.invocation_url(invocation_id))
     except Exception as error:  # noqa: BLE001 - the link is a convenience
+        from airflow_provider_kernel.api.errors import KernelError
+
         # Airflow's messages may be of any length.
         reason = str(error).rstrip(".") if isinstance(error, KernelError) else type(error).__name__
         log.warning("The link to Kernel invocation %s is missing in Airflow's UI: %s.", invocation_id, reason)

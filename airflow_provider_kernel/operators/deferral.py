@@ -1,8 +1,15 @@
-"""How Airflow ends a deferral, for operator and sensor."""
+"""How a task is deferred, and how Airflow ends the deferral; for operator and sensor."""
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import TaskDeferred
+
+if TYPE_CHECKING:
+    from airflow.triggers.base import BaseTrigger
 
 #: The method that Airflow resumes after it has ended a deferral itself, and its reason for a time-out in Airflow 3 and
 #: 2. Which exception it raises, and from where it can be imported, differs from version to version.
@@ -11,11 +18,15 @@ FAIL_METHOD, TIMED_OUT = "__fail__", ("Trigger timeout", "Trigger/execution time
 PADDING_SECONDS = 300
 
 
-def backstop(deadline: float, now: float) -> timedelta:
+def defer(trigger: BaseTrigger, method_name: str, deadline: float, **kwargs: Any) -> NoReturn:
     """
-    Return the ``timeout`` of a deferral, as Airflow takes it.
+    Defer the task.
 
-    :param deadline: of the trigger, in seconds since 1970.
-    :param now: the time, in seconds since 1970.
+    :param trigger: what to wait for.
+    :param method_name: the method that Airflow resumes.
+    :param deadline: of the trigger, in seconds since 1970. Airflow itself ends the deferral :data:`PADDING_SECONDS` later.
+    :param kwargs: further arguments of the method.
     """
-    return timedelta(seconds=max(deadline - now, 0) + PADDING_SECONDS)
+    seconds = max(deadline - time.time(), 0) + PADDING_SECONDS
+    timeout = timedelta(seconds=seconds)
+    raise TaskDeferred(trigger=trigger, method_name=method_name, kwargs=kwargs, timeout=timeout)

@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_storable
-from airflow_provider_kernel.api.models import InvocationRequest
+from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, DEFAULT_CONN_ID, check_storable
 from airflow_provider_kernel.api.payload import is_nothing
-from airflow_provider_kernel.api.payload_mark import new_key
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.arguments import (
     check_arguments,
@@ -21,24 +18,23 @@ from airflow_provider_kernel.operators.arguments import (
     no_retry_if_mapped,
     require_name,
 )
-from airflow_provider_kernel.operators.attempt import TaskAttempt
 from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT
 from airflow_provider_kernel.operators.interruptible import Interruptible
 from airflow_provider_kernel.operators.mapped import ArgumentCheckMixin
-from airflow_provider_kernel.operators.options import InvocationOptions, OnLostReply
 from airflow_provider_kernel.operators.rendering import (
     is_native,
     is_payload_file,
     read_payload_file,
     render_json,
 )
-from airflow_provider_kernel.operators.result import ResultOptions
-from airflow_provider_kernel.operators.runner import InvocationRunner
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_kernel.api.models import InvocationRequest
     from airflow_provider_kernel.hooks.kernel import KernelHook
+    from airflow_provider_kernel.operators.options import InvocationOptions, OnLostReply
+    from airflow_provider_kernel.operators.runner import InvocationRunner
 
 
 class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
@@ -217,6 +213,9 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         :return: the request.
         :raises AirflowFailException: an argument turned out wrong.
         """
+        from airflow_provider_kernel.api.models import InvocationRequest
+        from airflow_provider_kernel.api.payload_mark import new_key
+
         if self._has_payload and is_nothing(self.payload):
             raise AirflowFailException(
                 "payload was rendered to nothing: the output, template or function that it names gave None. Have that give a "
@@ -313,6 +312,10 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
 
     @contextmanager
     def _runner(self, context: Context) -> Iterator[InvocationRunner]:
+        from airflow_provider_kernel.operators.attempt import TaskAttempt
+        from airflow_provider_kernel.operators.result import ResultOptions
+        from airflow_provider_kernel.operators.runner import InvocationRunner
+
         may_be_vetoed = getattr(self, "retry_policy", None) is not None
         with self.hook:
             runner = InvocationRunner(
@@ -331,6 +334,8 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
                 self.has_link |= runner.has_link
 
     def _options(self) -> InvocationOptions:
+        from airflow_provider_kernel.operators.options import InvocationOptions
+
         return InvocationOptions(
             app_name=self.app_name,
             action_name=self.action_name,

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_kernel.api.payload import parse_storable
-from airflow_provider_kernel.operators.xcom import UnsupportedOutputError, check_output
 
 #: A payload with this ending is the name of a file.
 PAYLOAD_FILE_ENDING = ".json"
@@ -55,6 +54,8 @@ def render_json(text: str, context: Mapping[str, Any], env: Any) -> Any:
     :return: the dict or list that the rendered JSON text says, for ``map_index_template``; the text itself if it says
         another value, or one that Airflow cannot store. If the text is not JSON, the result is as Airflow renders it.
     """
+    from airflow_provider_kernel.operators.xcom import UnsupportedOutputError, check_output
+
     # items(), because Airflow 2 warns of each deprecated name that dict(context) reads.
     pieces = list(env.from_string(text).generate(dict(context.items())))
     rendered = "".join(map(str, pieces))

@@ -56,7 +56,7 @@ from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 from airflow_provider_kernel.links import kernel as link
 from airflow_provider_kernel.operators.attempt import KernelSupersededError, TaskAttempt
 from airflow_provider_kernel.operators.canceller import Canceller
-from airflow_provider_kernel.operators.deferral import backstop
+from airflow_provider_kernel.operators.deferral import defer
 from airflow_provider_kernel.operators.exits import AttemptExit
 from airflow_provider_kernel.operators.interruptible import Interrupted, Interruptible
 from airflow_provider_kernel.operators.options import InvocationOptions
@@ -77,7 +77,6 @@ except ImportError:  # Airflow 2
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from airflow.triggers.base import BaseTrigger
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
 
@@ -422,7 +421,8 @@ class InvocationRunner:
                 retry_after=retry_after(refusal),
                 deadline=deadline,
             )
-            self._defer(trigger, "execute_after_capacity", deadline, history=self._progress.history())
+            history = self._progress.history()
+            defer(trigger, "execute_after_capacity", deadline, ti_id=self._attempt.id, history=history)
         self._change(refusals=self._progress.refusals + 1)
         pause = worker_pause(self._progress.refusals, retry_after(refusal))
         pause = min(pause, max(deadline - now, MIN_PAUSE))
@@ -487,15 +487,8 @@ class InvocationRunner:
             deferred_at=time.time(),
             confirm_end=self._progress.reported is not None,
         )
-        self._defer(trigger, "execute_complete", deadline, submitted_at=self._attempt.submitted_at)
-
-    def _defer(self, trigger: BaseTrigger, method_name: str, deadline: float, **kwargs: Any) -> NoReturn:
-        raise TaskDeferred(
-            trigger=trigger,
-            method_name=method_name,
-            kwargs={"ti_id": self._attempt.id, **kwargs},
-            timeout=backstop(deadline, time.time()),
-        )
+        submitted_at = self._attempt.submitted_at
+        defer(trigger, "execute_complete", deadline, ti_id=self._attempt.id, submitted_at=submitted_at)
 
     def _read_wait_result(self, event: Any) -> AttemptEvent:
         self._change(invocation_id=self._attempt.invocation_id())

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    AirflowTaskTimeout,
-    BaseSensorOperator,
-    PokeReturnValue,
-    TaskDeferred,
-)
+from airflow.providers.common.compat.sdk import AirflowFailException, BaseSensorOperator, PokeReturnValue
 
-from airflow_provider_kernel import metrics
-from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, MAX_SECONDS, check_flag
-from airflow_provider_kernel.api.errors import (
-    KernelConfigurationError,
-    KernelInvocationError,
-    KernelInvocationTimeoutError,
-    KernelInvocationUnknownError,
+from airflow_provider_kernel.api.arguments import (
+    CONNECTION_MEANING,
+    DEFAULT_CONN_ID,
+    MAX_SECONDS,
+    check_flag,
+    is_invocation_id,
 )
-from airflow_provider_kernel.api.models import Invocation, InvocationStatus, is_invocation_id
 from airflow_provider_kernel.api.payload import is_nothing
-from airflow_provider_kernel.api.settings import shown
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
-from airflow_provider_kernel.lifecycle.wait_machine import MAX_OUTAGE
-from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 from airflow_provider_kernel.links import kernel as link
 from airflow_provider_kernel.operators.arguments import (
     check_names,
@@ -39,23 +23,18 @@ from airflow_provider_kernel.operators.arguments import (
     no_retry_if_mapped,
     require_name,
 )
-from airflow_provider_kernel.operators.deferral import FAIL_METHOD, TIMED_OUT, backstop
+from airflow_provider_kernel.operators.deferral import FAIL_METHOD
 from airflow_provider_kernel.operators.mapped import ArgumentCheckMixin
-from airflow_provider_kernel.operators.result import ResultOptions, record_result_metadata, xcom_value
-from airflow_provider_kernel.task_instance import attempt_id
-from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_kernel.hooks.kernel import KernelHook
+    from airflow_provider_kernel.sensors.runner import SensorRunner
 
 ID_MEANING = (
     "the id that Kernel gave the invocation, such as the output of a task with wait_for_completion=False"
 )
-#: Seconds for which one poke asks Kernel before it gives the worker back; longer than a new invocation may be unknown to
-#: Kernel.
-POKE_SECONDS = 45.0
 
 
 class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
@@ -145,36 +124,16 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
         if is_nothing(self.invocation_id):
             raise AirflowFailException(f"invocation_id was rendered to nothing. Pass {ID_MEANING}.")
         require_name("invocation_id", self.invocation_id, ID_MEANING)
-        with self._skipping():
-            _check_id(self.invocation_id)
         require_name("kernel_conn_id", self.kernel_conn_id, CONNECTION_MEANING)
-        with self._skipping(), self.hook:
+        runner = self._runner(context)
+        with runner.skipping(), self.hook:
+            _check_id(self.invocation_id)
             self.hook.get_conn()  # fails at once if the connection cannot be used
             self.has_link = link.announce(context["ti"], self.hook, self.invocation_id)
-            if not self.deferrable or self._ended():
+            if not self.deferrable or runner.poll():
                 # Unwrapped: Airflow 2 warns if one operator's execute calls another's.
                 return BaseSensorOperator.execute.__wrapped__(self, context)  # type: ignore[attr-defined]
-        return self._defer(context)
-
-    def _defer(self, context: Context, *, confirm_end: bool = False) -> NoReturn:
-        now = time.time()
-        deadline = _started_at(context) + self._limit
-        raise TaskDeferred(
-            trigger=KernelInvocationTrigger(
-                self.invocation_id,
-                kernel_conn_id=self.kernel_conn_id,
-                deadline=deadline,
-                poll_interval=self.poke_interval,
-                follow_logs=self.follow_logs,
-                cancel_on_kill=False,
-                cancel_on_timeout=False,
-                deferred_at=now,
-                confirm_end=confirm_end,
-            ),
-            method_name="execute_complete",
-            kwargs={"ti_id": attempt_id(context["ti"]), "deferred_at": now},
-            timeout=backstop(deadline, now),
-        )
+        return runner.defer()
 
     def poke(self, context: Context) -> PokeReturnValue:
         """
@@ -185,17 +144,7 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
         :raises AirflowFailException: the invocation has failed.
         :raises KernelInvocationUnknownError: Kernel refuses to tell its state, or does not know it.
         """
-        try:
-            found = self.hook._find_invocation(self.invocation_id, timeout=POKE_SECONDS)
-        except KernelInvocationTimeoutError:
-            return PokeReturnValue(is_done=False)  # Kernel is away; the next poke asks again
-        if found is None:
-            raise WaitResult(
-                self.invocation_id, "unknown", f"Kernel does not know invocation {self.invocation_id}."
-            ).error()
-        if not found.is_ended:
-            return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=True, xcom_value=self._result(found, context))
+        return self._runner(context).poke()
 
     def execute_complete(
         self,
@@ -213,32 +162,10 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
         :param deferred_at: when it was deferred, in seconds since 1970.
         :return: the decoded output.
         """
-        result = WaitResult.from_event(event)
-        if result.invocation_id != self.invocation_id or ti_id not in (None, attempt_id(context["ti"])):
-            # After a clear, Airflow resumes the new attempt with the event of the old one.
+        runner = self._runner(context)
+        if not runner.is_event_of_this_attempt(event, ti_id):
             return self.execute(context)
-        if result.status == "unknown" and deferred_at and time.time() - deferred_at >= MAX_OUTAGE:
-            # Kernel was away for longer than a trigger waits; the poke fails if it refuses, or the connection is unusable.
-            with self.hook:
-                look = self.poke(context)
-            return look.xcom_value if look.is_done else self._defer(context)
-        with self.hook:
-            if result.possibly_running:
-                ended = self._ended()
-            else:
-                found = self.hook._find_invocation(self.invocation_id)
-                if found is None or not found.is_ended:
-                    denied = result.unconfirmed_error(found)
-                    if found is None or result.confirmed:
-                        raise denied
-                    self.log.warning("%s The sensor waits until both agree.", denied)
-                    self._defer(context, confirm_end=True)
-                ended = found
-        if ended:
-            return self._result(ended, context)
-        if result.status == "timeout":
-            raise self._timeout_error(result.message)
-        raise result.error()
+        return runner.resume_after_wait(event, deferred_at)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """
@@ -250,90 +177,44 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
         :return: the decoded output.
         """
         self.has_link = True  # execute pushed a link, or failed to; get_link then returns ""
-        if next_method == FAIL_METHOD:
-            with self.hook:
-                ended = self._ended()
+        runner = self._runner(context)
+        if next_method != FAIL_METHOD:
+            with runner.skipping():
+                return super().resume_execution(next_method, next_kwargs, context)
+        with self.hook:
+            ended = runner.poll()
+        with runner.skipping():
             if ended:
-                next_method, next_kwargs = "execute_complete", {"event": WaitResult.of(ended).to_event()}
-        with self._skipping():
-            if next_method == FAIL_METHOD:
-                return self._end_deferral(next_kwargs, context)
-            return super().resume_execution(next_method, next_kwargs, context)
+                return runner.result(ended)
+            try:
+                # Not the sensor's own method, which with soft_fail skips the task in both cases.
+                return super(BaseSensorOperator, self).resume_execution(next_method, next_kwargs, context)
+            except Exception as error:
+                raise runner.failed_deferral_error(error, next_kwargs) from error
 
-    @contextmanager
-    def _skipping(self) -> Iterator[None]:
-        """Skip the task if an option says so. Airflow itself does so only in some waits and versions."""
-        try:
-            yield
-        except (
-            AirflowFailException,
-            AirflowSensorTimeout,
-            AirflowTaskTimeout,
-            KernelInvocationUnknownError,
-        ) as error:
-            is_known = not isinstance(error, KernelInvocationUnknownError)
-            if self.never_fail or (self.soft_fail and is_known):
-                raise AirflowSkipException(str(error)) from error
-            raise
-        except KernelConfigurationError as error:  # no retry can help
-            raise (AirflowSkipException if self.never_fail else AirflowFailException)(str(error)) from error
+    def _runner(self, context: Context) -> SensorRunner:
+        from airflow_provider_kernel.operators.result import ResultOptions
+        from airflow_provider_kernel.sensors.runner import SensorOptions, SensorRunner
 
-    def _end_deferral(self, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Raise the error for a deferral that Airflow ended: it timed out, or its trigger failed."""
-        try:
-            # Not the sensor's own method, which with soft_fail skips the task in both cases.
-            return super(BaseSensorOperator, self).resume_execution(FAIL_METHOD, next_kwargs, context)
-        except Exception as error:
-            reason = f"Airflow ended the wait for Kernel invocation {self.invocation_id} ({error})."
-            if (next_kwargs or {}).get("error") in TIMED_OUT:
-                raise self._timeout_error(reason) from error
-            raise KernelInvocationUnknownError(reason, invocation_id=self.invocation_id) from error
-
-    @property
-    def _limit(self) -> float:
-        """Seconds for which an attempt may be deferred. Airflow 3 itself does not bound that."""
-        bound = self.execution_timeout
-        return min(self.timeout, bound.total_seconds()) if bound else self.timeout
-
-    def _timeout_error(self, reason: str) -> BaseException:
-        """Return the exception that Airflow raises on a worker for the limit that has passed."""
-        kind = AirflowTaskTimeout if self._limit < self.timeout else AirflowSensorTimeout
-        return kind(f"{reason} It was not cancelled.")
-
-    def _ended(self) -> Invocation | None:
-        """Poll once; return the invocation if it has ended."""
-        try:
-            found = self.hook._find_invocation(self.invocation_id, timeout=0)
-        except KernelInvocationError:
-            return None
-        return found if found and found.is_ended else None
-
-    def _result(self, ended: Invocation, context: Context) -> Any:
-        succeeded = ended.status == InvocationStatus.SUCCEEDED
-        # A rescheduled task does not know its first start.
-        is_known = self.deferrable or not self.reschedule
-        waited = time.time() - _started_at(context) if is_known else None
-        metrics.ended(ended, succeeded=succeeded, seconds=waited)
-        options = ResultOptions.of(self, context)
-        record_result_metadata(context, self.hook, ended, options)
-        try:
-            if not succeeded:
-                failure = ended.failure()
-                raise AirflowFailException(str(failure)) from failure
-            self.log.info("Kernel invocation %s succeeded.", ended.id)
-            return xcom_value(ended, options)
-        except AirflowFailException as error:
-            if self.soft_fail or self.never_fail:
-                self.log.warning("%s", error)  # Airflow does not log why it skips the task
-            raise
+        options = SensorOptions(
+            invocation_id=self.invocation_id,
+            kernel_conn_id=self.kernel_conn_id,
+            deferrable=self.deferrable,
+            reschedule=self.reschedule,
+            poke_interval=self.poke_interval,
+            timeout=self.timeout,
+            execution_timeout=self.execution_timeout,
+            follow_logs=self.follow_logs,
+            soft_fail=self.soft_fail,
+            never_fail=self.never_fail,
+        )
+        return SensorRunner(self.hook, context, options, ResultOptions.of(self, context))
 
 
 def _check_id(value: str) -> None:
-    if not is_invocation_id(value):
-        raise KernelConfigurationError(f"invocation_id must be {ID_MEANING}, not {shown(value)}.")
+    if is_invocation_id(value):
+        return
+    from airflow_provider_kernel.api.errors import KernelConfigurationError
+    from airflow_provider_kernel.api.settings import shown
 
-
-def _started_at(context: Context) -> float:
-    """Return when the attempt started, in seconds since 1970."""
-    start: Any = getattr(context["ti"], "start_date", None)
-    return float(start.timestamp()) if start else time.time()
+    raise KernelConfigurationError(f"invocation_id must be {ID_MEANING}, not {shown(value)}.")

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
+from airflow_provider_kernel.api.arguments import DEFAULT_CONN_ID
 from airflow_provider_kernel.api.errors import KernelConfigurationError, KernelError, should_log_failure
 from airflow_provider_kernel.api.settings import shown
 from airflow_provider_kernel.api.text import shorten
 from airflow_provider_kernel.capacity.queue import CapacityQueue, Waiter, is_worth_waiting
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.lifecycle.wait_result import MAX_MESSAGE
 from airflow_provider_kernel.transport.per_loop import PerLoop
 from airflow_provider_kernel.triggers.min_deferral import wait_for_min_deferral

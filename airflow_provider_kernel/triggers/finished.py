@@ -12,9 +12,13 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, check_name, check_seconds
+from airflow_provider_kernel.api.arguments import (
+    CONNECTION_MEANING,
+    DEFAULT_CONN_ID,
+    check_name,
+    check_seconds,
+)
 from airflow_provider_kernel.api.models import InvocationStatus
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID
 from airflow_provider_kernel.transport.per_loop import PerLoop
 from airflow_provider_kernel.triggers.cursor_store import CursorStore
 from airflow_provider_kernel.triggers.scanner import Scanner, ScanResult, Watcher

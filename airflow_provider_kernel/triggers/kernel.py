@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from tenacity import AsyncRetrying, stop_after_delay, wait_exponential
 
+from airflow_provider_kernel.api.arguments import DEFAULT_CONN_ID
 from airflow_provider_kernel.api.errors import (
     KernelError,
     KernelInvocationError,
     KernelInvocationTimeoutError,
 )
-from airflow_provider_kernel.hooks.connection import DEFAULT_CONN_ID, ask_in_thread, is_dag_test
+from airflow_provider_kernel.hooks.connection import ask_in_thread, is_dag_test
 from airflow_provider_kernel.lifecycle.log_buffer import app_lines
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 from airflow_provider_kernel.task_instance import canceller_identity

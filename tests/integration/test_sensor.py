@@ -25,7 +25,7 @@ from airflow_provider_kernel.api.errors import KernelInvocationFailedError, Kern
 from airflow_provider_kernel.lifecycle import wait_machine
 from airflow_provider_kernel.lifecycle.log_buffer import REPLAY
 from airflow_provider_kernel.operators import result
-from airflow_provider_kernel.sensors import kernel as kernel_sensor
+from airflow_provider_kernel.sensors import runner as sensor_runner
 from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
 from tests.integration.scripted import Stream, error, invocation, state
 from tests.integration.task import Task, first_event
@@ -166,7 +166,7 @@ def test_execution_timeout_raises_the_same_deferred_as_on_a_worker(running, stat
 def test_execution_timeout_on_a_worker_skips_the_task_with_soft_fail(running, option, wait, monkeypatch):
     sensor = Sensor(running, poke_interval=30, **{option: True}, **wait)
     # In the pause between two pokes, or while the sensor asks before its deferral.
-    where = (time, "sleep") if wait else (sensor.operator, "_ended")
+    where = (time, "sleep") if wait else (sensor_runner.SensorRunner, "poll")
     monkeypatch.setattr(*where, Mock(side_effect=AirflowTaskTimeout("Timeout")))
     with pytest.raises(AirflowSkipException):
         sensor.run()
@@ -360,16 +360,15 @@ class TestAgainstAKernelThatMisbehaves:
         self, server, monkeypatch
     ):
         monkeypatch.setattr(wait_machine, "MAX_OUTAGE", 0.1)
-        monkeypatch.setattr(kernel_sensor, "MAX_OUTAGE", 0.1)
-        monkeypatch.setattr(kernel_sensor, "POKE_SECONDS", 0.1)
+        monkeypatch.setattr(sensor_runner, "MAX_OUTAGE", 0.1)
+        monkeypatch.setattr(sensor_runner, "POKE_SECONDS", 0.1)
         away = [error(503)] * 100
         server.on("GET /invocations/inv1", *away, invocation("succeeded", output="7"))
         sensor = Sensor()
         deferrals = []
+        defer = sensor_runner.SensorRunner.defer
         monkeypatch.setattr(
-            sensor.operator,
-            "_defer",
-            lambda context, defer=sensor.operator._defer: deferrals.append(1) or defer(context),
+            sensor_runner.SensorRunner, "defer", lambda runner: deferrals.append(1) or defer(runner)
         )
         assert sensor.run() == 7
         assert len(deferrals) > 1
@@ -389,7 +388,7 @@ class TestAgainstAKernelThatMisbehaves:
 
     @pytest.mark.parametrize("mode", ["poke", "reschedule"])
     def test_a_poke_gives_the_worker_back_while_kernel_is_away(self, server, mode, monkeypatch):
-        monkeypatch.setattr(kernel_sensor, "POKE_SECONDS", 0.1)
+        monkeypatch.setattr(sensor_runner, "POKE_SECONDS", 0.1)
         server.on("GET /invocations/inv1", error(503))
         sensor = Sensor(timeout=1, **WAITS[mode])
         with pytest.raises(AirflowSensorTimeout):

@@ -9,9 +9,10 @@ import pytest
 from requests.structures import CaseInsensitiveDict
 
 from airflow_provider_kernel.api import endpoints
+from airflow_provider_kernel.api.arguments import is_invocation_id
 from airflow_provider_kernel.api.errors import KernelError, KernelInvocationError
 from airflow_provider_kernel.api.events import EventDecoder
-from airflow_provider_kernel.api.models import InvocationRequest, is_invocation_id
+from airflow_provider_kernel.api.models import InvocationRequest
 from airflow_provider_kernel.api.reply_body import ReplyBody
 from airflow_provider_kernel.api.text import Redactor
 from airflow_provider_kernel.capacity.queue import CapacityQueue

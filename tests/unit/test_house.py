@@ -121,16 +121,70 @@ def test_no_module_is_longer_than_600_lines(path):
     assert len(path.read_text().splitlines()) <= 600
 
 
-def test_loading_the_operator_loads_no_http_client():
-    # A process of its own: this one has loaded everything already.
+#: What a Dag file loads of this package: what checks the arguments.
+LOADED_BY_A_DAG = {
+    "api.arguments",
+    "api.payload",
+    "api.payload_mark",
+    "decorators.kernel",
+    "links.kernel",
+    "operators.arguments",
+    "operators.deferral",
+    "operators.interruptible",
+    "operators.kernel",
+    "operators.mapped",
+    "operators.rendering",
+    "sensors.kernel",
+}
+
+
+def loaded_by(code: str, after: str) -> tuple[set[str], set[str]]:
+    """What code loads in a process that has run ``after``: modules of this package, and other top-level names."""
     code = (
-        "import sys; from airflow.providers.common.compat.sdk import DAG, BaseOperator, task\n"
-        "before = set(sys.modules)\n"
-        f"import {OURS}.operators.kernel, {OURS}.decorators.kernel\n"
-        "print(sorted(({'requests', 'aiohttp', 'httpx', 'kernel', 'starlette', 'wtforms'} & set(sys.modules)) - before))"
+        f"import sys\n{after}\nbefore = set(sys.modules)\n{code}\nprint(*sorted(set(sys.modules) - before))"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert loaded.stdout.splitlines()[-1] == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = set(done.stdout.splitlines()[-1].split())
+    ours = {name for name in names if name.startswith(f"{OURS}.")}
+    others = {name.partition(".")[0] for name in names - ours} - sys.stdlib_module_names - {OURS}
+    folders = {f"{OURS}.{path.parent.name}" for path in PACKAGE.glob("*/__init__.py")}
+    return {name.removeprefix(f"{OURS}.") for name in ours - folders}, others
+
+
+def test_a_dag_file_loads_what_checks_arguments_and_nothing_that_runs():
+    plain = """
+from airflow.providers.common.compat.sdk import DAG, BaseOperator, BaseOperatorLink, BaseSensorOperator, task
+with DAG("plain"):
+    task(task_id="plain")(lambda: {})()
+"""
+    ours = f"""
+from {OURS}.decorators.kernel import kernel_task
+from {OURS}.operators.kernel import KernelInvokeOperator
+from {OURS}.sensors.kernel import KernelInvocationSensor
+names = dict(app_name="app", action_name="action")
+with DAG("ours"):
+    start = KernelInvokeOperator(task_id="start", payload={{"number": 1}}, wait_for_completion=False, **names)
+    KernelInvocationSensor(task_id="wait", invocation_id=start.output)
+    KernelInvocationSensor(task_id="wait_for_another", invocation_id="inv1")
+    KernelInvokeOperator.partial(task_id="mapped", **names).expand(payload=["{{{{ ds }}}}", 2])
+    kernel_task(task_id="decorated", **names)(lambda: {{}})()
+"""
+    loaded, others = loaded_by(ours, after=plain)
+    assert loaded == LOADED_BY_A_DAG
+    assert others <= {"airflow"}
+
+
+def test_discovery_of_the_provider_loads_no_hook():
+    discovery = """
+manager = ProvidersManager()
+assert "kernel" in manager.hooks
+assert manager.taskflow_decorators["kernel"]
+assert any("Kernel" in name for name in manager.extra_links_class_names)
+"""
+    loaded, others = loaded_by(discovery, after="from airflow.providers_manager import ProvidersManager")
+    assert loaded - {"get_provider_info", "hooks.connection_form"} <= LOADED_BY_A_DAG
+    assert not others & {"requests", "aiohttp", "tenacity"}
 
 
 def test_tests_marked_no_airflow_can_be_imported_without_airflow():
