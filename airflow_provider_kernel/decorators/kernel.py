@@ -109,6 +109,7 @@ def kernel_task(
     kernel_conn_id: str = _LEFT_OUT,
     wait_for_completion: bool = _LEFT_OUT,
     deferrable: bool = _LEFT_OUT,
+    defer_after: float = _LEFT_OUT,
     timeout: float | None = _LEFT_OUT,
     poll_interval: float = _LEFT_OUT,
     follow_logs: bool = _LEFT_OUT,
@@ -142,6 +143,7 @@ def kernel_task(
     :param kernel_conn_id: the Airflow connection. (templated)
     :param wait_for_completion: False returns the invocation's id once Kernel has accepted it.
     :param deferrable: False waits on the worker instead of the triggerer.
+    :param defer_after: seconds for which the task first waits on the worker; 0 defers at once.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails.
     :param poll_interval: longest time in seconds between two polls while the event stream cannot be followed.
     :param follow_logs: whether the lines that the app logs are written to the task's log.

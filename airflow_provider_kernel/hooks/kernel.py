@@ -179,7 +179,7 @@ class KernelHook(BaseHook):
             None if timeout is None else now + timeout,
         )
         try:
-            return self._drive(wait_for_end(machine, time.time))
+            return self._wait(machine)
         except KernelInvocationUnknownError as error:
             if is_kernels_refusal(error.__cause__) and error.__cause__.status_code == 404:
                 return None
@@ -287,7 +287,7 @@ class KernelHook(BaseHook):
             on_log=on_log,
             replayed_before=replayed_before,
         )
-        return self._drive(wait_for_end(machine, time.time))
+        return self._wait(machine)
 
     def cancel_invocation(
         self, invocation_id: str, reason: str | None = None, by: Mapping[str, Any] | None = None
@@ -310,6 +310,9 @@ class KernelHook(BaseHook):
         :return: whether the connection works, and a sentence for the user; after 15 seconds at most.
         """
         return check_connection(self)
+
+    def _wait(self, machine: WaitMachine) -> Invocation:
+        return self._drive(wait_for_end(machine, time.time))
 
     def _drive(self, conversation: Conversation[T]) -> T:
         return drive(conversation, self._send, self._follow)
@@ -378,11 +381,11 @@ def new_wait(
     deadline: float | None,
     poll_interval: float,
     on_log: Callable[[str], None] | None,
-    replayed_before: float | None,
-    confirm_end: bool = True,
+    replayed_before: float | None = None,
     in_triggerer: bool = False,
+    **options: Any,
 ) -> WaitMachine:
-    """Return a wait that begins now, for both hooks. It logs transient errors and counts reconnects."""
+    """Return a wait that begins now, for both hooks. It logs transient errors and counts reconnects; ``options`` are its own."""
     return WaitMachine(
         invocation_id,
         time.time(),
@@ -392,5 +395,5 @@ def new_wait(
         replayed_before=replayed_before,
         on_transient_error=log_transient_error(log, "Waiting", invocation_id),
         on_reconnect=partial(metrics.reconnected, in_triggerer=in_triggerer),
-        confirm_end=confirm_end,
+        **options,
     )

@@ -34,6 +34,7 @@ from airflow_provider_kernel.hooks.connection import (
 )
 from airflow_provider_kernel.hooks.kernel import new_wait
 from airflow_provider_kernel.lifecycle.conversation import Conversation, Follow, cancel
+from airflow_provider_kernel.lifecycle.log_buffer import LogPosition
 from airflow_provider_kernel.lifecycle.wait_machine import wait_for_end
 from airflow_provider_kernel.transport.aio import Exchange, events_of, new_session, result_of
 from airflow_provider_kernel.transport.driver import adrive
@@ -180,6 +181,7 @@ class KernelAsyncHook:
         replayed_before: float | None = None,
         with_output: bool = True,
         confirm_end: bool = True,
+        log_position: LogPosition | None = None,
     ) -> Invocation:
         """
         As :meth:`KernelHook.wait_for_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.wait_for_invocation>`.
@@ -194,6 +196,7 @@ class KernelAsyncHook:
             decoding megabytes would delay all others in its event loop.
         :param confirm_end: False saves a request: the event stream's word is enough, and ``GET`` may still deny the end. What
             is returned then lacks what the event lacks. Default True.
+        :param log_position: how far an earlier wait has shown the log; that part is not shown again.
         :return: the invocation, succeeded or failed.
         """
         machine = new_wait(
@@ -204,6 +207,7 @@ class KernelAsyncHook:
             on_log=on_log,
             replayed_before=replayed_before,
             confirm_end=confirm_end,
+            log_position=log_position,
             in_triggerer=True,
         )
         return await self._drive(wait_for_end(machine, time.time, skim=not with_output))

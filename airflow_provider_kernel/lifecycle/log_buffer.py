@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from typing import NamedTuple
 
 from airflow_provider_kernel.api.events import Event, LogEvent
 from airflow_provider_kernel.api.text import clean
@@ -28,6 +29,18 @@ REPLAY = "… the wait was restarted, and the log is shown again from its start"
 REPLAY_OVER = "… the lines from here on are new"
 
 
+class LogPosition(NamedTuple):
+    """
+    How far a wait has shown a log.
+
+    :param lines: the number of lines.
+    :param time: the latest time of one, in nanoseconds since 1970; None if no line had a time.
+    """
+
+    lines: int = 0
+    time: int | None = None
+
+
 class LogBuffer:
     """
     The log of one invocation, over all streams of its wait.
@@ -41,10 +54,12 @@ class LogBuffer:
     :param replayed_before: lines from before this time (seconds since 1970, by Kernel's clock) were shown by an earlier
         wait: :data:`REPLAY` precedes the first of them, and :data:`REPLAY_OVER` the first later line. None: there was no
         earlier wait.
+    :param position: how far an earlier wait has shown the log; that part is not shown again.
     """
 
-    def __init__(self, replayed_before: float | None = None) -> None:
+    def __init__(self, replayed_before: float | None = None, position: LogPosition | None = None) -> None:
         self.lines = 0
+        self._skip = position or LogPosition()
         self._replayed_before = replayed_before
         self._is_replaying = False
         self._seen: deque[tuple[int | None, int]] = deque(maxlen=REMEMBERED_LINES)
@@ -65,6 +80,12 @@ class LogBuffer:
         # Before the last line: there may be more lines with the same time.
         return format_timestamp(max(times[-1] - OVERLAP_NANOSECONDS, min(forgotten_before, times[-1] - 1)))
 
+    @property
+    def position(self) -> LogPosition:
+        """How far the log was shown."""
+        times = [time for time, _ in self._seen if time is not None]
+        return LogPosition(self.lines, max(times, default=None))
+
     def add(self, event: Event, now: float) -> list[str]:
         """Add an event, which may be a line; return the records to write at ``now``, in seconds since 1970."""
         if not isinstance(event, LogEvent):
@@ -75,6 +96,8 @@ class LogBuffer:
             return []
         self._seen.append(key)
         self.lines += 1
+        if self.lines <= self._skip.lines and (key[0] or 0) <= (self._skip.time or 0):
+            return []
         records = []
         if notice := self._notice(key[0]):
             self._held.append((notice, None))

@@ -39,7 +39,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.events import Event, StateEvent
 from airflow_provider_kernel.api.models import Invocation
 from airflow_provider_kernel.lifecycle.conversation import Conversation, Follow, Sleep
-from airflow_provider_kernel.lifecycle.log_buffer import LogBuffer
+from airflow_provider_kernel.lifecycle.log_buffer import LogBuffer, LogPosition
 
 #: Seconds without a single good answer from Kernel after which the wait gives up.
 MAX_OUTAGE = 900.0
@@ -117,7 +117,9 @@ class WaitMachine:
     :param on_transient_error: called with errors after which the wait continues, but not with each of a series.
     :param on_reconnect: called with the invocation as last seen when a stream is opened again because the previous one
         broke, fell silent or was refused; not when that had reached its maximum lifetime.
+    :param log_position: how far an earlier wait has shown the log.
     :param confirm_end: whether an end that the stream reports must be confirmed by ``GET``. Default True.
+    :param poll_at_deadline: whether the deadline is judged only after a last poll. Default True.
     :param jitter: returns a number from 0 to 1.
     """
 
@@ -132,7 +134,9 @@ class WaitMachine:
         replayed_before: float | None = None,
         on_transient_error: Callable[[KernelError], None] = lambda error: None,
         on_reconnect: Callable[[Invocation], None] = lambda invocation: None,
+        log_position: LogPosition | None = None,
         confirm_end: bool = True,
+        poll_at_deadline: bool = True,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.invocation_id = invocation_id
@@ -143,8 +147,10 @@ class WaitMachine:
         self._on_transient_error = on_transient_error
         self._on_reconnect = on_reconnect
         self._confirm_end = confirm_end
+        self._poll_at_deadline = poll_at_deadline
+        self._end_reported = False
         self._jitter = jitter
-        self._log = LogBuffer(replayed_before)
+        self._log = LogBuffer(replayed_before, log_position)
         self._log_complete = on_log is None
         self._outcome: Ended | GaveUp | None = None
         self._poll_due = False
@@ -164,6 +170,8 @@ class WaitMachine:
     def next(self, now: float) -> WaitStep:
         """Return the next step."""
         now = self._elapsed(now)
+        if self._is_overdue(now) and not (self._poll_at_deadline or self._end_reported):
+            self._outcome = self._outcome or GaveUp(None)
         if self._outcome:
             if isinstance(self._outcome, Ended) and not self._log_complete:
                 left = inf if self._deadline is None else self._deadline + FINAL_POLL_GRACE - now
@@ -197,6 +205,11 @@ class WaitMachine:
             self._on_reconnect(self._seen)
         return Follow(idle_timeout, max_lifetime, self._log.open_stream(), self.invocation_id)
 
+    @property
+    def log_position(self) -> LogPosition:
+        """How far the log was shown."""
+        return self._log.position
+
     def on_event(self, event: Event, now: float) -> bool:
         """Handle an event of the stream; return False to leave the stream."""
         now = self._elapsed(now)
@@ -209,7 +222,7 @@ class WaitMachine:
             or event.invocation.id != self.invocation_id
         ):
             return True
-        self._log_complete = True
+        self._log_complete = self._end_reported = True
         if event.invocation.is_ended and not self._confirm_end:
             self._outcome = self._outcome or Ended(event.invocation)
         return False

@@ -78,8 +78,9 @@ def check_arguments(given: Mapping[str, Any]) -> None:
     if given.get("timeout") is not None:
         check_seconds("timeout", given["timeout"])
     check_seconds("poll_interval", given.get("poll_interval", 1))
-    if given.get("capacity_timeout", 0) != 0:
-        check_seconds("capacity_timeout", given["capacity_timeout"])
+    for name in ("capacity_timeout", "defer_after"):
+        if given.get(name, 0) != 0:
+            check_seconds(name, given[name])
     if not given.get("async_", True) and not given.get("wait_for_completion", True):
         raise ValueError(
             "async_=False waits for the reply, so wait_for_completion=False has no meaning with it. "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import cached_property
@@ -12,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_kernel.api.errors import KernelError
+from airflow_provider_kernel.api.models import Invocation
 from airflow_provider_kernel.lifecycle.record import RECORD_KEY, Record
 from airflow_provider_kernel.task_instance import attempt_id, canceller_identity, task_identity
 
@@ -85,10 +85,16 @@ class TaskAttempt:
         """Seconds since the submission; None if its time is not known."""
         return None if self.submitted_at is None else max(time.time() - self.submitted_at, 0)
 
-    def is_another_attempt(self, identity: Mapping[str, Any]) -> bool:
-        """Return whether ``identity``, of a canceller, is another attempt of the same task instance."""
-        is_same_task = self.task_identity.items() <= identity.items()
-        return is_same_task and identity.get("ti_id") not in (None, self.id)
+    def must_replace(self, invocation: Invocation) -> bool:
+        """
+        Return whether another attempt cancelled the invocation.
+
+        It is replaced once per task, so that two attempts cannot cancel and submit forever.
+        """
+        canceller = invocation.cancelled_by or {}
+        is_another = canceller.get("ti_id") not in (None, self.id)
+        is_first = not (self.record and self.record.replaces_cancelled)
+        return self.task_identity.items() <= canceller.items() and is_another and is_first
 
     def execution_deadline(self, execution_timeout: timedelta | None) -> float:
         """

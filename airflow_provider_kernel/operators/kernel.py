@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
-from airflow_provider_kernel.api.arguments import CONNECTION_MEANING, DEFAULT_CONN_ID, check_storable
+from airflow_provider_kernel.api.arguments import (
+    CONNECTION_MEANING,
+    DEFAULT_CONN_ID,
+    DEFER_AFTER,
+    check_storable,
+)
 from airflow_provider_kernel.api.payload import is_nothing
 from airflow_provider_kernel.links.kernel import KernelInvocationLink
 from airflow_provider_kernel.operators.arguments import (
@@ -69,6 +74,8 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
     :param deferrable: False waits on the worker instead of the triggerer. Default True, whatever
         ``[operators] default_deferrable`` says: Airflow writes ``default_deferrable = false`` into every ``airflow.cfg``
         that it generates, so the option does not tell whether a user has set it.
+    :param defer_after: seconds for which the task first waits on the worker, because a deferral of an invocation that ends
+        soon costs more than it saves; 0 defers at once. Default 5.
     :param timeout: seconds from submission after which the invocation is cancelled and the task fails. Default:
         None, which is ``async_timeout_seconds`` and ten minutes. ``execution_timeout`` bounds the wait too, from
         the start of the attempt, deferred or not.
@@ -110,6 +117,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         kernel_conn_id: str = DEFAULT_CONN_ID,
         wait_for_completion: bool = True,
         deferrable: bool = True,
+        defer_after: float = DEFER_AFTER,
         timeout: float | None = None,
         poll_interval: float = 30.0,
         follow_logs: bool = True,
@@ -130,6 +138,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
         self.kernel_conn_id = kernel_conn_id
         self.wait_for_completion = wait_for_completion
         self.deferrable = deferrable
+        self.defer_after = defer_after
         self.timeout = timeout
         self.poll_interval = poll_interval
         self.follow_logs = follow_logs
@@ -342,6 +351,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
             kernel_conn_id=self.kernel_conn_id,
             wait_for_completion=self.wait_for_completion,
             deferrable=self.deferrable,
+            defer_after=self.defer_after,
             timeout=self.timeout,
             execution_timeout=self.execution_timeout,
             async_timeout_seconds=self.async_timeout_seconds,

@@ -23,6 +23,7 @@ class InvocationOptions:
     kernel_conn_id: str
     wait_for_completion: bool
     deferrable: bool
+    defer_after: float
     timeout: float | None
     execution_timeout: timedelta | None
     async_timeout_seconds: int | None

@@ -33,6 +33,7 @@ from airflow_provider_kernel.api.errors import (
 from airflow_provider_kernel.api.models import Invocation, InvocationRequest, InvocationStatus
 from airflow_provider_kernel.api.text import sentence
 from airflow_provider_kernel.capacity.queue import MIN_PAUSE, worker_pause
+from airflow_provider_kernel.hooks.kernel import new_wait
 from airflow_provider_kernel.lifecycle.attempt import (
     AttemptEvent,
     AttemptState,
@@ -49,7 +50,7 @@ from airflow_provider_kernel.lifecycle.attempt_errors import (
     no_capacity_error,
     too_late_error,
 )
-from airflow_provider_kernel.lifecycle.log_buffer import app_lines
+from airflow_provider_kernel.lifecycle.log_buffer import LogPosition, app_lines
 from airflow_provider_kernel.lifecycle.lookup import LOOKUP_SECONDS
 from airflow_provider_kernel.lifecycle.record import Decision, KernelRecordError, Record, decide
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
@@ -431,7 +432,7 @@ class InvocationRunner:
         return AttemptEvent.CAPACITY_FREE
 
     def _wait(self) -> AttemptEvent:
-        """Wait for the end: deferred, or on the worker."""
+        """Wait for the end: on the worker, and if that takes longer than ``defer_after``, deferred."""
         self._interruptible.check()
         invocation = self._progress.invocation
         assert invocation  # noqa: S101 - the state is reached with one
@@ -444,32 +445,36 @@ class InvocationRunner:
             # The reply to a submission may lack the output; GET has it.
             whole = invocation if invocation.raw_output is not None else None
             return self._event(AttemptEvent.ENDED, invocation=whole, reported=WaitResult.of(invocation))
+        seconds = self._deadline() - time.time()
         if self._options.deferrable:
-            self._defer_wait(invocation.id)
-
-        def write(record: str) -> None:
-            log.info("%s", app_lines(record))
-
+            if not self._options.defer_after or self._progress.reported:
+                self._defer_wait(invocation.id)
+            seconds = min(seconds, self._options.defer_after)
+        wait = new_wait(
+            invocation.id,
+            log,
+            deadline=time.time() + seconds,
+            poll_interval=self._options.poll_interval,
+            on_log=(lambda record: log.info("%s", app_lines(record))) if self._options.follow_logs else None,
+            poll_at_deadline=not self._options.deferrable,
+        )
         try:
-            found = self._interruptible.run(
-                lambda: self._hook.wait_for_invocation(
-                    invocation.id,
-                    timeout=self._deadline() - time.time(),
-                    poll_interval=self._options.poll_interval,
-                    on_log=write if self._options.follow_logs else None,
-                )
-            )
+            found = self._interruptible.run(lambda: self._hook._wait(wait))
         except KernelInvocationError as error:
-            return self._gave_up(error)
+            event = self._gave_up(error)
+            if event is not AttemptEvent.DEADLINE or not self._options.deferrable:
+                return event
+            self._defer_wait(invocation.id, wait.log_position)
         return self._event(AttemptEvent.ENDED, invocation=found, reported=WaitResult.of(found))
 
     def _gave_up(self, error: KernelInvocationError) -> AttemptEvent:
-        if isinstance(error, KernelResultTooLargeError):
-            return self._event(AttemptEvent.TOO_LARGE, error=error)
-        is_timeout = isinstance(error, KernelInvocationTimeoutError)
-        return self._event(AttemptEvent.DEADLINE if is_timeout else AttemptEvent.UNKNOWN, error=error)
+        events = {
+            KernelResultTooLargeError: AttemptEvent.TOO_LARGE,
+            KernelInvocationTimeoutError: AttemptEvent.DEADLINE,
+        }
+        return self._event(events.get(type(error), AttemptEvent.UNKNOWN), error=error)
 
-    def _defer_wait(self, invocation_id: str) -> NoReturn:
+    def _defer_wait(self, invocation_id: str, log_position: LogPosition | None = None) -> NoReturn:
         self._attempt.update_record(deferred=True)
         if self._attempt.is_killed():
             # The trigger will not run, and this process may end before a signal comes.
@@ -486,6 +491,7 @@ class InvocationRunner:
             durable=self._attempt.is_durable,
             deferred_at=time.time(),
             confirm_end=self._progress.reported is not None,
+            log_position=log_position or (),
         )
         submitted_at = self._attempt.submitted_at
         defer(trigger, "execute_complete", deadline, ti_id=self._attempt.id, submitted_at=submitted_at)
@@ -555,7 +561,7 @@ class InvocationRunner:
                 return self._event(AttemptEvent.END_DENIED, invocation=invocation)
         self._interruptible.check()
         self._change(invocation=invocation, error=None)
-        if self._was_cancelled_by_another_attempt(invocation):
+        if self._attempt.must_replace(invocation) and time.time() < self._deadline():
             log.warning(
                 "Another attempt cancelled Kernel invocation %s. The task submits another.", invocation.id
             )
@@ -577,13 +583,6 @@ class InvocationRunner:
 
     def _stop(self) -> AttemptEvent:
         return self._event(AttemptEvent.STOPPED, error=self._exit.stop(self._progress))
-
-    def _was_cancelled_by_another_attempt(self, invocation: Invocation) -> bool:
-        """Return whether another attempt cancelled it; once per task, so that two attempts cannot cancel and submit forever."""
-        record = self._attempt.record
-        is_first = not (record and record.replaces_cancelled)
-        is_other = self._attempt.is_another_attempt(invocation.cancelled_by or {})
-        return is_other and is_first and time.time() < self._deadline()
 
     def _deadline(self) -> float:
         """Return when to give up, in seconds since 1970. It counts from the submission, over all attempts."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from airflow_provider_kernel.api.errors import (
     KernelInvocationTimeoutError,
 )
 from airflow_provider_kernel.hooks.connection import ask_in_thread, is_dag_test
-from airflow_provider_kernel.lifecycle.log_buffer import app_lines
+from airflow_provider_kernel.lifecycle.log_buffer import LogPosition, app_lines
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 from airflow_provider_kernel.task_instance import canceller_identity
 from airflow_provider_kernel.triggers.min_deferral import wait_for_min_deferral
@@ -63,6 +63,8 @@ class KernelInvocationTrigger(BaseTrigger):
     :param deferred_at: when the task was deferred, in seconds since 1970. By it a restarted trigger knows that lines of
         the log were shown before.
     :param cancel_on_timeout: whether the deadline cancels the invocation.
+    :param log_position: how far the worker has shown the log, as a
+        :class:`~airflow_provider_kernel.lifecycle.log_buffer.LogPosition`.
     :param confirm_end: whether ``GET`` must confirm an end that the event stream reports: it has denied such an end before.
     """
 
@@ -78,6 +80,7 @@ class KernelInvocationTrigger(BaseTrigger):
         deferred_at: float | None = None,
         cancel_on_timeout: bool = True,
         confirm_end: bool = False,
+        log_position: Sequence[Any] = (),
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -91,6 +94,7 @@ class KernelInvocationTrigger(BaseTrigger):
         self.deferred_at = deferred_at
         self.cancel_on_timeout = cancel_on_timeout
         self.confirm_end = confirm_end
+        self.log_position = LogPosition(*log_position)
         self._killing: asyncio.Task[None] | None = None
         self._settings: KernelSettings | None = None
 
@@ -109,6 +113,7 @@ class KernelInvocationTrigger(BaseTrigger):
                 "deferred_at": self.deferred_at,
                 "cancel_on_timeout": self.cancel_on_timeout,
                 "confirm_end": self.confirm_end,
+                "log_position": list(self.log_position),
             },
         )
 
@@ -134,6 +139,7 @@ class KernelInvocationTrigger(BaseTrigger):
                         replayed_before=now if is_restarted else None,
                         with_output=False,
                         confirm_end=self.confirm_end,
+                        log_position=self.log_position,
                     )
                     outcome = WaitResult.of(invocation)
                 except KernelInvocationTimeoutError as error:

@@ -110,7 +110,7 @@ class Task:
         self, action_name: str = "echo", payload: Any = None, *, map_index: int = -1, **kwargs: Any
     ) -> None:
         self.arguments = {"task_id": "t", "app_name": "tests", "action_name": action_name, "payload": payload}
-        self.arguments |= kwargs
+        self.arguments |= {"defer_after": 0, **kwargs}
         self.map_index = map_index
         self.retries = kwargs.get("retries", 0)
         self.stored: dict[str, str] = {}

@@ -29,8 +29,11 @@ from airflow_provider_kernel.lifecycle.log_buffer import REPLAY
 from airflow_provider_kernel.transport import errors
 from airflow_provider_kernel.triggers import kernel as kernel_trigger
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
-from tests.integration.scripted import Reply, Stream, error, invocation, state
+from tests.integration.scripted import Reply, Stream, error, invocation, log, state
 from tests.integration.task import Task, both_waits, first_event, started, tell_states
+
+#: Seconds that no test takes.
+LONG = 600
 
 
 @pytest.fixture(autouse=True)
@@ -122,16 +125,18 @@ def test_a_refusal_says_why_and_is_not_retried(
         Task(deferrable=deferrable, retries=2).run()
 
 
+@pytest.fixture
+def running_for_ever(server):
+    server.on("POST /invocations", Reply(202, {"id": "inv1", "action_name": "a", "status": "queued"}))
+    server.on("GET /invocations/inv1/events", Stream(state("running"), end="silent"))
+    server.on("GET /invocations/inv1", invocation("running"))
+    server.on("PATCH /invocations/inv1", invocation("failed"))
+    server.on("DELETE /invocations/inv1/browsers", Reply(204))
+
+
+@pytest.mark.usefixtures("running_for_ever")
 class TestAgainstAKernelThatMisbehaves:
     """What the emulator, being well-behaved, never says."""
-
-    @pytest.fixture(autouse=True)
-    def running_for_ever(self, server):
-        server.on("POST /invocations", Reply(202, {"id": "inv1", "action_name": "a", "status": "queued"}))
-        server.on("GET /invocations/inv1/events", Stream(state("running"), end="silent"))
-        server.on("GET /invocations/inv1", invocation("running"))
-        server.on("PATCH /invocations/inv1", invocation("failed"))
-        server.on("DELETE /invocations/inv1/browsers", Reply(204))
 
     def test_an_invocation_that_ended_with_the_reply_does_not_defer(self, server):
         reply = {"id": "inv1", "action_name": "a", "status": "succeeded", "output": "[1]"}
@@ -241,6 +246,44 @@ class TestAgainstAKernelThatMisbehaves:
         assert task.run() == 1
 
 
+@pytest.mark.usefixtures("running_for_ever")
+class TestDeferAfter:
+    def test_task_whose_invocation_ends_soon_is_not_deferred(self, server):
+        server.on("GET /invocations/inv1/events", Stream(state("running"), state("succeeded")))
+        server.on("GET /invocations/inv1", invocation("succeeded", output="7"))
+        task = Task(defer_after=LONG)
+        assert task.run() == 7
+        assert not task.deferred
+        assert len(server.seen("GET /invocations/inv1/events")) == 1
+        assert len(server.seen("GET /invocations/inv1")) == 1
+
+    def test_task_is_deferred_after_that_time_without_a_poll_and_each_line_is_shown_once(self, server, told):
+        first, second = log("one", 1), log("two", 2)
+        server.on(
+            "GET /invocations/inv1/events",
+            Stream(state("running"), first, end="silent"),
+            Stream(state("running"), first, second, state("succeeded")),
+        )
+        server.on("GET /invocations/inv1", invocation("succeeded", output="7"))
+        task = Task(defer_after=0.3)
+        deferral = task.defer()
+        assert server.seen("GET /invocations/inv1") == []
+        assert task.resume(deferral)() == 7
+        said = told()
+        assert (said.count("Z one"), said.count("Z two")) == (1, 1)
+        assert REPLAY not in said
+
+    def test_kernel_that_is_away_does_not_keep_the_task_on_its_worker(self, server):
+        server.on("GET /invocations/inv1/events", error(503))
+        server.on("GET /invocations/inv1", error(503))
+        Task(defer_after=0.3).defer()
+
+    def test_deadline_that_passes_on_the_worker_is_judged_as_ever(self, server):
+        with pytest.raises(KernelInvocationTimeoutError, match="had not ended by its deadline"):
+            Task(defer_after=LONG, timeout=0.3).run()
+        assert server.seen("PATCH /invocations/inv1")
+
+
 class TestKill:
     def test_a_kill_before_the_submission_does_nothing(self):
         Task().operator.on_kill()
@@ -286,6 +329,7 @@ class TestTrigger:
             "durable": True,
             "cancel_on_timeout": True,
             "confirm_end": False,
+            "log_position": [0, None],
         }
         assert 100 < deferral.timeout.total_seconds() < 1_000
 

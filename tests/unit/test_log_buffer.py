@@ -17,6 +17,7 @@ from airflow_provider_kernel.lifecycle.log_buffer import (
     REPLAY,
     REPLAY_OVER,
     LogBuffer,
+    LogPosition,
 )
 
 pytestmark = pytest.mark.no_airflow
@@ -243,3 +244,21 @@ class TestReplay:
         assert text[0] == REPLAY
         assert text[-2] == REPLAY_OVER
         assert text[-1].startswith("… 4")
+
+
+@given(lines, st.integers(0, 40))
+def test_lines_that_the_worker_has_shown_are_not_shown_again_and_no_other_is_lost(parts, shown):
+    log = log_of(parts)
+    on_worker = follow(log[:shown], [], inclusive=True)
+    first = LogBuffer()
+    for event in log[:shown]:
+        first.add(event, NOW)
+    in_triggerer, written = LogBuffer(position=first.position), []
+    for event in stream(log, in_triggerer.open_stream(), inclusive=True):
+        written += in_triggerer.add(event, (parse_timestamp(event.timestamp) or 0) / SECOND)
+    assert on_worker + written == follow(log, [], inclusive=True)
+
+
+def test_lines_that_are_later_than_those_shown_are_new_though_the_stream_leaves_out_the_first_ones():
+    buffer = LogBuffer(position=LogPosition(lines=2, time=START))
+    assert buffer.add(line("three", START + 1), NOW) == ["three"]

@@ -328,6 +328,21 @@ def test_poll_honours_retry_after(seconds):
     assert all(later - earlier >= seconds for earlier, later in itertools.pairwise(refused))
 
 
+def test_wait_without_a_poll_at_the_deadline_is_given_up_there():
+    world = World(1000.0)
+    assert world.run(waiting(deadline=START + 5, poll_at_deadline=False)) == GaveUp(None)
+    assert world.now == pytest.approx(START + 5, abs=0.1)
+    assert world.looks == []
+
+
+def test_wait_without_a_poll_at_the_deadline_still_polls_for_an_end_that_the_stream_reported():
+    wait = waiting(deadline=START + 5, poll_at_deadline=False)
+    wait.next(START)
+    wait.on_event(StateEvent("", SUCCEEDED), START + 5)
+    wait.on_stream_end(START + 5)
+    assert isinstance(wait.next(START + 5), Poll)
+
+
 def test_poll_honours_retry_after_of_a_stream_up_to_the_deadline():
     world = World(weather=[(0.0, "ok", answered(429, 500.0))])
     assert world.run(waiting(deadline=START + 200)) == GaveUp(None)
