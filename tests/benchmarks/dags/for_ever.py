@@ -6,5 +6,5 @@ from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
 with DAG("for_ever", schedule=None):
     KernelInvokeOperator(
-        task_id="invoke", app_name="system-tests", action_name="talk", payload={"lines": 600}
+        task_id="invoke", defer_after=0, app_name="system-tests", action_name="talk", payload={"lines": 600}
     )

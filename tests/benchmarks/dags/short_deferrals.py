@@ -11,6 +11,6 @@ with DAG("short_deferrals", schedule=None):
         """Say how long each lasts."""
         return [{"seconds": float(seconds)}] * int(tasks)
 
-    KernelInvokeOperator.partial(task_id="invoke", app_name="tests", action_name="sleep").expand(
-        payload=payloads("{{ dag_run.conf['seconds'] }}", "{{ dag_run.conf['tasks'] }}")
-    )
+    KernelInvokeOperator.partial(
+        task_id="invoke", app_name="tests", action_name="sleep", defer_after=0
+    ).expand(payload=payloads("{{ dag_run.conf['seconds'] }}", "{{ dag_run.conf['tasks'] }}"))

@@ -47,6 +47,7 @@ with DAG("decorated_outlets", schedule=None, default_args=RETRIES):
         task_id="deferred",
         **APP,
         payload={"lines": 1},
+        defer_after=0,
         outlets=[Asset(name="talk_deferred", uri="x-kernel://talk/deferred")],
     )
     KernelInvokeOperator(

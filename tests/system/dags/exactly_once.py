@@ -26,6 +26,7 @@ def once(dag_id: str, *, mapped: bool = False, **changes: Any) -> None:
         "on_lost_reply": "resubmit",
         "retries": 9,
         "retry_delay": timedelta(0),
+        "defer_after": 0,
         **changes,
     }
     with DAG(dag_id, schedule=None):

@@ -14,6 +14,7 @@ with DAG("once_full_account", schedule=None, max_active_tasks=TASKS):
         app_name="system-tests",
         action_name="talk",
         kernel_conn_id="kernel_full",
+        defer_after=0,
         # Airflow itself fails some deferrals that last a few seconds only; the retry takes the invocation up.
         retries=3,
         retry_delay=timedelta(seconds=2),

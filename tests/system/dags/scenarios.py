@@ -21,11 +21,11 @@ def scenario(dag_id: str, action_name: str = "talk", payload: Any = None, **argu
             app_name="system-tests",
             action_name=action_name,
             payload=payload or TALK,
-            **arguments,
+            **{"defer_after": 0, **arguments},
         )
 
 
-scenario("success_deferrable")
+scenario("success_deferrable", defer_after=5)
 scenario("success_on_worker", deferrable=False)
 scenario("success_in_one_call", async_=False)
 scenario("templated", payload={"lines": SAFE, "run": "{{ run_id }}", "sku": "{{ dag_run.conf['sku'] }}"})

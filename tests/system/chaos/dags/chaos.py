@@ -39,8 +39,8 @@ def chaos(dag_id: str, *, mapped: bool = False, **arguments: Any) -> None:
 
 
 LIMIT = {"async_timeout_seconds": 180}
-chaos("deferred", **WITH_METADATA, **LIMIT)
-chaos("deferred_mapped", mapped=True, **WITH_METADATA, **LIMIT)
+chaos("deferred", defer_after=0, **WITH_METADATA, **LIMIT)
+chaos("deferred_mapped", mapped=True, defer_after=0, **WITH_METADATA, **LIMIT)
 chaos("deferred_by_default", **LIMIT)
 chaos("on_worker", deferrable=False, **WITH_METADATA, **LIMIT)
 chaos("on_worker_mapped", mapped=True, deferrable=False, **WITH_METADATA, **LIMIT)
