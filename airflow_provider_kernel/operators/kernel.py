@@ -46,7 +46,7 @@ class KernelInvokeOperator(ArgumentCheckMixin, BaseOperator):
     """
     Run an action of a Kernel app once, wait for its end, and return its output.
 
-    While the invocation runs, the task is deferred and holds no worker; the lines that the app logs appear in the
+    After some seconds (``defer_after``) the task is deferred and holds no worker; the lines that the app logs appear in the
     task's log. The invocation's id is pushed to XCom as ``invocation_id`` as soon as Kernel has accepted it.
 
     With Airflow 3.3 or later, the action runs once, whatever dies on the way. Each attempt stores a record in Airflow, by which a retry reattaches

@@ -1,7 +1,7 @@
 """
 What waiting costs in a triggerer: our trigger beside those of two other providers, and a bare loop as the floor.
 
-Run by hand; without ``--python`` the other providers are left out. ``--large`` adds one event loop with that many triggers::
+Run by hand; ``--large`` adds one event loop with that many triggers, each of which needs a file descriptor::
 
     python -m tests.benchmarks.bench_waiting --jobs=1000 --rounds=3 --large=20000
 
@@ -24,12 +24,13 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[2]
+from dev.processes import REPOSITORY
+from tests.benchmarks import peers
+
 VARIANTS = {
     "floor": "bare aiohttp stream",
     "ours": "KernelInvocationTrigger",
@@ -287,13 +288,15 @@ def server() -> Iterator[str]:
         process.wait()
 
 
-def run(variant: str, python: str, *numbers: float) -> dict[str, float]:
+def run(variant: str, *numbers: float) -> dict[str, float]:
     """Measure a variant in a process of its own."""
     with server() as address:
-        command = [python, "-m", __spec__.name, "--measure", variant, address, *map(str, numbers)]
-        environment = {**os.environ, "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING"}
+        command = [
+            *(peers.interpreter(), "-m", __spec__.name, "--measure"),
+            *(variant, address, *map(str, numbers)),
+        ]
         done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, check=True, text=True
+            command, cwd=REPOSITORY, env=peers.environment(), stdout=subprocess.PIPE, check=True, text=True
         )
         host, port = address.split(":")
         with socket.create_connection((host, int(port))) as connection:
@@ -330,12 +333,13 @@ def main() -> None:
     parser.add_argument(
         "--large", type=int, default=0, help="number of triggers in one more run; default: none"
     )
-    parser.add_argument("--peers", metavar="PYTHON", help="a Python that has the other providers")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with suppress(ValueError, OSError):  # only root may raise it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2 * hard, 2 * hard))
     if options.serve is not None:
         asyncio.run(serve(options.serve))
     elif options.measure:
@@ -343,21 +347,18 @@ def main() -> None:
         logging.disable(logging.INFO)
         print(json.dumps(asyncio.run(measure(variant, address, *map(float, numbers)))))
     else:
-        python = options.peers or sys.executable
-        variants = [name for name in VARIANTS if options.peers or name in ("floor", "ours")]
-        results: dict[str, list[dict[str, float]]] = {variant: [] for variant in variants}
+        results: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
         for _ in range(options.rounds):
-            for variant in variants:
-                results[variant].append(run(variant, python, options.jobs, 8, 16))
+            for variant in VARIANTS:
+                results[variant].append(run(variant, options.jobs, 8, 16))
+        print(peers.versions())
         print(f"{options.jobs} jobs that end after 8 to 16 s; medians of {options.rounds} rounds.")
         print_table(results)
         if options.large:
             # As many ends in a second as the loop has time for.
             seconds = options.large / 200
             print(f"\n{options.large} jobs that end after {seconds / 2:.0f} to {seconds:.0f} s, one round.")
-            large = [
-                run(variant, python, options.large, seconds / 2, seconds) for variant in ("floor", "ours")
-            ]
+            large = [run(variant, options.large, seconds / 2, seconds) for variant in ("floor", "ours")]
             print_table(dict(zip(("floor", "ours"), ([one] for one in large), strict=True)))
 
 
