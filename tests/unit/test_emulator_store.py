@@ -74,17 +74,16 @@ def test_filter_matches_its_fields(wanted, expected):
     assert wanted.matches(invocation(started=5)) is expected
 
 
-def test_oldest_ended_invocations_are_forgotten_but_no_active_one(monkeypatch):
+def test_invocations_that_ended_first_are_forgotten_but_no_active_one(monkeypatch):
     monkeypatch.setattr(module, "MAX_ENDED", 2)
     store = Store()
-    for name in "abcde":
+    for name in "abcdef":
         store.add(invocation(name))
-        if name != "a":
-            store.get(name).finish(SUCCEEDED, 1)
-        store.forget()
+    for name in "cdeb":
+        store.finish(store.get(name), SUCCEEDED, 1)
 
-    assert [kept.id for kept in store.list(ListFilter())] == ["e", "d", "a"]
-    assert store.get("b") is None
+    assert [kept.id for kept in store.list(ListFilter())] == ["f", "e", "b", "a"]
+    assert store.get("c") is None
 
 
 def test_large_invocations_are_forgotten_but_the_newest(monkeypatch):
@@ -92,7 +91,6 @@ def test_large_invocations_are_forgotten_but_the_newest(monkeypatch):
     store = Store()
     for name in "abc":
         store.add(invocation(name, payload="x" * 20))
-        store.get(name).finish(SUCCEEDED, 1)
-        store.forget()
+        store.finish(store.get(name), SUCCEEDED, 1)
 
     assert [kept.id for kept in store.list(ListFilter())] == ["c"]
