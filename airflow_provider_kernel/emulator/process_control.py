@@ -17,6 +17,7 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MADV_COLLAPSE = 25
+_MANY_DESCRIPTORS = 65_536
 _LARGE_PAGE = 2 * 2**20
 
 
@@ -59,11 +60,12 @@ def make_forks_cheap() -> None:
 
 
 def allow_many_descriptors() -> None:
-    """Let this process, and those that it starts, open as many files and sockets as the system allows, up to 65,536."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    with contextlib.suppress(ValueError, OSError):  # macOS may allow fewer than it says.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    """Raise the limit of open descriptors of this process, and of those that it starts, to 65,536 or the hard limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_MANY_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):  # macOS may allow fewer than it says.
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def reap() -> dict[int, int] | None:

@@ -52,7 +52,7 @@ class StoredInvocation:
     :param logs: the kept lines: time and message.
     :param log_size: characters of the kept lines, with :data:`LINE_OVERHEAD`.
     :param dropped: number of lines that were dropped from ``logs``.
-    :param listeners: functions that are called after every change, in this order.
+    :param listeners: functions that are called after every change, in this order; none after the end.
     """
 
     id: str
@@ -107,6 +107,7 @@ class StoredInvocation:
         self.status, self.output, self.reason = result.status, result.output, result.reason
         self.finished = now
         self._notify()
+        self.listeners.clear()  # They refer to the invocation, so only garbage collection would free both.
 
     def line_number(self, since: int | None) -> int:
         """Return the number of the first line at or after ``since``; 0 if ``since`` is None."""

@@ -1,5 +1,8 @@
 """The emulator's invocations in memory: log, status, list filters, limits."""
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +55,21 @@ def test_listeners_are_called_after_every_change():
     kept.finish(SUCCEEDED, 2)
 
     assert calls == [("running", 0), ("running", 1), ("succeeded", 1)]
+
+
+def test_forgotten_invocation_is_freed_without_garbage_collection():
+    store, kept = Store(), invocation()
+    kept.listeners.append(lambda kept=kept: None)
+    store.add(kept)
+    store.finish(kept, SUCCEEDED, 1)
+    freed = weakref.ref(kept)
+
+    gc.disable()
+    try:
+        del store, kept
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
