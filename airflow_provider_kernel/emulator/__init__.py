@@ -12,6 +12,8 @@ Four kinds of processes:
 - A *supervisor* for each invocation forks the worker. A socket, the *link*, connects it with the server.
 - A *worker* for each invocation runs the action.
 
+One supervisor with its worker waits for the next invocation of each app file, so that no invocation waits for forks.
+
 An invocation ends with its link. When the server closes the link or dies, the supervisor kills the worker and every
 process that the worker started. On Linux none escapes: orphans become children of the supervisor. On other systems a
 process that an action detaches by a double fork survives.

@@ -31,6 +31,7 @@ from airflow_provider_kernel.emulator.environment import (
 from airflow_provider_kernel.emulator.faults import Fault, FaultList, parse_fault
 from airflow_provider_kernel.emulator.host_and_origin import is_loopback, served_hosts
 from airflow_provider_kernel.emulator.loader import AppFileError
+from airflow_provider_kernel.emulator.process_control import allow_many_descriptors
 
 #: Packages that the extra ``emulator`` installs.
 REQUIRED_PACKAGES = ("kernel", "psutil", "python_multipart", "starlette", "uvicorn", "websockets")
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    allow_many_descriptors()  # Each event stream needs one, and each active invocation two.
     variables = _app_variables(options.env, options.env_file)
     with ExitStack() as stack:
         has_key = options.api_key is not None

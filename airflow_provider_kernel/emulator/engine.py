@@ -204,8 +204,7 @@ class Engine:
         finally:
             timer.cancel()
             del self._active[invocation.id]
-            invocation.finish(active.result or result, time.time_ns())
-            self.store.forget()
+            self.store.finish(invocation, active.result or result, time.time_ns())
 
     async def _run_action(self, invocation: StoredInvocation, active: _ActiveInvocation) -> InvocationResult:
         """Run the action in processes of its own; return the result of the action."""

@@ -4,10 +4,11 @@ The forkserver: a process that serves one app file, and forks a supervisor for e
 It has imported a Python file, and each invocation runs in a fork. A TypeScript or JavaScript file is imported by a new
 process of Node.js at the start, to list its apps, and in each invocation.
 
-The forkserver has one thread and keeps no state of invocations. The server asks it to fork by one byte with two
-descriptors: the link to the server, and the writing end of a pipe for what the invocation prints. The forkserver ends
-with the server, and ends all its descendants. Each app file has a forkserver of its own, so that modules of one name in
-two files do not collide.
+The forkserver has one thread and keeps no state of invocations. A fork takes milliseconds, so one supervisor, with its
+worker, waits for the next invocation. The server asks for it on the control socket, by one byte with two descriptors:
+the link to the server, and the writing end of a pipe for what the invocation prints. The supervisor that waits takes the
+request, and the forkserver forks the next one. The forkserver ends with the server, and ends all its descendants. Each
+app file has a forkserver of its own, so that modules of one name in two files do not collide.
 """
 
 from __future__ import annotations
@@ -23,22 +24,24 @@ import traceback
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from airflow_provider_kernel.emulator.loader import AppFileError, load_apps
 from airflow_provider_kernel.emulator.node import is_node_file, list_node_apps, run_in_node
 from airflow_provider_kernel.emulator.process_control import (
     adopt_orphans,
     kill_descendants,
+    make_forks_cheap,
     signal_on_parent_death,
 )
 from airflow_provider_kernel.emulator.source_files import imported_files
-from airflow_provider_kernel.emulator.supervisor import Work, supervise
+from airflow_provider_kernel.emulator.supervisor import Work, supervise, take_request
 from airflow_provider_kernel.emulator.worker import work
 
 
 def main(control_fd: int, path: Path) -> None:
     """
-    Import an app file, send the server one line of JSON, and fork a supervisor for each request.
+    Import an app file, send the server one line of JSON, and fork supervisors until the server ends.
 
     The line has ``apps`` (the actions' names by app), or ``error`` if the file cannot be served; and ``files``, what the
     import has read of the file's folder.
@@ -69,6 +72,7 @@ def main(control_fd: int, path: Path) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # The system then reaps the supervisors.
         _send(control, {"apps": apps, "files": imported_files(path.resolve().parent)})
         signal_on_parent_death(0)
+        make_forks_cheap()
         _fork_supervisors(control, run)
     kill_descendants()
 
@@ -112,35 +116,49 @@ def _send(control: socket.socket, message: object) -> None:
 
 
 def _fork_supervisors(control: socket.socket, run: Work) -> None:
-    """Fork a supervisor for each request on the control socket, until the server closes it."""
+    """Keep one supervisor that waits for the next request on the control socket, until the server closes it."""
+    is_requested = False
     while True:
-        try:
-            byte, descriptors, _, _ = socket.recv_fds(control, 1, 2)
-        except ConnectionResetError:  # The server ended before it read what was sent.
+        if _fork_supervisor(control, run):
+            is_requested = False
+        elif is_requested:  # Again there was no process. The server sees that the link closes at once.
+            for descriptor in take_request(control):
+                os.close(descriptor)
+            is_requested = False
+        elif not (is_requested := _wait_for_request(control)):
             return
-        if not byte:
-            return
-        for descriptor in descriptors:
-            # Programs that the action starts must not inherit the link.
-            os.set_inheritable(descriptor, False)
-        try:
-            with warnings.catch_warnings():
-                # Python 3.12 warns of a fork beside threads; main() has warned of them already.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                is_child = len(descriptors) == 2 and os.fork() == 0
-            if is_child:
-                _become_supervisor(control, descriptors, run)
-        except OSError as error:  # The server sees that the link closes at once.
-            print(f"Kernel emulator: cannot fork: {error}.", file=sys.stderr, flush=True)
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
-def _become_supervisor(control: socket.socket, descriptors: list[int], run: Work) -> None:
+def _fork_supervisor(control: socket.socket, run: Work) -> bool:
+    """Fork a supervisor, and wait until it has taken a request. Return False if there is none, or it ended before."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            try:
+                with warnings.catch_warnings():
+                    # Python 3.12 warns of a fork beside threads; main() has warned of them already.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    is_child = os.fork() == 0
+                if is_child:
+                    ours.close()
+                    _become_supervisor(control, theirs, run)
+            except OSError as error:
+                print(f"Kernel emulator: cannot fork: {error}.", file=sys.stderr, flush=True)
+        ours.settimeout(None)  # The app file may have set a default.
+        return bool(ours.recv(1))
+
+
+def _wait_for_request(control: socket.socket) -> bool:
+    """Return True when there is a request, False when the server has closed the control socket."""
     try:
-        control.close()
-        link, output = descriptors
-        supervise(socket.socket(fileno=link), output, run)
+        return bool(control.recv(1, socket.MSG_PEEK))
+    except ConnectionResetError:  # The server ended before it read what was sent.
+        return False
+
+
+def _become_supervisor(control: socket.socket, forkserver: socket.socket, run: Work) -> NoReturn:
+    try:
+        supervise(control, forkserver, run)
     except BaseException:  # noqa: BLE001 - a forked process must never return into its parent's code
         traceback.print_exc()
     finally:

@@ -37,6 +37,7 @@ class Forkserver:
         self.started = time.time_ns()
         self.files = {str(path.resolve())}
         self._control, theirs = socket.socketpair()
+        self._spawning = asyncio.Lock()
         with theirs:
             self._process = subprocess.Popen(
                 [
@@ -92,12 +93,13 @@ class Forkserver:
         :param link: descriptor of the supervisor's link to the server.
         :param output: descriptor for what the invocation prints.
         """
-        while True:
-            try:
-                socket.send_fds(self._control, [b"."], [link, output])
-                return
-            except BlockingIOError:  # Hundreds of requests are waiting.
-                await asyncio.sleep(0.01)
+        async with self._spawning:
+            while True:
+                try:
+                    socket.send_fds(self._control, [b"."], [link, output])
+                    return
+                except BlockingIOError:  # Hundreds of requests are waiting.
+                    await asyncio.sleep(0.01)
 
     def close(self) -> None:
         """End the process and all its descendants."""

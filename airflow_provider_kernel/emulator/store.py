@@ -9,6 +9,7 @@ unless ``--reserialize-payloads`` is set.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -21,9 +22,10 @@ from airflow_provider_kernel.api.timestamps import format_timestamp
 MAX_LOG_SIZE = 8 * 2**20
 #: Characters that each line counts besides its text, so that endless empty lines are bounded too.
 LINE_OVERHEAD = 128
-#: Maximum number of ended invocations. Beyond it, the oldest are forgotten.
+#: Maximum number of ended invocations. Beyond it, those that ended first are forgotten.
 MAX_ENDED = 1_000
-#: Maximum payloads, outputs and logs of all ended invocations, in characters. Beyond it, the oldest are forgotten.
+#: Maximum payloads, outputs and logs of all ended invocations, in characters. Beyond it, those that ended first are
+#: forgotten; the last one is always kept.
 MAX_ENDED_SIZE = 256 * 2**20
 
 
@@ -50,7 +52,7 @@ class StoredInvocation:
     :param logs: the kept lines: time and message.
     :param log_size: characters of the kept lines, with :data:`LINE_OVERHEAD`.
     :param dropped: number of lines that were dropped from ``logs``.
-    :param listeners: functions that are called after every change, in this order.
+    :param listeners: functions that are called after every change, in this order; none after the end.
     """
 
     id: str
@@ -105,6 +107,7 @@ class StoredInvocation:
         self.status, self.output, self.reason = result.status, result.output, result.reason
         self.finished = now
         self._notify()
+        self.listeners.clear()  # They refer to the invocation, so only garbage collection would free both.
 
     def line_number(self, since: int | None) -> int:
         """Return the number of the first line at or after ``since``; 0 if ``since`` is None."""
@@ -186,6 +189,9 @@ class Store:
 
     def __init__(self) -> None:
         self._invocations: dict[str, StoredInvocation] = {}
+        #: Those that have ended, in the order of their ends, and their total size.
+        self._ended: deque[StoredInvocation] = deque()
+        self._ended_size = 0
 
     def add(self, invocation: StoredInvocation) -> None:
         """Add a new invocation."""
@@ -201,11 +207,12 @@ class Store:
             invocation for invocation in reversed(self._invocations.values()) if wanted.matches(invocation)
         ]
 
-    def forget(self) -> None:
-        """Forget the oldest ended invocations beyond the limits. The newest ended invocation is always kept."""
-        size = 0
-        ended = [invocation for invocation in reversed(self._invocations.values()) if invocation.is_ended]
-        for index, invocation in enumerate(ended):
-            size += invocation.size
-            if index > 0 and (index >= MAX_ENDED or size > MAX_ENDED_SIZE):
-                del self._invocations[invocation.id]
+    def finish(self, invocation: StoredInvocation, result: InvocationResult, now: int) -> None:
+        """Set the result of an invocation, and forget the invocations beyond the limits that ended first."""
+        invocation.finish(result, now)
+        self._ended.append(invocation)
+        self._ended_size += invocation.size
+        while len(self._ended) > 1 and (len(self._ended) > MAX_ENDED or self._ended_size > MAX_ENDED_SIZE):
+            forgotten = self._ended.popleft()
+            self._ended_size -= forgotten.size
+            del self._invocations[forgotten.id]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -74,7 +75,8 @@ async def event_stream(
             except TimeoutError:
                 yield _event("sse_heartbeat")
     finally:
-        invocation.listeners.remove(changed.set)
+        with suppress(ValueError):  # The end of the invocation has removed it.
+            invocation.listeners.remove(changed.set)
 
 
 def is_heartbeat(event: bytes) -> bool:

@@ -1,6 +1,7 @@
 """The emulator with what is large or many: payloads, invocations, streams, and clients that read slowly or never."""
 
 import json
+import resource
 import socket
 import statistics
 from concurrent.futures import ThreadPoolExecutor
@@ -123,6 +124,21 @@ def test_two_hundred_streams_have_the_same_lines_and_the_end(own, own_http):
         results = list(pool.map(follow, range(200)))
 
     assert results == [([f"line {number}" for number in range(100)], "succeeded")] * 200
+
+
+def test_streams_may_be_more_than_the_soft_limit_of_descriptors():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+        try:
+            emulator = stack.enter_context(KernelEmulator([APP]))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        headers = {"Authorization": "Bearer x"}
+        http = stack.enter_context(httpx.Client(base_url=emulator.base_url, headers=headers, timeout=60))
+        invocation_id = submit(http, "minute")
+        with unread(emulator, f"/invocations/{invocation_id}/events", 300):
+            assert http.get("/auth/context").status_code == 200
 
 
 def test_unread_streams_of_long_lines_need_little_memory_and_slow_nobody(own, own_http):

@@ -191,6 +191,45 @@ def test_action_is_killed_first_when_memory_runs_out(client, emulator):
     client.invocations.update(invocation_id, status="failed")
 
 
+@pytest.fixture
+def waiting(start_emulator, until):
+    """A client of an emulator of its own; its forkserver, and the supervisor and worker that wait for an invocation."""
+    emulator = start_emulator()
+    forkserver = psutil.Process(emulator.pid).children()[0]
+    return client_of(emulator), forkserver, until(lambda: pair(forkserver))
+
+
+def pair(forkserver):
+    """Return the only supervisor and its worker; None while there are others, or not yet both."""
+    try:
+        supervisor, worker = forkserver.children(recursive=True)
+        return [supervisor, worker] if worker.ppid() == supervisor.pid else None
+    except (ValueError, psutil.NoSuchProcess):
+        return None
+
+
+def test_worker_waits_for_each_invocation(waiting, until):
+    client, forkserver, (_, worker) = waiting
+
+    for _ in range(3):
+        reply = client.invocations.create(**LATEST, action_name="spawn", payload='{"seconds": 0}')
+
+        assert json.loads(reply.output)[0] == worker.pid
+        _, worker = until(lambda: pair(forkserver))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed process")
+@pytest.mark.parametrize("number", [0, 1], ids=["supervisor", "worker"])
+def test_invocation_succeeds_after_a_process_that_waits_is_killed(waiting, until, number):
+    client, forkserver, processes = waiting
+
+    processes[number].kill()
+    until(lambda: forkserver.children(recursive=True) == [])
+
+    for _ in range(2):
+        assert client.invocations.create(**LATEST, action_name="echo", payload="1").status == "succeeded"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_all_processes_and_streams_get_the_terminal_state(start_emulator, alive, number):
     emulator = start_emulator()

@@ -1,5 +1,8 @@
 """The emulator's invocations in memory: log, status, list filters, limits."""
 
+import gc
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +57,21 @@ def test_listeners_are_called_after_every_change():
     assert calls == [("running", 0), ("running", 1), ("succeeded", 1)]
 
 
+def test_forgotten_invocation_is_freed_without_garbage_collection():
+    store, kept = Store(), invocation()
+    kept.listeners.append(lambda kept=kept: None)
+    store.add(kept)
+    store.finish(kept, SUCCEEDED, 1)
+    freed = weakref.ref(kept)
+
+    gc.disable()
+    try:
+        del store, kept
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
@@ -74,17 +92,16 @@ def test_filter_matches_its_fields(wanted, expected):
     assert wanted.matches(invocation(started=5)) is expected
 
 
-def test_oldest_ended_invocations_are_forgotten_but_no_active_one(monkeypatch):
+def test_invocations_that_ended_first_are_forgotten_but_no_active_one(monkeypatch):
     monkeypatch.setattr(module, "MAX_ENDED", 2)
     store = Store()
-    for name in "abcde":
+    for name in "abcdef":
         store.add(invocation(name))
-        if name != "a":
-            store.get(name).finish(SUCCEEDED, 1)
-        store.forget()
+    for name in "cdeb":
+        store.finish(store.get(name), SUCCEEDED, 1)
 
-    assert [kept.id for kept in store.list(ListFilter())] == ["e", "d", "a"]
-    assert store.get("b") is None
+    assert [kept.id for kept in store.list(ListFilter())] == ["f", "e", "b", "a"]
+    assert store.get("c") is None
 
 
 def test_large_invocations_are_forgotten_but_the_newest(monkeypatch):
@@ -92,7 +109,6 @@ def test_large_invocations_are_forgotten_but_the_newest(monkeypatch):
     store = Store()
     for name in "abc":
         store.add(invocation(name, payload="x" * 20))
-        store.get(name).finish(SUCCEEDED, 1)
-        store.forget()
+        store.finish(store.get(name), SUCCEEDED, 1)
 
     assert [kept.id for kept in store.list(ListFilter())] == ["c"]
