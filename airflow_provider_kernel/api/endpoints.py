@@ -210,7 +210,7 @@ def read_reply(
     request: Request[T],
     status: int,
     headers: Mapping[str, str],
-    body: bytes,
+    body: bytes | bytearray,
     redactor: Redactor = NO_SECRETS,
     size: int | None = None,
 ) -> T:
@@ -229,8 +229,12 @@ def read_reply(
     """
     if not is_success(status):
         raise_for_status(status, headers, body, redactor)
+    size = len(body) if size is None else size
     try:
-        data = _decoded(body, redactor) if request.has_result and status != 204 else None
+        text = body.decode() if request.has_result and status != 204 else None
+        del body  # An output may have hundreds of megabytes.
+        data = None if text is None else redactor.json(parse_json(text), text)
+        del text
         result = request.read(data, headers)
     except _MALFORMED:
         raise KernelTransportError(
@@ -238,17 +242,12 @@ def read_reply(
             "reply; a proxy may have answered."
         ) from None
     if isinstance(result, Page):
-        return result._replace(size=len(body) if size is None else size)
+        return result._replace(size=size)
     return result
 
 
 #: Exceptions of reading JSON that is malformed, or of an unexpected shape.
 _MALFORMED = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
-
-
-def _decoded(body: bytes, redactor: Redactor) -> Any:
-    text = body.decode()
-    return redactor.json(parse_json(text), text)
 
 
 def check_stream(headers: Mapping[str, str], redactor: Redactor = NO_SECRETS) -> None:
@@ -269,7 +268,7 @@ def check_stream(headers: Mapping[str, str], redactor: Redactor = NO_SECRETS) ->
 
 
 def raise_for_status(
-    status: int, headers: Mapping[str, str], body: bytes, redactor: Redactor = NO_SECRETS
+    status: int, headers: Mapping[str, str], body: bytes | bytearray, redactor: Redactor = NO_SECRETS
 ) -> NoReturn:
     """
     Raise the exception for an error reply.
@@ -289,7 +288,8 @@ def raise_for_status(
         message = f"a redirect to {host}, which is not followed so that the token stays where it belongs"
     else:
         try:
-            error = _decoded(body, redactor)
+            text = body.decode()
+            error = redactor.json(parse_json(text), text)
             if isinstance(error["message"], str):
                 message = clean(_sentence(error), MAX_ERROR_MESSAGE)
             code = clean(error["code"], MAX_NAME) if isinstance(error.get("code"), str) else None

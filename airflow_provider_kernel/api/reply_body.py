@@ -88,9 +88,9 @@ class ReplyBody:
                 raise _too_large_for_kernels()
             yield
 
-    def close(self) -> bytes:
+    def close(self) -> bytearray:
         """
-        Return the body; the whole one for a success.
+        Return the body, which this object then no longer holds; the whole one for a success.
 
         :raises KernelResponseTooLargeError: it has too many lists and objects.
         :raises KernelTransportError: it was cut short.
@@ -99,10 +99,11 @@ class ReplyBody:
             if self._skimmer:
                 raise _too_large_for_kernels()
             if not self._is_success:
-                return b""
+                return bytearray()
         if self._gzip and self._received and not self._gzip.eof and not self.full:
             raise KernelTransportError("The reply was cut short.")
-        return bytes(self._body)
+        body, self._body = self._body, bytearray()
+        return body
 
     def _end_too_large(self) -> None:
         if self._is_success:

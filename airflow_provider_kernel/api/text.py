@@ -110,11 +110,10 @@ class Redactor:
         """
         if not self._pattern:
             return value
-        if "\\u001b" not in text:  # a color may split a secret
-            if "\\u00" in text or "\\/" in text:  # escapes may hide a secret in the text
-                text = json.dumps(value, ensure_ascii=False)
-            if not self._pattern.search(text):
-                return value
+        # Escapes may hide a secret in the text, and a color may split one.
+        may_hide = "\\u00" in text or "\\/" in text
+        if not may_hide and not self._pattern.search(text):
+            return value
         top = [value]
         remaining: list[list[Any] | dict[Any, Any]] = [top]
         while remaining:

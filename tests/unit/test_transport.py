@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import socket
+import tracemalloc
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +24,7 @@ from airflow_provider_kernel.transport.errors import (
     root_causes,
     transport_error,
 )
+from airflow_provider_kernel.transport.sync import result_of
 
 TOKEN = "sk_live_0123456789"
 GET = endpoints.get_invocation("i1")
@@ -172,3 +176,23 @@ def test_connection_raises_when_the_extra_is_not_an_object(extra):
         KernelConfigurationError, match="The extra of the Airflow connection 'kernel_default'"
     ):
         settings_of(connection(extra=extra))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [{"title": "A light in the attic", "price": 51.77}, {"title": "Bücher/📚\x1b[0m\n"}],
+    ids=["plain", "escapes"],
+)
+def test_reading_an_output_takes_at_most_three_times_its_size(item):
+    output = json.dumps([item] * 100_000)
+    body = io.BytesIO(json.dumps({"id": "i1", "status": "succeeded", "output": output}).encode())
+    raw = SimpleNamespace(read1=lambda size, decode_content: body.read1(size))
+    response = SimpleNamespace(status_code=200, headers={}, raw=raw)
+    tracemalloc.start()
+    try:
+        found = result_of(GET, response, KernelSettings(TOKEN))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.raw_output == output
+    assert peak < 3 * len(output)

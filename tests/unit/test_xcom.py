@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from airflow_provider_kernel.operators.xcom import (
     MAX_DEPTH,
@@ -80,6 +82,15 @@ def test_other_characters_are_not_replaced(text):
     output, is_altered = read_output(text)
     assert not is_altered
     assert output in (text, json.loads(text) if text.startswith('"') else None)
+
+
+@given(st.text(st.sampled_from('\0\\\ud83d\ude00\ud800udD0"😀'), max_size=12))
+def test_exactly_nul_and_halves_of_surrogate_pairs_are_replaced(text):
+    written = json.dumps(text)
+    read = json.loads(written)  # in which two halves that follow each other are a pair
+    output, is_altered = read_output(written)
+    assert output == "".join("?" if char == "\0" or "\ud800" <= char <= "\udfff" else char for char in read)
+    assert is_altered is (output != read)
 
 
 def test_missing_output_is_none():
