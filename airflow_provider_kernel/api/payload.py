@@ -23,12 +23,11 @@ from airflow_provider_kernel.api.payload_mark import MARK_LENGTH
 MAX_PAYLOAD_BYTES = 4_500_000
 #: What to write as ``metadata_field``.
 METADATA_FIELD_MEANING = "the name of the field that is added to the payload"
+# Not compiled here, which would take milliseconds of every parse of a Dag file.
 #: Escapes of NUL and of surrogates; those of a whole pair match, too.
-_MAYBE_UNSTORABLE = re.compile(r"\\u(?:[dD][89a-fA-F]|0000)")
+_MAYBE_UNSTORABLE = r"\\u(?:[dD][89a-fA-F]|0000)"
 #: JSON text without such escapes except those of whole pairs.
-_STORABLE = re.compile(
-    r"(?:[^\\]+|\\(?:[^u]|u(?!0000|[dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F]))*+", re.DOTALL
-)
+_STORABLE = r"(?s)(?:[^\\]+|\\(?:[^u]|u(?!0000|[dD][89a-fA-F])|u[dD][89abAB]..\\u[dD][c-fC-F]))*+"
 #: How to convert a value of these classes; the first class that matches counts.
 _CONVERSIONS: tuple[tuple[Any, str], ...] = (
     ((date, time), ".isoformat()"),
@@ -75,7 +74,7 @@ def parse_storable(text: str) -> tuple[Any, bool]:
     """Return the value as :func:`parse_json` does, and whether characters were replaced in it."""
     value = parse_exactly(text)
     # Not by what was decoded: that would be several copies of an output, which may have hundreds of megabytes.
-    if not _MAYBE_UNSTORABLE.search(text) or _STORABLE.fullmatch(text):
+    if not re.search(_MAYBE_UNSTORABLE, text) or re.fullmatch(_STORABLE, text):
         return value, False
     try:
         exact = json.dumps(value, ensure_ascii=False)

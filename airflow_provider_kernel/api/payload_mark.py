@@ -7,7 +7,6 @@ without it. Kernel has no idempotency key: by the mark, the operator knows its o
 
 from __future__ import annotations
 
-import re
 import secrets
 
 #: Bits of a key, which is written as 16 hexadecimal digits.
@@ -16,7 +15,6 @@ KEY_BITS = 64
 _PREFIX = "1011001110001111"
 #: Length of a mark, in characters and bytes.
 MARK_LENGTH = len(_PREFIX) + KEY_BITS
-_MARK = re.compile(rf"[ \t]{{{MARK_LENGTH}}}")
 _WHITE_SPACE = str.maketrans("01", " \t")
 _BITS = str.maketrans(" \t", "01")
 
@@ -38,6 +36,7 @@ def add_mark(payload: str, key: str) -> str:
 
 def read_mark(payload: str | None) -> str | None:
     """Return the key in the mark of ``payload``; None if it has no mark."""
-    match = _MARK.fullmatch((payload or "")[-MARK_LENGTH:])
-    bits = match[0].translate(_BITS) if match else ""
+    end = (payload or "")[-MARK_LENGTH:]
+    is_mark = len(end) == MARK_LENGTH and not end.strip(" \t")
+    bits = end.translate(_BITS) if is_mark else ""
     return f"{int(bits[len(_PREFIX) :], 2):0{KEY_BITS // 4}x}" if bits.startswith(_PREFIX) else None
