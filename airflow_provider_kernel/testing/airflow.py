@@ -44,12 +44,15 @@ def run_operator(operator: BaseOperator, *, context: Mapping[str, Any] | None = 
         returns. Neither a mapped task nor one that takes the output of another task; run those with :func:`run_dag`.
     :param context: values that are added to Airflow's context, or replace those with the same names.
     :return: the result, which Airflow would push to XCom as ``return_value``.
+    :raises RuntimeError: the test is asynchronous, and the task may defer.
     :raises Exception: the exception that the task fails with.
     """
     if not hasattr(operator, "execute") and hasattr(operator, "operator"):  # an XComArg
         operator = operator.operator
     if not hasattr(operator, "execute"):
         raise TypeError("run_operator() runs a single task: run a mapped one with run_dag().")
+    if getattr(operator, "deferrable", False):  # whether it defers may depend on how long the action takes
+        _check_no_event_loop("run_operator")
     for name in operator.template_fields:
         for other, _ in XComArg.iter_xcom_references(getattr(operator, name, None)):
             if not hasattr(other, "execute"):  # Airflow asks its API for the outputs of a mapped task.

@@ -227,10 +227,11 @@ def wait(ctx, payload):
     ("arguments", "runs_on"),
     [
         ({}, None),
+        ({"defer_after": 0}, None),
         ({"deferrable": False}, None),
         ({"async_": False}, None),
         ({"deferrable": False, "cancel_on_kill": False}, "runs on (cancel_on_kill=False), for 900 s at most"),
-        ({"cancel_on_kill": False}, "runs on (cancel_on_kill=False) until it ends"),
+        ({"defer_after": 0, "cancel_on_kill": False}, "runs on (cancel_on_kill=False) until it ends"),
         ({"async_": False, "cancel_on_kill": False}, "The invocation may run on (cancel_on_kill=False)"),
     ],
 )
@@ -249,7 +250,7 @@ def test_ctrl_c_cancels_the_invocation_or_says_that_it_runs_on(server, tmp_path,
             [invocation] = client.invocations.list()
     said = done.stdout + done.stderr
     assert "KeyboardInterrupt" in said
-    if BEFORE_3_1 and "deferrable" not in arguments and "async_" not in arguments:
+    if BEFORE_3_1 and "defer_after" in arguments:
         # A trigger cannot tell Ctrl-C from a triggerer that stops.
         assert invocation.status == "running"
         assert runs_on or f"Kernel invocation {invocation.id} runs on: the task was not killed." in said

@@ -209,13 +209,16 @@ def test_an_unknown_invocation_cannot_have_a_browser(client):
 
 
 def test_a_browser_closes_after_its_inactivity_and_not_while_it_is_used(client, site):
-    used, busy, idle = (
-        client.browsers.create(headless=True, timeout_seconds=10).session_id for _ in range(3)
-    )
+    def create():
+        return client.browsers.create(headless=True, timeout_seconds=10)
+
     long = [{"type": "sleep", "sleep": {"duration_ms": 14_000}}]
-    batch = Thread(target=client.browsers.computer.batch, args=(busy,), kwargs={"actions": long})
-    batch.start()
-    with connect(client.browsers.retrieve(used).cdp_ws_url, max_size=None):
+    made = create()
+    with connect(made.cdp_ws_url, max_size=None):
+        used, busy = made.session_id, create().session_id
+        batch = Thread(target=client.browsers.computer.batch, args=(busy,), kwargs={"actions": long})
+        batch.start()
+        idle = create().session_id
         wait_until(lambda: idle not in open_ids(client), 60, "the idle browser closes")
         assert {used, busy} == set(open_ids(client))
         batch.join()
