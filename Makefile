@@ -8,7 +8,7 @@ unexport PYTHONPATH PYTHONDONTWRITEBYTECODE
 # JOBS: how many tests at a time; default: two for each core.
 CHECKS = .venv/bin/python -m dev.checks $(if $(JOBS),--jobs=$(JOBS))
 
-.PHONY: help demo ui demo-browser ui-browser lint unit integration system test versions test-all chaos docs chromium
+.PHONY: help demo ui demo-browser ui-browser lint unit integration system test versions test-all chaos scale docs chromium
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -55,6 +55,9 @@ test-all: .venv/ready chromium ## test, system, and versions on the oldest, the 
 
 chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and count what went wrong
 	@.venv/bin/python -m tests.system.chaos --minutes=$(or $(MINUTES),10) $(if $(SEED),--seed=$(SEED))
+
+scale: .venv/ready ## 200 invocations on Celery with Redis: kill a worker and a triggerer, count what ran: 6 minutes
+	@.venv/bin/python -m tests.benchmarks.bench_scale
 
 # Says nothing if there is one; else this alone reaches beyond the repository.
 chromium: .venv/ready
