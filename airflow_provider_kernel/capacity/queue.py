@@ -202,7 +202,7 @@ class CapacityQueue:
         eligible = self._eligible(now)
         if free:
             self._free_at = now
-        shortest = max(MIN_POLL_PAUSE, min(ENDED_SHARE * self._estimate.mean_seconds, POLL_PAUSE))
+        shortest = min(max(MIN_POLL_PAUSE, ENDED_SHARE * self._estimate.mean_seconds), POLL_PAUSE)
         pause = min(max(shortest, POLL_SHARE * (now - self._free_at)), MAX_POLL_PAUSE)
         self._schedule_poll(now, max(pause, PAUSE_PER_ACTIVE * len(active)))
         if len(eligible) > free:
