@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -50,7 +51,7 @@ run_id, chatty = sys.argv[1], int(sys.argv[2])
 with create_session() as session:
     for ti in session.scalars(select(TaskInstance).where(TaskInstance.run_id == run_id)):
         kind = "chatty" if ti.map_index < chatty else "quiet"
-        row = Trigger.from_object(KernelInvocationTrigger(f"{kind}-{ti.map_index}"))
+        row = Trigger.from_object(KernelInvocationTrigger(f"{kind}-{ti.map_index}-{chatty}"))
         session.add(row)
         session.flush()
         ti.trigger_id, ti.state, ti.next_method = row.id, TaskInstanceState.DEFERRED, "execute_complete"
@@ -60,8 +61,10 @@ RESUMED = sqlalchemy.text(
     "SELECT map_index, extract(epoch FROM updated_at) FROM task_instance"
     " WHERE run_id = :run_id AND state = 'scheduled'"
 )
-#: Seconds between two ends.
-BETWEEN = 0.02
+#: So that the next triggerer has other tasks only.
+FORGET = sqlalchemy.text("UPDATE task_instance SET state = 'removed', trigger_id = NULL")
+#: Seconds between two ends: less than Airflow needs to store an event.
+BETWEEN = 0.1
 LINES_PER_SECOND = 100
 
 
@@ -87,20 +90,21 @@ def serve(port: Connection) -> None:
         await stream.write(state(invocation_id))
         opened.setdefault(invocation_id, time.time())
         end = ends.setdefault(invocation_id, asyncio.Event())
-        number = 0
-        while not end.is_set():
-            try:
-                async with asyncio.timeout(0.1 if invocation_id.startswith("chatty") else 10):
-                    await end.wait()
-            except TimeoutError:
-                if invocation_id.startswith("chatty"):
-                    lines = range(number, number := number + LINES_PER_SECOND // 10)
-                    await stream.write(
-                        b"".join(data(event="log", message=f"line {line}\n") for line in lines)
-                    )
-                else:
-                    await stream.write(data(event="sse_heartbeat"))
-        await stream.write(state(invocation_id))
+        with suppress(ConnectionError):  # the triggerer is killed
+            number = 0
+            while not end.is_set():
+                try:
+                    async with asyncio.timeout(0.1 if invocation_id.startswith("chatty") else 10):
+                        await end.wait()
+                except TimeoutError:
+                    if invocation_id.startswith("chatty"):
+                        lines = range(number, number := number + LINES_PER_SECOND // 10)
+                        await stream.write(
+                            b"".join(data(event="log", message=f"line {line}\n") for line in lines)
+                        )
+                    else:
+                        await stream.write(data(event="sse_heartbeat"))
+            await stream.write(state(invocation_id))
         return stream
 
     async def get(request: web.Request) -> web.Response:
@@ -144,14 +148,15 @@ def measure(stack: AirflowStack, url: str, tasks: int, chatty: int, ends: int) -
     began = time.time()
     triggerer = stack.start("triggerer")
 
-    def times() -> dict[str, dict[str, float]]:
+    def times(what: str) -> dict[str, float]:
         triggerer.check()
-        return requests.get(f"{url}/times", timeout=30).json()
+        found = requests.get(f"{url}/times", timeout=30).json()[what]
+        return {name: at for name, at in found.items() if name.endswith(f"-{chatty}")}
 
-    wait_until(lambda: len(times()["opened"]) == tasks, 600, "all streams are open", interval=1)
-    opened = times()["opened"].values()
+    wait_until(lambda: len(times("opened")) == tasks, 600, "all streams are open", interval=1)
+    opened = times("opened").values()
     for number in range(tasks - ends, tasks):
-        requests.post(f"{url}/end/quiet-{number}", timeout=30)
+        requests.post(f"{url}/end/quiet-{number}-{chatty}", timeout=30)
         time.sleep(BETWEEN)
     engine = sqlalchemy.create_engine(stack.database_url)
 
@@ -160,9 +165,11 @@ def measure(stack: AirflowStack, url: str, tasks: int, chatty: int, ends: int) -
             return {index: float(at) for index, at in connection.execute(RESUMED, {"run_id": run.run_id})}
 
     wait_until(lambda: len(resumed()) == ends, 300, "all ends are noticed", interval=1)
-    ended = times()["ended"]
-    late = sorted(at - ended[f"quiet-{index}"] for index, at in resumed().items())
+    ended = times("ended")
+    late = sorted(at - ended[f"quiet-{index}-{chatty}"] for index, at in resumed().items())
     triggerer.kill()
+    with engine.begin() as connection:
+        connection.execute(FORGET)
     return (
         f"all streams open {max(opened) - min(opened):5.1f} s after the first one, which was {min(opened) - began:.1f} s "
         f"after the triggerer's start; ends noticed after {statistics.median(late):.2f} s (median), "
@@ -177,39 +184,42 @@ def main() -> None:
     )
     parser.add_argument("--tasks", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--chatty", type=int, nargs="+", default=[0, 50], help="how many log 100 lines/s")
-    parser.add_argument("--ends", type=int, default=500, help="how many end; default: %(default)s")
+    parser.add_argument("--ends", type=int, default=100, help="how many end; default: %(default)s")
+    parser.add_argument(
+        "--per-loop", type=int, default=50, help="max_trigger_to_select_per_loop; default: Airflow's"
+    )
     options = parser.parse_args()
-    for chatty in options.chatty:
-        ours, theirs = multiprocessing.Pipe()
-        server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
-        server.start()
-        url = f"http://127.0.0.1:{ours.recv()}"
-        with RunFolder(REPOSITORY / ".run" / "triggerer") as folder:
-            dags = folder.path / "dags"
-            dags.mkdir()
-            (dags / "deferred.py").write_text(DAG.format(tasks=options.tasks))
-            with (
-                Postgres(folder.path / "postgres") as postgres,
-                AirflowStack(
-                    folder.path / "airflow",
-                    [dags],
-                    env={
-                        "AIRFLOW__TRIGGERER__CAPACITY": str(options.tasks),
-                        "AIRFLOW__CORE__MAX_MAP_LENGTH": str(options.tasks),
-                    },
-                    connections={
-                        "kernel_default": json.dumps({"conn_type": "kernel", "host": url, "password": "sk"})
-                    },
-                    database_url=postgres.url,
-                ) as stack,
-            ):
-                wait_until(lambda: "deferred" in stack.api.dag_ids(), 90, "the Dag is read")
-                for name in ("scheduler", "triggerer"):
-                    stack.components[name].kill()
-                print(
-                    f"{options.tasks} tasks, {chatty} chatty: {measure(stack, url, options.tasks, chatty, options.ends)}"
-                )
-        server.terminate()
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
+    server.start()
+    url = f"http://127.0.0.1:{ours.recv()}"
+    with RunFolder(REPOSITORY / ".run" / "triggerer") as folder:
+        dags = folder.path / "dags"
+        dags.mkdir()
+        (dags / "deferred.py").write_text(DAG.format(tasks=options.tasks))
+        with (
+            Postgres(folder.path / "postgres") as postgres,
+            AirflowStack(
+                folder.path / "airflow",
+                [dags],
+                env={
+                    "AIRFLOW__TRIGGERER__CAPACITY": str(options.tasks),
+                    "AIRFLOW__TRIGGERER__MAX_TRIGGER_TO_SELECT_PER_LOOP": str(options.per_loop),
+                    "AIRFLOW__CORE__MAX_MAP_LENGTH": str(options.tasks),
+                },
+                connections={
+                    "kernel_default": json.dumps({"conn_type": "kernel", "host": url, "password": "sk_bench"})
+                },
+                database_url=postgres.url,
+            ) as stack,
+        ):
+            wait_until(lambda: "deferred" in stack.api.dag_ids(), 90, "the Dag is read")
+            for name in ("scheduler", "triggerer"):
+                stack.components[name].kill()
+            for chatty in options.chatty:
+                result = measure(stack, url, options.tasks, chatty, options.ends)
+                print(f"{options.tasks} tasks, {chatty} chatty: {result}", flush=True)
+    server.terminate()
 
 
 if __name__ == "__main__":
