@@ -8,7 +8,7 @@ unexport PYTHONPATH PYTHONDONTWRITEBYTECODE
 # JOBS: how many tests at a time; default: two for each core.
 CHECKS = .venv/bin/python -m dev.checks $(if $(JOBS),--jobs=$(JOBS))
 
-.PHONY: help demo ui demo-browser ui-browser lint unit integration system test versions test-all chaos bench docs chromium
+.PHONY: help demo ui demo-browser ui-browser lint unit integration system test versions test-all chaos bench scale docs chromium
 
 help: ## Show what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 20
@@ -59,6 +59,9 @@ chaos: .venv/ready ## Kill everything at random for MINUTES=10, by a SEED, and c
 bench: .venv/ready ## Compare what parsing and waiting cost with other providers, and with a bare loop; 5 minutes
 	@.venv/bin/python -m tests.benchmarks.bench_parsing
 	@.venv/bin/python -m tests.benchmarks.bench_waiting
+
+scale: .venv/ready ## 200 invocations on Celery with Redis: kill a worker and a triggerer, count what ran; minutes
+	@.venv/bin/python -m tests.benchmarks.bench_scale
 
 # Says nothing if there is one; else this alone reaches beyond the repository.
 chromium: .venv/ready

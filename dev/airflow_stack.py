@@ -37,7 +37,7 @@ NOTICE_DEATHS_SOON = {
     "AIRFLOW__SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",
 }
 #: The commands whose processes fork: for tasks, Dag files and triggers.
-FORKING = ("scheduler", "dag-processor", "triggerer")
+FORKING = ("scheduler", "dag-processor", "triggerer", "celery")
 
 
 def free_port(preferred: int = 0) -> int:
@@ -170,13 +170,13 @@ class AirflowStack:
         self.stop()
 
     def start(self, command: str, name: str | None = None) -> Component:
-        """Start a component, or one more of the kind under a name of its own."""
+        """Start a component by its command line, or one more of the kind under a name of its own."""
         env = {
             **self.env,
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
             "LOGNAME": name or command,  # by which Airflow's table of jobs tells the components apart
         }
-        component = Component(name or command, [command], self.home, env)
+        component = Component(name or command, command.split(), self.home, env)
         self.components[component.name] = component
         component.start()
         return component

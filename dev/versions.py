@@ -34,12 +34,14 @@ class Release(NamedTuple):
     :param pythons: on which it runs, in the order of preference.
     :param also: what is to be installed beside it, and is not what would be taken anyhow.
     :param pre_releases: of a pre-release, its other distributions: uv takes pre-releases of those alone that it is told.
+    :param suffix: of the environment's name.
     """
 
     day: str
     pythons: tuple[str, ...]
     also: tuple[str, ...] = ()
     pre_releases: tuple[str, ...] = ()
+    suffix: str = ""
 
 
 SUPPORTED = {
@@ -90,13 +92,14 @@ class Environment(NamedTuple):
     """An Airflow on a Python, installed or to be."""
 
     airflow: str
+    release: Release
     python: str
     interpreter: Path
 
     @property
     def name(self) -> str:
         """By which people and folders know it."""
-        return f"{self.airflow}-py{self.python}"
+        return f"{self.airflow}-py{self.python}{self.release.suffix}"
 
     @property
     def bin(self) -> Path:
@@ -105,7 +108,7 @@ class Environment(NamedTuple):
 
     def make(self) -> None:
         """Install it, unless it is as it should be."""
-        release = SUPPORTED[self.airflow]
+        release = self.release
         wanted = f"{release}\n{(REPOSITORY / 'pyproject.toml').read_text()}"
         ready = ENVIRONMENTS / self.name / "ready"
         if ready.exists() and ready.read_text() == wanted:
@@ -189,19 +192,19 @@ def runs(interpreter: Path, python: str) -> bool:
     return asked.stdout.strip() == python
 
 
-def environment(airflow: str) -> Environment:
+def environment(airflow: str, release: Release) -> Environment:
     """
     Return the environment for this Airflow, on the first of its Pythons that is here.
 
     :raises SystemExit: there is none.
     """
-    pythons = SUPPORTED[airflow].pythons
+    pythons = release.pythons
     for python in pythons:
         found = next((path for path in interpreters(python) if runs(path, python)), None)
         if found:
             if python != pythons[0]:
                 say(f"Airflow {airflow}: there is no Python {pythons[0]} here, so {python} it is")
-            return Environment(airflow, python, found)
+            return Environment(airflow, release, python, found)
     raise SystemExit(f"Airflow {airflow} needs one of the Pythons {', '.join(pythons)}, and none was found.")
 
 
@@ -215,7 +218,7 @@ def main() -> int:
     parser.add_argument("--reports", type=Path, help="where the results go; default: .run/versions")
     parser.add_argument("tests", nargs="*", help="arguments for pytest; default: all that is said above")
     options = parser.parse_args()
-    environments = [environment(airflow) for airflow in options.airflow or SUPPORTED]
+    environments = [environment(airflow, SUPPORTED[airflow]) for airflow in options.airflow or SUPPORTED]
     parallel = [DISTRIBUTION, f"-n{max(options.jobs // SIDE_BY_SIDE, 1)}"]
     arguments = options.tests or [*parallel, "-m", "not no_airflow and not one_airflow", *SUITES]
     runs = [Run(f"Airflow {each.airflow} on Python {each.python}", each, arguments) for each in environments]

@@ -46,7 +46,7 @@ def setup(app: Any) -> None:
 
 def lead_to_the_site(app: Any, docname: str, source: list[str]) -> None:
     """Let a page's links lead to the site's pages; where it lies, they lead to the repository's files."""
-    if docname in ("guide", "emulator", "testing", "security"):
+    if docname in ("guide", "emulator", "testing", "scale", "security"):
         source[0] = pages.with_links_of_the_site(source[0], (pages.ROOT / "README.md").read_text())
 
 

@@ -9,6 +9,9 @@ Kernel does not tell the limit. :class:`LimitEstimate` learns it from the listed
 - The estimate may be too low: the plan was raised, or the refusal came from a rate limit. So after a time without
   refusals, the queue probes: it releases more waiters than the estimate allows, first 1, then 2, 4 …. The estimate
   rises by each probe that Kernel accepts. A refused probe doubles the time to the next probe, which is 1 again.
+
+A released waiter takes seconds to submit, and short invocations end meanwhile. So the queue also releases as many waiters
+as places become free until then. Refusals that these explain do not lower the estimate.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from math import inf
 MAX_BATCH = 25
 #: Seconds for which a released waiter counts as in flight, unless it arrives or is refused before.
 IN_FLIGHT_SECONDS = 20.0
+#: Seconds from the release of a waiter to its submission: Airflow resumes the task, and a worker starts its process.
+RESUMING_SECONDS = 4.0
+#: What each ended invocation leaves of the weight of those that ended before, in the mean of their durations.
+DECAY = 0.95
 #: Seconds without a refusal before the next probe: after an accepted probe, and at most.
 PROBE_PAUSE, MAX_PROBE_PAUSE = 30.0, 900.0
 
@@ -29,6 +36,9 @@ class LimitEstimate:
 
     def __init__(self) -> None:
         self._active: frozenset[str] = frozenset()
+        self._listed_at = -inf
+        # The number of ended invocations, and the seconds for which all were active; older ones weigh less.
+        self._ended = self._active_seconds = 0.0
         self._released_at: deque[float] = deque()
         self._refusals = 0
         self._refused_at = self._probed_at = -inf
@@ -44,6 +54,11 @@ class LimitEstimate:
     def limit(self) -> int | None:
         """The estimated number of invocations that may be active at a time; None while it is unknown."""
         return self._limit
+
+    @property
+    def mean_seconds(self) -> float:
+        """The mean duration of the invocations, in seconds; infinite while none has ended."""
+        return self._active_seconds / self._ended if self._ended else inf
 
     @property
     def has_refusals(self) -> bool:
@@ -65,14 +80,17 @@ class LimitEstimate:
 
     def on_listed(self, active: frozenset[str], now: float) -> int:
         """
-        Update the estimate, and return the number of free places.
+        Update the estimate, and return the number of waiters for which a place is free, or will be when they arrive.
 
         :param active: the ids of the active invocations.
         :param now: the time of the list.
         """
+        self._learn_duration(active, now)
+        beyond_limit = len(self._active) + len(self._released_at) - self._probes - (self._limit or 0)
         in_flight = self._count_in_flight(active, now)
-        limit = self._update(len(active))
-        return max(0, limit - len(active) - in_flight)
+        limit = self._update(len(active), explained=max(0, beyond_limit))
+        ending = int(len(active) * RESUMING_SECONDS / max(RESUMING_SECONDS, self.mean_seconds))
+        return max(0, limit - len(active) - in_flight + ending)
 
     def probe(self, now: float) -> int:
         """Return how many waiters to release beyond the limit; 0 if it is too early for a probe."""
@@ -82,6 +100,14 @@ class LimitEstimate:
         self._probed_at, self._probes = now, self._probe_size
         self._probe_size = min(MAX_BATCH, 2 * self._probe_size)
         return self._probes
+
+    def _learn_duration(self, active: frozenset[str], now: float) -> None:
+        if self._active:
+            ended = len(self._active - active)
+            kept = DECAY**ended
+            self._ended = kept * (self._ended + ended)
+            self._active_seconds = kept * (self._active_seconds + len(self._active) * (now - self._listed_at))
+        self._listed_at = now
 
     def _count_in_flight(self, active: frozenset[str], now: float) -> int:
         """Return the number of released waiters that have neither arrived nor been refused."""
@@ -93,20 +119,20 @@ class LimitEstimate:
             self._released_at.popleft()
         return len(self._released_at)
 
-    def _update(self, active: int) -> int:
-        limit, refusals = self._limit or 0, self._refusals
+    def _update(self, active: int, explained: int) -> int:
+        limit, refusals = self._limit or 0, max(0, self._refusals - explained)
         if active > limit:
             self._limit = active
             self._probes = max(0, self._probes - (active - limit))
             self._probe_pause = PROBE_PAUSE
         elif refusals:
-            explained = min(refusals, self._probes)
-            if explained:
+            probes = min(refusals, self._probes)
+            if probes:
                 self._probe_pause = min(MAX_PROBE_PAUSE, 2 * self._probe_pause)
-            self._limit = max(active, self._active_before, limit - refusals + explained)
+            self._limit = max(active, self._active_before, limit - refusals + probes)
             if self._limit < limit:  # the estimate may now be too low, so probe soon
                 self._probe_pause = PROBE_PAUSE
-            self._probes -= explained
+            self._probes -= probes
             self._probe_size = 1
         self._refusals = 0
         self._active_before = active

@@ -6,9 +6,9 @@ waiters of one connection in one process. Its driver polls Kernel for the active
 which waiters to release: these submit again. The rules:
 
 - No waiter submits within :data:`MIN_PAUSE` after its refusal, or before ``Retry-After`` has passed.
-- After each poll, the queue releases as many waiters as places are free, :data:`MAX_BATCH` at most. A released waiter
-  occupies a place until it arrives or is refused. :class:`~airflow_provider_kernel.capacity.limit.LimitEstimate`
-  estimates the limit, and sometimes adds a probe.
+- After each poll, the queue releases as many waiters as places are free, or become free until these submit,
+  :data:`MAX_BATCH` at most. A released waiter occupies a place until it arrives or is refused.
+  :class:`~airflow_provider_kernel.capacity.limit.LimitEstimate` estimates the limit, and sometimes adds a probe.
 - Where Kernel refuses the poll alone (a token may be allowed to submit only), the queue releases one waiter per poll,
   with growing pauses.
 - While Kernel may be down, the queue releases no waiter for :data:`FAILURES_BEFORE_RELEASE` polls: a submission
@@ -39,8 +39,10 @@ from airflow_provider_kernel.capacity.limit import MAX_BATCH, LimitEstimate
 MIN_PAUSE = 10.0
 #: Maximum jitter in seconds, so that many waiters or several triggerers do not act at the same moment.
 SPREAD = 2.0
-#: Minimum and maximum time in seconds between two polls; the pause grows while no place becomes free.
-POLL_PAUSE, MAX_POLL_PAUSE = 10.0, 30.0
+#: Seconds between two polls: for the shortest invocations, for those of 40 s or more, and while no place becomes free.
+MIN_POLL_PAUSE, POLL_PAUSE, MAX_POLL_PAUSE = 2.0, 10.0, 30.0
+#: The share of the active invocations that may end between two polls.
+ENDED_SHARE = 0.25
 #: The pause between two polls, as a share of the time since a place was free.
 POLL_SHARE = 0.1
 #: Minimum seconds between two polls for each active invocation: 2 s for each page of 20.
@@ -200,7 +202,8 @@ class CapacityQueue:
         eligible = self._eligible(now)
         if free:
             self._free_at = now
-        pause = min(max(POLL_PAUSE, POLL_SHARE * (now - self._free_at)), MAX_POLL_PAUSE)
+        shortest = min(max(MIN_POLL_PAUSE, ENDED_SHARE * self._estimate.mean_seconds), POLL_PAUSE)
+        pause = min(max(shortest, POLL_SHARE * (now - self._free_at)), MAX_POLL_PAUSE)
         self._schedule_poll(now, max(pause, PAUSE_PER_ACTIVE * len(active)))
         if len(eligible) > free:
             free += self._estimate.probe(now)

@@ -5,10 +5,10 @@ Run by hand; ``--hold=0`` has the trigger fire its event at once::
 
     python -m tests.benchmarks.bench_short_deferrals --seconds 0 1 2 3 4 5 6 8 10 12 --hold=0
     python -m tests.benchmarks.bench_short_deferrals --seconds 0 2 4
-    python -m tests.benchmarks.bench_short_deferrals --broker=redis://127.0.0.1:6379/0
+    .run/envs/*-celery/bin/python -m tests.benchmarks.bench_short_deferrals --celery
 
-Airflow has its default settings, with LocalExecutor; with a broker it is CeleryExecutor, which needs the provider
-``celery`` with its extra ``redis`` installed. It fails if a task does.
+Airflow has its default settings, with LocalExecutor; with ``--celery`` it is CeleryExecutor, for which ``make scale`` makes
+the environment. It fails if a task does.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import argparse
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 from airflow_provider_kernel.testing import KernelEmulator
-from dev.airflow_stack import AirflowStack, Component
+from dev.airflow_stack import AirflowStack
+from dev.celery import Redis, celery_settings, start_worker
 from dev.postgres import Postgres
 from dev.processes import REPOSITORY, RunFolder
 from dev.wait import wait_until
@@ -46,7 +48,7 @@ def main() -> int:
         "--seconds", type=float, nargs="+", default=[0, 2, 4], help="lengths of the invocations"
     )
     parser.add_argument("--tasks", type=int, default=99, help="how many of each length; 99 at most")
-    parser.add_argument("--broker", help="address of Celery's; default: LocalExecutor")
+    parser.add_argument("--celery", action="store_true", help="CeleryExecutor; default: LocalExecutor")
     parser.add_argument("--hold", type=float, help="shortest deferral in seconds; default: the provider's")
     options = parser.parse_args()
     failed = 0
@@ -54,21 +56,20 @@ def main() -> int:
         RunFolder(REPOSITORY / ".run" / "short-deferrals") as folder,
         KernelEmulator([REPOSITORY / "tests/integration/apps/app.py"]) as emulator,
         Postgres(folder.path / "postgres") as postgres,
+        Redis(folder.path / "redis") if options.celery else nullcontext() as redis,
         AirflowStack(
             folder.path / "airflow",
             [Path(__file__).parent / "dags"],
             env={
                 "AIRFLOW_CONN_KERNEL_DEFAULT": emulator.connection_json,
                 **DEFAULT_SETTINGS,
-                **(celery_settings(options.broker, postgres) if options.broker else {}),
+                **(celery_settings(redis, postgres.url) if redis else {}),
             },
             database_url=postgres.url,
         ) as stack,
     ):
-        if options.broker:
-            worker = Component("worker", ["celery", "worker"], stack.home, stack.env)
-            stack.components[worker.name] = worker
-            worker.start()
+        if redis:
+            start_worker(stack, "worker")
         wait_until(lambda: "short_deferrals" in stack.api.dag_ids(), 60, "the Dag is read")
         if options.hold is not None:
             customization = folder.path / "hold" / "sitecustomize.py"
@@ -86,16 +87,6 @@ def main() -> int:
             failed += states["failed"]
             print(f"{seconds:4.1f} s: {dict(states)}, in {time.monotonic() - began:.0f} s", flush=True)
     return failed > 0
-
-
-def celery_settings(broker: str, postgres: Postgres) -> dict[str, str]:
-    """Return what Airflow is told of Celery."""
-    return {
-        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
-        "AIRFLOW__CELERY__BROKER_URL": broker,
-        "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{postgres.url}",
-        "C_FORCE_ROOT": "1",
-    }
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import random
+import re
 import resource
 import socket
 import statistics
@@ -50,13 +51,19 @@ class Api(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.timers: list[asyncio.TimerHandle] = []
+        self.request = b""
 
     def connection_lost(self, error: Exception | None) -> None:
         for timer in self.timers:
             timer.cancel()
 
     def data_received(self, data: bytes) -> None:
-        path = data.split(b" ", 2)[1].decode()
+        self.request += data
+        head, _, body = self.request.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+        if len(body) < int(length[1] if length else 0):
+            return None
+        self.request, path = b"", head.split(b" ", 2)[1].decode()
         if path == "/count":
             return self._reply({"requests": Api.requests})
         Api.requests += 1
@@ -65,8 +72,8 @@ class Api(asyncio.Protocol):
         if path.startswith("/invocations"):
             job = path.split("/")[2]
             return self._reply(invocation(job, is_ended(job)))
-        if "run_id=" in path:  # Databricks
-            ended = is_ended(path.split("run_id=")[1])
+        if path.endswith("/runs/get"):  # Databricks, which asks in the body of a GET
+            ended = is_ended(str(json.loads(body)["run_id"]))
             state = {"life_cycle_state": "TERMINATED" if ended else "RUNNING", "state_message": ""}
             return self._reply({"state": {**state, "result_state": "SUCCESS" if ended else ""}, "tasks": []})
         return self._reply({"data": {"status": 10 if is_ended(path.split("/")[-2]) else 3}})

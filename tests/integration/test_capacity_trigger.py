@@ -25,7 +25,7 @@ from tests.integration.scripted import Reply, Request, error, html, serving
 #: The factor by which the queue's times are shorter in these tests.
 SPEED = 50
 LIST = "GET /invocations"
-UNSCALED = ("POLL_SHARE", "PRIORITY_WITHOUT_DEADLINE")
+UNSCALED = ("DECAY", "ENDED_SHARE", "POLL_SHARE", "PRIORITY_WITHOUT_DEADLINE")
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +198,7 @@ def test_twenty_tasks_are_accepted_with_a_limit_of_four_and_few_submissions(
     asyncio.run(main())
     assert min(pauses) >= capacity_queue.MIN_PAUSE
     assert len(tries) <= 3 * 20
-    assert all(later - at >= capacity_queue.POLL_PAUSE for at, later in itertools.pairwise(polls))
+    assert all(later - at >= capacity_queue.MIN_POLL_PAUSE for at, later in itertools.pairwise(polls))
 
 
 def test_trigger_fires_timeout_after_the_last_poll_at_the_deadline(full, mocker):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 from airflow_provider_kernel.capacity import limit as capacity_limit
-from airflow_provider_kernel.capacity.limit import MAX_BATCH, PROBE_PAUSE
+from airflow_provider_kernel.capacity.limit import MAX_BATCH, PROBE_PAUSE, LimitEstimate
 from airflow_provider_kernel.capacity.queue import (
     DEADLINE_GRACE,
     FAILURES_BEFORE_RELEASE,
@@ -19,6 +19,7 @@ from airflow_provider_kernel.capacity.queue import (
     MAX_POLL_PAUSE,
     MAX_REFUSAL_AGE,
     MIN_PAUSE,
+    MIN_POLL_PAUSE,
     POLL_PAUSE,
     SPREAD,
     CapacityQueue,
@@ -158,6 +159,52 @@ def test_limit_falls_by_the_refusals_but_not_below_the_active_invocations(queue)
     fill(queue, 8, now + 15)
     queue.on_listed(ids(5), now + 22)
     assert queue.limit == 5
+
+
+def listed(limit: int, seconds: float, now: float) -> frozenset[str]:
+    """The active invocations of a full account, where one of ``seconds`` begins as another ends."""
+    return frozenset(ids(limit, int((now - NOW) * limit / seconds)))
+
+
+def estimate_of(limit: int, seconds: float) -> LimitEstimate:
+    """What is learnt of such an account in 100 seconds."""
+    estimate = LimitEstimate()
+    for second in range(100):
+        estimate.on_listed(listed(limit, seconds, NOW + second), NOW + second)
+    return estimate
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0.1, 10), (5.0, 8), (16.0, 2), (60.0, 0)])
+def test_full_account_has_the_places_that_become_free_until_a_waiter_submits(seconds, count):
+    estimate = estimate_of(10, seconds)
+    assert estimate.on_listed(listed(10, seconds, NOW + 100), NOW + 100) == count
+
+
+def test_refusals_of_waiters_that_submit_too_early_do_not_lower_the_limit():
+    estimate = estimate_of(10, 5.0)
+    active = frozenset(ids(6, 1000))
+    released = estimate.on_listed(active, NOW + 100)
+    early = released - 4
+    assert early > 0
+    estimate.on_released(released, NOW + 100)
+    for _ in range(early):
+        estimate.on_refusal(NOW + 102)
+    estimate.on_listed(active, NOW + 103)
+    assert estimate.limit == 10
+    estimate.on_refusal(NOW + 104)
+    estimate.on_listed(active, NOW + 105)
+    assert estimate.limit == 9
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [(5.0, MIN_POLL_PAUSE), (20.0, 5.0), (60.0, POLL_PAUSE)])
+def test_polls_come_sooner_while_invocations_are_short(no_probes, queue, seconds, pause):
+    fill(queue, 400)
+    now = NOW
+    for _ in range(40):
+        queue.on_listed(listed(10, seconds, now), now)
+        now = queue.next_poll_at()
+    queue.on_listed(sorted(listed(10, seconds, now))[:9], now)
+    assert queue.next_poll_at() - now == pytest.approx(pause + SPREAD / 2, rel=0.15)
 
 
 def test_old_refusals_do_not_lower_the_limit(queue):

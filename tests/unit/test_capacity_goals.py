@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_kernel.api.errors import KernelApiError
-from airflow_provider_kernel.capacity.queue import DEADLINE_GRACE, MIN_PAUSE, POLL_PAUSE, SPREAD
+from airflow_provider_kernel.capacity.queue import DEADLINE_GRACE, MIN_PAUSE, MIN_POLL_PAUSE
 from tests.unit.account import DEFERRING, RESUMING, Account
 
 pytestmark = pytest.mark.no_airflow
@@ -24,7 +24,7 @@ def simulated(seed: int, **world: Any) -> Account:
     assert account.submissions_per_task <= 3
     assert account.shortest_pause >= MIN_PAUSE
     for polls in account.polls:
-        assert all(later - at >= POLL_PAUSE for at, later in itertools.pairwise(polls))
+        assert all(later - at >= MIN_POLL_PAUSE for at, later in itertools.pairwise(polls))
     return account
 
 
@@ -107,9 +107,14 @@ def test_long_actions_need_few_submissions_and_polls(seed):
 
 
 @SEEDS
-def test_short_actions_finish_soon(seed):
-    account = simulated(seed, tasks=200, limit=5, seconds=5, tasks_per_second=10)
-    assert account.end <= 200 / 5 * 2 * (POLL_PAUSE + SPREAD)
+@pytest.mark.parametrize("triggerers", [1, 2])
+@pytest.mark.parametrize("tasks_per_second", [2, 4, 40])
+def test_short_actions_end_within_little_more_than_the_limit_allows(seed, triggerers, tasks_per_second):
+    account = simulated(
+        seed, tasks=200, limit=10, seconds=5, triggerers=triggerers, tasks_per_second=tasks_per_second
+    )
+    assert account.end + 5 <= 1.6 * 200 * 5 / 10
+    assert len(account.polls[0]) <= 25 * account.end / 60
 
 
 @SEEDS

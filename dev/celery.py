@@ -1,0 +1,106 @@
+"""CeleryExecutor for an Airflow on this machine: Redis, Airflow's settings, and workers."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from dev.airflow_stack import AirflowStack, Component, free_port
+from dev.wait import wait_until
+
+PROGRAM = "redis-server"
+
+
+class Redis(AbstractContextManager["Redis"]):
+    """
+    Starts a server on enter, kills it on exit. Use it within a :class:`~dev.processes.RunFolder`.
+
+    :param folder: where its log is, which must not exist yet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.port = free_port()
+        self.password = secrets.token_hex(16)
+        self.url = f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> Redis:
+        check_redis()
+        self.folder.mkdir(parents=True)
+        log = self.folder / "redis.log"
+        settings = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "requirepass": self.password,
+            "dir": self.folder,
+            "logfile": log,
+            "save": '""',  # Nothing here outlives the run.
+            "set-proc-title": "no",  # Keeps its environment readable; see dev.processes.
+        }
+        self.process = subprocess.Popen(
+            [PROGRAM, "-"],  # The settings come from stdin: a command line shows the password.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # A Ctrl-C in the terminal ends it by way of the exit.
+        )
+        assert self.process.stdin
+        with self.process.stdin as stdin:
+            stdin.write("\n".join(f"{name} {value}" for name, value in settings.items()).encode())
+
+        def is_ready() -> bool:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"Redis ended with {self.process.returncode}:\n{log.read_text()}")
+            return log.exists() and "Ready to accept connections" in log.read_text()
+
+        try:
+            wait_until(is_ready, 60, "Redis is ready", interval=0.05)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Kill it: nothing of its state is needed any more."""
+        self.process.kill()
+        self.process.wait()
+
+
+def check_redis() -> None:
+    """
+    Check that there is a Redis server.
+
+    :raises SystemExit: there is none.
+    """
+    if shutil.which(PROGRAM) is None:
+        raise SystemExit(
+            f"{PROGRAM} is missing: install Debian's package {PROGRAM}, or another Redis from 7 on."
+        )
+
+
+def celery_settings(redis: Redis, database_url: str) -> dict[str, str]:
+    """Return what Airflow is told of Celery."""
+    return {
+        "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
+        "AIRFLOW__CELERY__BROKER_URL": redis.url,
+        "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{database_url}",
+        "C_FORCE_ROOT": "1",
+    }
+
+
+def start_worker(stack: AirflowStack, name: str, concurrency: int = 16) -> Component:
+    """Start a worker, and wait until it takes tasks."""
+    options = f"--celery-hostname={name} --concurrency={concurrency} --skip-serve-logs"
+    worker = stack.start(f"celery worker {options}", name)
+
+    def is_ready() -> bool:
+        worker.check()
+        return "ready." in worker.tail()
+
+    wait_until(is_ready, 120, f"{name} is ready")
+    return worker
