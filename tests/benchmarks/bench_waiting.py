@@ -351,7 +351,10 @@ def main() -> None:
         asyncio.run(serve(options.serve))
     elif options.measure:
         variant, address, *numbers = options.measure
-        logging.disable(logging.INFO)
+        import structlog
+
+        # Log lines of each poll would count against the others.
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
         print(json.dumps(asyncio.run(measure(variant, address, *map(float, numbers)))))
     else:
         results: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
