@@ -55,6 +55,8 @@ MISSING_LIFE = 10.0
 #: Seconds between the openings of two streams: a triggerer may start thousands of triggers at once, and opening all their
 #: streams at the same time would hold the event loop, and overflow the server's queue of new connections.
 STREAM_SPACING = 0.002
+#: Seconds: the streams of that time are opened together, which costs the event loop less than one at a time.
+STREAM_BURST = 0.05
 #: Active invocations per page: few, because Kernel lists them with their payloads.
 ACTIVE_PAGE = 20
 #: Maximum number of active invocations that are listed, for each status.
@@ -85,7 +87,7 @@ class _Shared:
         now = time.monotonic()
         at = max(now, self.next_stream_at)
         self.next_stream_at = at + STREAM_SPACING
-        return at - now
+        return max(0.0, at - at % STREAM_BURST - now)
 
     def forget(self, settings: KernelSettings) -> None:
         """Have the next request read the connection again, because Kernel refused the token."""

@@ -10,9 +10,9 @@ from airflow_provider_kernel.api.text import clean
 from airflow_provider_kernel.api.timestamps import format_timestamp, parse_timestamp
 
 #: Records per second in the long run, and at once. All records pass the one supervisor of a triggerer, which handles about
-#: 2,000 per second from all triggers together.
-RECORDS_PER_SECOND = 20.0
-BURST_RECORDS = 500
+#: 2,000 per second from all triggers together, and stores the ends of invocations, too.
+RECORDS_PER_SECOND = 5.0
+BURST_RECORDS = 100
 #: Maximum length, in characters, of a record that joins lines which come faster.
 MAX_RECORD = 65_536
 #: Number of lines remembered, to recognize them in the next stream.
