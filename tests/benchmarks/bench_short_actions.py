@@ -37,17 +37,20 @@ from airflow.providers.common.compat.sdk import DAG, chain
 
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 
-with DAG("short_actions", schedule=None, max_active_tasks=1):
-    for number, arguments in enumerate({waits}):
-        for seconds in {seconds}:
+with DAG("short_actions", schedule=None):
+    chain(
+        *(
             KernelInvokeOperator(
                 task_id=f"t{{number}}_{{seconds}}".replace(".", "_"),
                 app_name="tests",
                 action_name="sleep",
                 payload={{"seconds": seconds}},
-                retries=0,
                 **arguments,
             )
+            for seconds in {seconds}
+            for number, arguments in enumerate({waits})
+        )
+    )
 """
 #: A worker's part of a task begins with "running", and ends with its next event.
 EVENTS = sqlalchemy.text(
