@@ -226,7 +226,7 @@ ROWS = [
         arguments={"on_lost_reply": "resubmit", "metadata_field": "airflow"},
         result={"airflow": KEY},
     ),
-    Row("defer_after", arguments={"defer_after": 600}, defers=False),
+    Row("defer_after", payload=1, arguments={"defer_after": 600}, result=1, defers=False),
     Row("cancel_on_kill", **SLEEPING, run=killed, status="failed", arguments={"cancel_on_kill": True}),
     Row("cancel_on_kill", **SLEEPING, run=killed, status="running", arguments={"cancel_on_kill": False}),
     Row(
