@@ -2,68 +2,54 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import subprocess
-from contextlib import AbstractContextManager
 from pathlib import Path
 
-from dev.airflow_stack import AirflowStack, Component, free_port
+from dev.airflow_stack import AirflowStack, Component
+from dev.server import Server
 from dev.wait import wait_until
 
 PROGRAM = "redis-server"
 
 
-class Redis(AbstractContextManager["Redis"]):
-    """
-    Starts a server on enter, kills it on exit. Use it within a :class:`~dev.processes.RunFolder`.
+class Redis(Server):
+    """The server of Celery's queues."""
 
-    :param folder: where its log is, which must not exist yet.
-    """
+    name = "Redis"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-        self.port = free_port()
-        self.password = secrets.token_hex(16)
+        super().__init__(folder)
         self.url = f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
-    def __enter__(self) -> Redis:
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the server, which keeps nothing on disk."""
         check_redis()
         self.folder.mkdir(parents=True)
-        log = self.folder / "redis.log"
         settings = {
             "bind": "127.0.0.1",
             "port": self.port,
             "requirepass": self.password,
             "dir": self.folder,
-            "logfile": log,
+            "logfile": self.log,
             "save": '""',  # Nothing here outlives the run.
             "set-proc-title": "no",  # Keeps its environment readable; see dev.processes.
         }
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [PROGRAM, "-"],  # The settings come from stdin: a command line shows the password.
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # A Ctrl-C in the terminal ends it by way of the exit.
+            start_new_session=True,
         )
-        assert self.process.stdin
-        with self.process.stdin as stdin:
+        assert process.stdin
+        with process.stdin as stdin:
             stdin.write("\n".join(f"{name} {value}" for name, value in settings.items()).encode())
 
-        def is_ready() -> bool:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"Redis ended with {self.process.returncode}:\n{log.read_text()}")
-            return log.exists() and "Ready to accept connections" in log.read_text()
+        return process
 
-        try:
-            wait_until(is_ready, 60, "Redis is ready", interval=0.05)
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
+    def is_ready(self) -> bool:
+        """Return whether it takes connections."""
+        return self.log.exists() and "Ready to accept connections" in self.log.read_text()
 
     def stop(self) -> None:
         """Kill it: nothing of its state is needed any more."""

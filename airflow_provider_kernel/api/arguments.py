@@ -105,10 +105,9 @@ def _text_problem(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError:
         what = "half a surrogate pair"
-    return (
-        what
-        and f" holds {what}, which Airflow cannot store in PostgreSQL. Leave it out, or encode the text, for example with base64."
-    )
+    if what is None:
+        return None
+    return f" holds {what}, which Airflow cannot store in PostgreSQL. Leave it out, or encode the text, for example with base64."
 
 
 def check_flag(name: str, value: Any) -> None:

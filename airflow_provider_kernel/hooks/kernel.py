@@ -374,25 +374,11 @@ def log_transient_error(log: Any, doing: str, invocation_id: str) -> Callable[[K
     return partial(log.warning, "%s for Kernel invocation %s: %s", doing, invocation_id)
 
 
-def new_wait(
-    invocation_id: str,
-    log: Any,
-    *,
-    deadline: float | None,
-    poll_interval: float,
-    on_log: Callable[[str], None] | None,
-    replayed_before: float | None = None,
-    in_triggerer: bool = False,
-    **options: Any,
-) -> WaitMachine:
-    """Return a wait that begins now, for both hooks. It logs transient errors and counts reconnects; ``options`` are its own."""
+def new_wait(invocation_id: str, log: Any, *, in_triggerer: bool = False, **options: Any) -> WaitMachine:
+    """Return a wait that begins now and has these options. It logs transient errors and counts reconnects."""
     return WaitMachine(
         invocation_id,
         time.time(),
-        deadline=deadline,
-        poll_interval=poll_interval,
-        on_log=on_log,
-        replayed_before=replayed_before,
         on_transient_error=log_transient_error(log, "Waiting", invocation_id),
         on_reconnect=partial(metrics.reconnected, in_triggerer=in_triggerer),
         **options,

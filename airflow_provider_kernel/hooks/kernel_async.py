@@ -6,8 +6,8 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying
 from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.arguments import DEFAULT_CONN_ID
 from airflow_provider_kernel.api.endpoints import Cancellation, Page, Request
-from airflow_provider_kernel.api.errors import KernelError, KernelTransportError
+from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
 from airflow_provider_kernel.api.events import Event
 from airflow_provider_kernel.api.listing import PagedList
 from airflow_provider_kernel.api.models import Invocation, InvocationStatus
@@ -36,7 +36,7 @@ from airflow_provider_kernel.hooks.kernel import new_wait
 from airflow_provider_kernel.lifecycle.conversation import Conversation, Follow, cancel
 from airflow_provider_kernel.lifecycle.log_buffer import LogPosition
 from airflow_provider_kernel.lifecycle.wait_machine import wait_for_end
-from airflow_provider_kernel.transport.aio import Exchange, events_of, new_session, result_of
+from airflow_provider_kernel.transport.aio import events_of, exchange, new_session, result_of
 from airflow_provider_kernel.transport.driver import adrive
 from airflow_provider_kernel.transport.errors import retrying
 from airflow_provider_kernel.transport.limits import Limits, limits_of, stream_limits
@@ -77,22 +77,12 @@ class _Shared:
     next_stream_at: float = 0.0
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    @property
-    def age(self) -> float:
-        """Seconds since the connection was read."""
-        return time.monotonic() - self.read_at
-
     def delay_stream(self) -> float:
         """Return the seconds to wait before the next stream is opened, and count that stream."""
         now = time.monotonic()
         at = max(now, self.next_stream_at)
         self.next_stream_at = at + STREAM_SPACING
         return max(0.0, at - at % STREAM_BURST - now)
-
-    def forget(self, settings: KernelSettings) -> None:
-        """Have the next request read the connection again, because Kernel refused the token."""
-        if self.settings is settings:
-            self.settings = None
 
 
 _loop_locks: PerLoop[asyncio.Lock] = PerLoop()
@@ -131,18 +121,9 @@ class KernelAsyncHook:
         """As :meth:`KernelHook.get_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.get_invocation>`."""
         return await self._send(endpoints.get_invocation(invocation_id, skim=False))
 
-    async def follow_invocation(
-        self, invocation_id: str, since: str | None = None
-    ) -> AsyncGenerator[Event, None]:
+    def follow_invocation(self, invocation_id: str, since: str | None = None) -> AsyncGenerator[Event, None]:
         """As :meth:`KernelHook.follow_invocation <airflow_provider_kernel.hooks.kernel.KernelHook.follow_invocation>`."""
-        request = endpoints.follow_events(invocation_id, since)
-        settings = await self.settings()
-        limits = stream_limits(settings, idle_timeout=None, max_lifetime=None)
-        async with await self._exchange(request, settings, limits, stream=True) as response:
-            events = events_of(request, response, settings, inf, self._in_use().loop_lock)
-            async with aclosing(events):
-                async for event in events:
-                    yield event
+        return self._events(invocation_id, since, idle_timeout=None, max_lifetime=None)
 
     async def list_page(self, **filters: Any) -> Page:
         """
@@ -223,12 +204,10 @@ class KernelAsyncHook:
         :raises KernelTransportError: Airflow cannot be asked for it, and it was never read before.
         """
         shared = self._in_use()
-        if shared.settings and shared.age <= SETTINGS_LIFE:
-            return shared.settings
         async with shared.reading:
-            if shared.missing and shared.age < MISSING_LIFE:
+            if shared.missing and time.monotonic() - shared.read_at < MISSING_LIFE:
                 raise shared.missing
-            if shared.settings is None or shared.age > SETTINGS_LIFE:
+            if shared.settings is None or time.monotonic() - shared.read_at > SETTINGS_LIFE:
                 shared.missing = None
                 shared.settings = await self._read_settings(shared)
                 shared.read_at = time.monotonic()
@@ -264,8 +243,8 @@ class KernelAsyncHook:
                 raise
             raise unreadable(self.kernel_conn_id, error) from None
 
-    def _drive(self, conversation: Conversation[T]) -> Coroutine[Any, Any, T]:
-        return adrive(conversation, self._send, self._follow)
+    async def _drive(self, conversation: Conversation[T]) -> T:
+        return await adrive(conversation, self._send, self._follow)
 
     async def _send(self, request: Request[T]) -> T:
         """Send a request, again if that is safe and may help; return the reply's result."""
@@ -276,41 +255,57 @@ class KernelAsyncHook:
         settings = await self.settings()
         limits = limits_of(request, settings)
         until = time.monotonic() + (limits.total or inf)
-        async with await self._exchange(request, settings, limits) as response:
+        async with self._exchange(request, settings, limits) as response:
             return await result_of(request, response, settings, until, self._in_use().loop_lock)
 
+    @asynccontextmanager
     async def _exchange(
         self, request: Request[Any], settings: KernelSettings, limits: Limits, *, stream: bool = False
-    ) -> Exchange:
-        """Return the context manager that sends a request and is the reply."""
-        shared, tls = self._in_use(), await self._tls(settings)
-        forget = partial(shared.forget, settings)
-        return Exchange(shared.session, settings, tls, request, limits, forget, stream=stream)
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and yield its reply. If Kernel refuses the token, the next request reads the connection again."""
+        shared = self._in_use()
+        try:
+            tls = await self._tls(settings)
+            async with exchange(shared.session, settings, tls, request, limits, stream=stream) as response:
+                yield response
+        except KernelApiError as error:
+            if error.status_code in (401, 403) and shared.settings is settings:
+                shared.settings = None
+            raise
 
     async def _tls(self, settings: KernelSettings) -> ssl.SSLContext | bool:
         """Return the certificates to trust; read again with the connection, and not in the event loop."""
         shared = self._in_use()
-        if shared.tls and shared.tls[0] is settings:
-            return shared.tls[1]
         async with shared.reading:
             if shared.tls is None or shared.tls[0] is not settings:
                 shared.tls = settings, await ask_in_thread(tls_of, settings)
             return shared.tls[1]
 
     async def _follow(self, follow: Follow) -> None:
-        request = endpoints.follow_events(follow.invocation_id, follow.since)
         until = time.monotonic() + follow.max_lifetime
         if delay := self._in_use().delay_stream():
             await asyncio.sleep(min(delay, follow.max_lifetime))
+        left = max(until - time.monotonic(), 0.1)
+        events = self._events(follow.invocation_id, follow.since, follow.idle_timeout, left)
+        async with aclosing(events):
+            async for event in events:
+                if not follow.on_event(event):
+                    break
+
+    async def _events(
+        self, invocation_id: str, since: str | None, idle_timeout: float | None, max_lifetime: float | None
+    ) -> AsyncGenerator[Event, None]:
+        request = endpoints.follow_events(invocation_id, since)
         settings = await self.settings()
-        limits = stream_limits(settings, follow.idle_timeout, max(until - time.monotonic(), 0.1))
+        opened = time.monotonic()
+        until = opened + (inf if max_lifetime is None else max_lifetime)
+        limits = stream_limits(settings, idle_timeout, max_lifetime)
         try:
-            async with await self._exchange(request, settings, limits, stream=True) as response:
-                events = events_of(request, response, settings, until, self._in_use().loop_lock)
-                async with aclosing(events):
+            async with self._exchange(request, settings, limits, stream=True) as response:
+                loop_lock = self._in_use().loop_lock
+                async with aclosing(events_of(request, response, settings, until, loop_lock)) as events:
                     async for event in events:
-                        if not follow.on_event(event):
-                            break
+                        yield event
         except KernelTransportError:
             if time.monotonic() < until:
                 raise

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.endpoints import Request
-from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
+from airflow_provider_kernel.api.errors import KernelError
 from airflow_provider_kernel.api.events import Event, EventDecoder
 from airflow_provider_kernel.api.reply_body import ACCEPT_ENCODING, ReplyBody
 from airflow_provider_kernel.api.settings import KernelSettings
@@ -40,93 +41,65 @@ def new_session() -> aiohttp.ClientSession:
     )
 
 
-class Exchange:
+@asynccontextmanager
+async def exchange(
+    session: aiohttp.ClientSession,
+    settings: KernelSettings,
+    tls: ssl.SSLContext | bool,
+    request: Request[Any],
+    limits: Limits,
+    *,
+    stream: bool = False,
+) -> AsyncIterator[aiohttp.ClientResponse]:
     """
-    A request and its reply, as an asynchronous context manager; errors of aiohttp, in the block too, become ours.
-
-    Written by hand: thousands of waits hold one each, and a generator costs three more objects and their collection.
+    Send a request and yield its reply; errors of aiohttp, here and in the ``with`` block, become ours.
 
     :param session: of the connection.
     :param settings: how to reach Kernel.
     :param tls: the certificates to trust; see :func:`~airflow_provider_kernel.transport.proxy_tls.tls_of`.
     :param request: what to send.
     :param limits: how long it may take.
-    :param on_refused: called if Kernel refuses the token.
     :param stream: whether the reply is an event stream.
     :raises KernelTransportError: there was no reply, or it was not complete in time.
     """
+    import aiohttp
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        settings: KernelSettings,
-        tls: ssl.SSLContext | bool,
-        request: Request[Any],
-        limits: Limits,
-        on_refused: Callable[[], None],
-        *,
-        stream: bool = False,
-    ) -> None:
-        self._session = session
-        self._settings = settings
-        self._tls = tls
-        self._request = request
-        self._limits = limits
-        self._on_refused = on_refused
-        self._stream = stream
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        import aiohttp
-
-        request, settings, limits = self._request, self._settings, self._limits
-        accept = endpoints.STREAM_HEADERS if self._stream else {}
-        timeout = aiohttp.ClientTimeout(
-            total=limits.total, sock_connect=CONNECT_TIMEOUT, sock_read=limits.idle_timeout
-        )
-        try:
-            async with asyncio.timeout(limits.head):
-                self._response = await self._session.request(
-                    request.method,
-                    settings.base_url + request.path,
-                    params=request.params,
-                    json=request.body,
-                    # Never in a variable, which a traceback might show.
-                    headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
-                    proxy=settings.proxy,
-                    ssl=self._tls,
-                    timeout=timeout,
-                    allow_redirects=False,
-                )
-        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._error(error) from None
-        return self._response
-
-    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        import aiohttp
-
-        await self._response.__aexit__(kind, error, traceback)
+    accept = endpoints.STREAM_HEADERS if stream else {}
+    timeout = aiohttp.ClientTimeout(
+        total=limits.total, sock_connect=CONNECT_TIMEOUT, sock_read=limits.idle_timeout
+    )
+    try:
+        async with asyncio.timeout(limits.head):
+            response = await session.request(
+                request.method,
+                settings.base_url + request.path,
+                params=request.params,
+                json=request.body,
+                # Never in a variable, which a traceback might show.
+                headers={**settings.headers(), **accept, "Authorization": f"Bearer {settings.api_key}"},
+                proxy=settings.proxy,
+                ssl=tls,
+                timeout=timeout,
+                allow_redirects=False,
+            )
+        async with response:
+            yield response
+    except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
         if isinstance(error, KernelError):
-            if isinstance(error, KernelApiError) and error.status_code in (401, 403):
-                self._on_refused()
-        elif isinstance(error, (TimeoutError, aiohttp.ClientError, OSError, ValueError)):
-            raise self._error(error) from None
-
-    def _error(self, error: Exception) -> KernelTransportError:
-        import aiohttp
-
+            raise
         unsent = (
             aiohttp.ClientConnectorError,
             aiohttp.ClientHttpProxyError,
             aiohttp.ConnectionTimeoutError,
             aiohttp.InvalidURL,
         )
-        return transport_error(
-            self._settings,
+        raise transport_error(
+            settings,
             root_causes(error),
             sent=not isinstance(error, unsent),
-            timed_out=isinstance(error, TimeoutError),
-            proxy=without_login(self._settings.proxy),
-        )
+            timed_out=isinstance(error, asyncio.TimeoutError),
+            proxy=without_login(settings.proxy),
+        ) from None
 
 
 async def result_of(

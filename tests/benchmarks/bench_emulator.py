@@ -157,7 +157,7 @@ def fork() -> None:
 
 
 def serve_forks(pipe: Connection) -> None:
-    """Import the app; then, for each number that comes, fork for so many seconds, or once, and send milliseconds back."""
+    """Import the app; for each number received, fork for that many seconds, at least once, and send the milliseconds of each."""
     import kernel  # noqa: F401
 
     pipe.send(None)

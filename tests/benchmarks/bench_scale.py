@@ -93,7 +93,7 @@ def main() -> int:
 
 
 def killer(stack: AirflowStack, at: float) -> Callable[[int], None]:
-    """Return what kills a worker and a triggerer once so many invocations have ended."""
+    """Return a function that kills a worker and a triggerer when ``at`` invocations have ended."""
     alive = list(VICTIMS)
     began = time.monotonic()
 
