@@ -11,7 +11,7 @@ from airflow_provider_kernel.api.timestamps import format_timestamp, parse_times
 
 #: Records per second in the long run, and at once. All records pass the one supervisor of a triggerer, which handles about
 #: 2,000 per second from all triggers together, and stores the ends of invocations, too.
-RECORDS_PER_SECOND = 5.0
+RECORDS_PER_SECOND = 2.0
 BURST_RECORDS = 100
 #: Maximum length, in characters, of a record that joins lines which come faster.
 MAX_RECORD = 65_536

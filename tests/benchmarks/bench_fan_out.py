@@ -29,7 +29,7 @@ def main() -> int:
         "--pools", type=int, nargs="+", default=[0, 10, 15, 20], help="sizes of the pool; 0: none"
     )
     parser.add_argument("--triggerers", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--parallelism", type=int, default=8, help="of Airflow; default: %(default)s")
+    parser.add_argument("--parallelism", type=int, default=16, help="of Airflow; default: %(default)s")
     parser.add_argument(
         "--min-heartbeat-interval", type=float, default=5, help="of Airflow; default: %(default)s"
     )

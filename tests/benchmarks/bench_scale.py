@@ -48,7 +48,7 @@ def main() -> int:
     )
     add_arguments(parser)
     parser.add_argument("--pool", type=int, default=0, help="size of the pool; default: none")
-    parser.add_argument("--concurrency", type=int, default=4, help="of each worker; default: %(default)s")
+    parser.add_argument("--concurrency", type=int, default=12, help="of each worker; default: %(default)s")
     parser.add_argument(
         "--kill-at", type=float, default=0.4, help="share of the invocations; default: %(default)s"
     )

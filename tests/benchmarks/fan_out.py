@@ -38,6 +38,8 @@ for dag_id, pool in (("fan_out", "default_pool"), ("fan_out_in_pool", "kernel"))
             action_name="visit",
             pool=pool,
             retries=3,
+            # A worker may be killed in its submission; its task would fail, for a person to clear it.
+            on_lost_reply="resubmit",
             retry_delay=timedelta(seconds=1),
         ).expand(payload=[{{"page": page, "seconds": {seconds}}} for page in range({tasks})])
 
