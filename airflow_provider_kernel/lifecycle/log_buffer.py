@@ -14,7 +14,7 @@ from airflow_provider_kernel.api.timestamps import format_timestamp, parse_times
 RECORDS_PER_SECOND = 2.0
 BURST_RECORDS = 100
 #: Maximum length, in characters, of a record that joins lines which come faster.
-MAX_RECORD = 65_536
+MAX_RECORD = 163_840
 #: Number of lines remembered, to recognize them in the next stream.
 REMEMBERED_LINES = 1_000
 #: The next stream starts a little before the last line: whether ``since`` is inclusive, and whether lines come in the order
