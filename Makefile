@@ -44,7 +44,7 @@ integration: .venv/ready chromium ## Tests over HTTP, against the emulator
 system: .venv/ready chromium ## Tests with a real scheduler and triggerer: 12 minutes
 	@$(CHECKS) system
 
-test: .venv/ready chromium ## Unit and integration tests, then what matters most on a real Airflow: 8 minutes
+test: .venv/ready chromium ## Unit and integration tests, then what matters most on a real Airflow: some ten minutes
 	@$(CHECKS) fast main-path
 
 versions: .venv/ready chromium ## What touches Airflow, on the other ones; or on one: AIRFLOW=3.0.6, TESTS=tests/unit

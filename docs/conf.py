@@ -20,12 +20,13 @@ project = "airflow-provider-kernel"
 copyright = "the authors, Apache-2.0"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_title = f"Kernel for Airflow {__version__}"
 html_show_sphinx = False
 html_copy_source = False
-exclude_patterns = ["made/parts"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
@@ -38,16 +39,36 @@ python_maximum_signature_line_length = 88
 add_module_names = False
 
 
+#: Methods of a hook that Airflow calls.
+FOR_THE_FORM = ("get_connection_form_widgets", "get_ui_field_behaviour")
+
+
 def setup(app: Any) -> None:
     """Connect what is below; Sphinx calls this."""
     app.connect("autodoc-process-docstring", keep_underscores)
+    app.connect("autodoc-skip-member", leave_out_internals)
     app.connect("source-read", lead_to_the_site)
 
 
 def lead_to_the_site(app: Any, docname: str, source: list[str]) -> None:
-    """Let a page's links lead to the site's pages; where it lies, they lead to the repository's files."""
-    if docname in ("guide", "emulator", "testing", "scale", "security"):
-        source[0] = pages.with_links_of_the_site(source[0], (pages.ROOT / "README.md").read_text())
+    """Put in the files of the repository that are pages, and let links to such files lead to these pages."""
+    text = source[0]
+    if docname == "index":  # the site's contents are at its side
+        text = "```{include} ../README.md\n```\n\n" + text[text.index("```{toctree}") :]
+    text = re.sub(r"```{include} \.\./(\w+\.md)\n```", lambda file: (pages.ROOT / file[1]).read_text(), text)
+    # The site's search skips numbers, but for those in the index.
+    text = re.sub(r"^(?=\*\*`(\d{3})`)", r"```{index} single: \1\n```\n\n", text, flags=re.MULTILINE)
+    source[0] = pages.with_links_of_the_site(text)
+
+
+def leave_out_internals(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Of what Airflow calls, show the class and its parameters alone; of a hook, the methods that users call, too."""
+    kind = app.env.docname.removeprefix("made/reference/")
+    if kind == app.env.docname:
+        return None
+    if what == "module":
+        return None if isinstance(obj, type) or name == "kernel_task" else True
+    return None if kind == "hooks" and name not in FOR_THE_FORM else True
 
 
 def keep_underscores(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

@@ -1,7 +1,7 @@
 """
-The pages that are made of something else: of the README, of the provider info, of the example Dags.
+The pages that are generated from code: the reference, the example Dags, the emulator's options.
 
-So a section of the README and a module that the provider info names are on the site without being listed here.
+So a module that the provider info names is on the site without being listed here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 MADE = DOCS / "made"
 
-#: The README's sections that are on the front page; each other one has a page.
-FRONT = ("See it", "Install")
+#: Where the site has files of the repository.
+SITE = {"README.md": "/index.md", "CHANGELOG.md": "/changelog.md", "SECURITY.md": "/report.md"}
 #: What the provider info calls the kinds of modules, and what they are called here.
 KINDS = {
     "operators": "Operators",
@@ -36,16 +36,8 @@ KINDS = {
 def write() -> None:
     """Write all of them, anew."""
     shutil.rmtree(MADE, ignore_errors=True)
-    readme = (ROOT / "README.md").read_text()
-    sections = readme_pages(readme)
-    reference = reference_pages(get_provider_info())
     made = {
-        "parts/front.md": sections.pop("front"),
-        "parts/contents.md": contents("Use", [f"readme/{name}" for name in sections])
-        + contents("Reference", [f"reference/{name}" for name in reference]),
-        **{f"readme/{name}.md": text for name, text in sections.items()},
-        **{f"reference/{name}.rst": text for name, text in reference.items()},
-        "report.md": with_links_of_the_site((ROOT / "SECURITY.md").read_text(), readme),
+        **{f"reference/{name}.rst": text for name, text in reference_pages(get_provider_info()).items()},
         "examples.md": examples_page(),
         "errors.txt": exception_tree(),
         "emulator.txt": _parser().format_help(),
@@ -56,68 +48,21 @@ def write() -> None:
         path.write_text(text)
 
 
-def contents(caption: str, names: list[str]) -> str:
-    """Return a part of the table of contents, for the front page to include."""
-    lines = "\n".join(f"/made/{name}" for name in names)
-    return f"```{{toctree}}\n:hidden:\n:titlesonly:\n:caption: {caption}\n\n{lines}\n```\n\n"
-
-
-def slug(heading: str) -> str:
-    """Return the anchor of a heading, as it is made on code forges and by MyST."""
-    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
-
-
-def readme_pages(readme: str) -> dict[str, str]:
-    """Cut the README into pages at its headings of the second level; return their texts by their names."""
-    pages: dict[str, str] = {"front": ""}
-    for name, line, level in _sections(readme):
-        # A page's own heading is of the first level.
-        pages[name] = pages.get(name, "") + (line[1:] if level > 1 and name != "front" else line) + "\n"
-    return {name: with_links_of_the_site(text, readme) for name, text in pages.items()}
-
-
-def with_links_of_the_site(text: str, readme: str) -> str:
-    """Let the links of a page, or of the README, lead to the pages of the site."""
-    page_of = {slug(line.lstrip("#")): name for name, line, level in _sections(readme) if level}
+def with_links_of_the_site(text: str) -> str:
+    """Let the links to files of the repository, from the README or from a page, lead to the pages of the site."""
 
     def target(link: re.Match[str]) -> str:
         path, _, anchor = link[1].removeprefix("../").partition("#")
-        if path in ("", "README.md"):
-            page = page_of.get(anchor)
-            if page is None:
-                return link[0]  # a heading of the page itself
-            return f"](/index.md#{anchor})" if page == "front" else f"](/made/readme/{page}.md#{anchor})"
-        if path.startswith("example_dags"):
-            return "](/made/examples.md" + (f"#{slug(Path(path).name)})" if path.endswith(".py") else ")")
-        if path == "CHANGELOG.md":
-            return "](/changelog.md)"
-        if path == "SECURITY.md":
-            return "](/made/report.md)"
         if path.startswith("docs/"):
             return f"](/{link[1].removeprefix('docs/')})"
-        if (DOCS / path).is_file():
-            return link[0]  # another page of the site
-        return f"](/../{path})"
+        if path.startswith("example_dags"):
+            name = re.sub(r"[^\w-]", "", Path(path).name) if path.endswith(".py") else anchor
+            return f"](/made/examples.md{f'#{name}' if name else ''})"
+        if path in SITE:
+            return f"]({SITE[path]}{f'#{anchor}' if anchor else ''})"
+        return link[0] if (DOCS / path).is_file() else f"](/../{path})"
 
-    return re.sub(r"\]\((?!\w+:)([^)\s]+)\)", target, text)
-
-
-def _sections(readme: str) -> Iterator[tuple[str, str, int]]:
-    """Give the README's lines, each with the page that it belongs to, and with its level."""
-    name = "front"
-    for line, level in _lines(readme):
-        if level == 2 and line.lstrip("# ") not in FRONT:
-            name = slug(line.lstrip("#")).strip("-")
-        yield name, line, level
-
-
-def _lines(text: str) -> Iterator[tuple[str, int]]:
-    """Give the lines of a Markdown text, each with its level as a heading; 0 for what is none."""
-    is_code = False
-    for line in text.splitlines():
-        is_code ^= line.startswith("```")
-        marks = re.match("#+(?= )", line)
-        yield line, 0 if is_code or not marks else len(marks[0])
+    return re.sub(r"\]\((?!\w+:|#)([^)\s]+)\)", target, text)
 
 
 def reference_pages(info: dict[str, Any]) -> dict[str, str]:

@@ -100,16 +100,22 @@ def record_result_metadata(
         _warn_of_size(invocation, options)
 
 
-def xcom_value(invocation: Invocation, options: ResultOptions) -> Any:
+def return_output(invocation: Invocation, options: ResultOptions) -> Any:
     """
-    Return the output of a succeeded invocation, as Airflow can store it.
+    Return the output of a succeeded invocation, as Airflow can store it, and log its size.
 
     :param invocation: the invocation.
     :param options: of the task.
     :raises AirflowFailException: Airflow cannot store the output; the sentence says what the action should return instead.
     """
-    if not options.do_xcom_push:
-        return invocation.output
+    output = _xcom_value(invocation, options) if options.do_xcom_push else invocation.output
+    text = invocation.raw_output
+    size = "no output" if text is None else f"an output of {len(text):,} characters"
+    log.info("Kernel invocation %s succeeded, with %s.", invocation.id, size)
+    return output
+
+
+def _xcom_value(invocation: Invocation, options: ResultOptions) -> Any:
     try:
         output, is_altered = read_output(invocation.raw_output)
         if is_altered:

@@ -64,8 +64,8 @@ from airflow_provider_kernel.operators.options import InvocationOptions
 from airflow_provider_kernel.operators.result import (
     ResultOptions,
     record_result_metadata,
+    return_output,
     return_without_waiting,
-    xcom_value,
 )
 from airflow_provider_kernel.operators.submitter import Submitter
 from airflow_provider_kernel.triggers.capacity import KernelCapacityTrigger
@@ -391,7 +391,12 @@ class InvocationRunner:
             return AttemptEvent.SUPERSEDED_WITHOUT_SUCCESSOR
         metrics.submitted(intent)
         action = f"{intent.app_name}/{intent.action_name}, version {intent.app_version}"
-        log.info("Kernel accepted invocation %s of %s.", invocation.id, action)
+        log.info(
+            "Kernel accepted invocation %s of %s.%s",
+            invocation.id,
+            action,
+            link.see(self._hook, invocation.id),
+        )
         return AttemptEvent.ACCEPTED
 
     def _read_capacity_result(self, event: dict[str, Any], history: dict[str, Any]) -> AttemptEvent:
@@ -575,8 +580,7 @@ class InvocationRunner:
     def _return_output(self) -> tuple[Any]:
         invocation = self._progress.invocation
         assert invocation  # noqa: S101 - the state is reached with one
-        log.info("Kernel invocation %s succeeded.", invocation.id)
-        return (xcom_value(invocation, self._result_options),)
+        return (return_output(invocation, self._result_options),)
 
     def _return_id(self) -> tuple[Any]:
         return (return_without_waiting(self._context, self._progress.invocation_id, self._result_options),)

@@ -129,6 +129,11 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
         with runner.skipping(), self.hook:
             _check_id(self.invocation_id)
             self.hook.get_conn()  # fails at once if the connection cannot be used
+            self.log.info(
+                "Waiting for Kernel invocation %s.%s",
+                self.invocation_id,
+                link.see(self.hook, self.invocation_id),
+            )
             self.has_link = link.announce(context["ti"], self.hook, self.invocation_id)
             if not self.deferrable or runner.poll():
                 # Unwrapped: Airflow 2 warns if one operator's execute calls another's.

@@ -33,7 +33,7 @@ from airflow_provider_kernel.api.models import Invocation, InvocationStatus
 from airflow_provider_kernel.lifecycle.wait_machine import MAX_OUTAGE
 from airflow_provider_kernel.lifecycle.wait_result import WaitResult
 from airflow_provider_kernel.operators.deferral import TIMED_OUT, defer
-from airflow_provider_kernel.operators.result import ResultOptions, record_result_metadata, xcom_value
+from airflow_provider_kernel.operators.result import ResultOptions, record_result_metadata, return_output
 from airflow_provider_kernel.task_instance import attempt_id
 from airflow_provider_kernel.triggers.kernel import KernelInvocationTrigger
 
@@ -201,8 +201,7 @@ class SensorRunner:
             if not succeeded:
                 failure = ended.failure()
                 raise AirflowFailException(str(failure)) from failure
-            log.info("Kernel invocation %s succeeded.", ended.id)
-            return xcom_value(ended, self._result_options)
+            return return_output(ended, self._result_options)
         except AirflowFailException as error:
             if self._options.soft_fail or self._options.never_fail:
                 log.warning("%s", error)  # Airflow does not log why it skips the task

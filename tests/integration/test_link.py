@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -70,6 +71,19 @@ def test_link_of_the_emulators_connection_leads_to_the_emulators_page(emulator, 
     task = Task("echo", 7)
     task.run()
     assert task.xcom[LINK] == f"{emulator.base_url}/#/invocations/{task.invocation_id}"
+
+
+def test_the_log_begins_with_the_address_of_the_invocation_and_ends_with_the_size_of_its_output(told):
+    task = Task("echo", {"price": 12.5})
+    task.run()
+    ours = re.findall(r"Kernel (?:accepted )?invocation .*", told())
+    assert ours[0].startswith(
+        f"Kernel accepted invocation {task.invocation_id} of tests/echo, version latest. "
+        f"See https://d.example/shop/{task.invocation_id}"
+    )
+    assert ours[-1].startswith(
+        f"Kernel invocation {task.invocation_id} succeeded, with an output of 15 characters."
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,6 +169,7 @@ def test_wrong_dashboard_url_is_a_warning(lead_to, told):
         in log
     )
     assert "hunter2" not in log
+    assert "See " not in log
 
 
 def test_failed_push_of_the_link_is_a_warning(told, mocker):

@@ -145,10 +145,10 @@ def test_a_deadline_and_a_cancellation_show_no_payload_and_output(witness, defer
     assert "canary_payload" not in said
 
 
-def test_the_readmes_recipe_cancels_left_over_invocations_only(submit, client, monkeypatch):
+def test_the_documented_recipe_cancels_left_over_invocations_only(submit, client, monkeypatch):
     recipe = next(
         code
-        for code in re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+        for code in re.findall(r"```python\n(.*?)```", Path("docs/guarantees.md").read_text(), re.DOTALL)
         if "def cancel_what_is_left_of" in code
     )
     namespace = {}

@@ -99,6 +99,19 @@ def test_an_ended_invocation_is_returned_at_once(wait, submit):
 
 
 @every_wait
+def test_the_log_begins_with_the_address_of_the_invocation_and_ends_with_the_size_of_its_output(
+    wait, submit, told
+):
+    invocation_id = submit("echo", {"price": 12.5}, wait_for="succeeded")
+    Sensor(invocation_id, **wait).run()
+    ours = re.findall(r"(?:Waiting for )?Kernel invocation .*", told())
+    assert ours[0].startswith(f"Waiting for Kernel invocation {invocation_id}. See http")
+    assert ours[-1].startswith(
+        f"Kernel invocation {invocation_id} succeeded, with an output of 15 characters."
+    )
+
+
+@every_wait
 def test_a_failed_invocation_fails_the_task_with_kernels_reason_and_without_a_retry(wait, submit):
     with pytest.raises(AirflowFailException, match="the shelf is empty") as failed:
         Sensor(submit("fail", {"message": "the shelf is empty"}), **wait).run()

@@ -21,9 +21,9 @@ from airflow_provider_kernel.testing import run_dag, run_operator
 from airflow_provider_kernel.testing.airflow import DagResult
 from airflow_provider_kernel.testing.isolated_airflow import isolate_airflow
 from dev.versions import SUPPORTED
+from tests.documented import REPOSITORY, write_files
 from tests.integration.pytest_plugin import ARGUMENTS
 from tests.integration.task import both_waits
-from tests.integration.test_guide import write_files
 
 pytest_plugins = ["pytester"]
 
@@ -238,7 +238,7 @@ def outer(pytester, monkeypatch):
     monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "sqlite:////none/of/ours.db")
     monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", "none.of.Ours")
     monkeypatch.setenv("TMPDIR", str(pytester.mkdir("tmp")))
-    write_files("docs/testing.md", pytester.path)
+    write_files((REPOSITORY / "docs/testing.md").read_text(), pytester.path)
     yield outer
     assert list(outer.iterdir()) == []
     assert not [path for path in (pytester.path / "tmp").iterdir() if "airflow" in path.name]

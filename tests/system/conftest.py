@@ -46,7 +46,7 @@ class BesideEachOther(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         name = Path(nodeid.partition("::")[0]).name
-        if name in ("test_chaos.py", "test_demo.py", "test_user_project.py"):
+        if name in ("test_chaos.py", "test_demo.py", "test_guide.py", "test_user_project.py"):
             return "own"
         return "exactly once" if name.startswith(("test_exactly_once", "test_main_path")) else "all else"
 

@@ -1,4 +1,4 @@
-"""The table of an attempt's transitions, and the README's tables that are checked against it."""
+"""The table of an attempt's transitions, and the tables of "What happens if" that are checked against it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from airflow_provider_kernel.lifecycle.attempt import (
 
 pytestmark = pytest.mark.no_airflow
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+GUARANTEES = (Path(__file__).parents[2] / "docs/guarantees.md").read_text()
 ENDS = {
     AttemptState.RETURN_OUTPUT,
     AttemptState.RETURN_ID,
@@ -77,13 +77,13 @@ def test_no_attempt_fails_for_good_while_its_invocation_is_left_to_a_retry():
 
 
 def cells(label):
-    """The cells "the invocation" and "the task" of the README's row of that label."""
-    rows = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith(f"| {label}")]
+    """The cells "the invocation" and "the task" of the row of that label."""
+    rows = [line.split("|")[1:-1] for line in GUARANTEES.splitlines() if line.startswith(f"| {label}")]
     assert len(rows) == 1, (label, rows)
     return [cell.strip() for cell in rows[0][1:]]
 
 
-#: Words in the README's second cell for the end that a row leads to.
+#: Words in the second cell for the end that a row leads to.
 ENDINGS = {
     AttemptState.FAIL_WITHOUT_RETRY: r"without a retry",
     AttemptState.FAIL: r"fails|retry",
@@ -119,7 +119,7 @@ ROWS = [
 
 @pytest.mark.parametrize("will_retry", [True, False])
 @pytest.mark.parametrize(("label", "state", "event"), ROWS, ids=[f"{row[0]}-{row[2].name}" for row in ROWS])
-def test_the_readme_says_what_the_table_says(label, state, event, will_retry):
+def test_the_documentation_says_what_the_table_says(label, state, event, will_retry):
     row = next_transition(state, event, will_retry=will_retry)
     invocation, task = cells(label)
     assert row.fate.value in invocation

@@ -16,11 +16,14 @@ import pytest
 import airflow_provider_kernel
 from airflow_provider_kernel.api.errors import KernelInvocationError
 from airflow_provider_kernel.get_provider_info import get_provider_info
+from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
+from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
 from docs import pages
 
 pytestmark = pytest.mark.one_airflow
 
 OURS = airflow_provider_kernel.__name__
+TEXTS = [pages.ROOT / "README.md", pages.ROOT / "SECURITY.md", *sorted(pages.DOCS.glob("*.md"))]
 REFERENCE = [path.read_text() for path in (pages.DOCS / "reference").glob("*.md")]
 #: What Airflow's users name in a Dag, a connection or a test.
 PACKAGES = ("decorators", "hooks", "links", "operators", "sensors", "triggers")
@@ -85,41 +88,68 @@ def test_every_parameter_of_a_constructor_is_explained(module):
         assert named == explained, kind
 
 
-def test_the_readme_is_on_the_site_as_a_whole():
-    readme = (pages.ROOT / "README.md").read_text()
-    shown = "".join(pages.readme_pages(readme).values())
-
-    def words(text: str) -> list[str]:
-        return re.findall(r"\w+", re.sub(r"\]\(\S+?\)", "", text))
-
-    assert words(shown) == words(readme)
-
-
-def test_comments_of_a_readmes_code_are_no_headings():
-    made = pages.readme_pages("# A\n\n## B\n\n```\n# c\n## d\n```\n\n### E\n")
-
-    assert made == {"front": "# A\n\n", "b": "# B\n\n```\n# c\n## d\n```\n\n## E\n"}
-
-
-def test_a_readmes_links_lead_to_the_sites_pages():
-    made = pages.readme_pages(
-        "# A\n\n## Install\n\n## B c: `D`\n\n[a](#a) [b](#b-c-d) [e](#e)\n\n### E\n\n"
-        "[one](example_dags/one.py) [all](example_dags) [guide](docs/guide.md#x) [c](CHANGELOG.md)\n"
-        "![form](docs/images/form.png) [l](LICENSE) [web](https://example.org/x#y)\n"
+def test_links_to_files_lead_to_the_sites_pages():
+    made = pages.with_links_of_the_site(
+        "[r](../README.md) [one](../example_dags/example_kernel_invoke.py) [all](example_dags) [guide](docs/guide.md#x)\n"
+        "[c](CHANGELOG.md) ![form](docs/images/form.png) [l](LICENSE) [page](guide.md#y) [web](https://example.org/x#y)\n"
+        "[here](#z)\n"
     )
 
-    assert re.findall(r"\]\((\S+)\)", made["b-c-d"]) == [
-        "/index.md#a",
-        "/made/readme/b-c-d.md#b-c-d",
-        "/made/readme/b-c-d.md#e",
-        "/made/examples.md#onepy",
+    assert re.findall(r"\]\((\S+)\)", made) == [
+        "/index.md",
+        "/made/examples.md#example_kernel_invokepy",
         "/made/examples.md",
         "/guide.md#x",
         "/changelog.md",
         "/images/form.png",
         "/../LICENSE",
+        "guide.md#y",
         "https://example.org/x#y",
+        "#z",
     ]
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda path: path.name)
+def test_the_files_to_which_a_page_links_exist(page):
+    # The site's build checks the pages' anchors, too; but not the README as it is on a code forge.
+    for link in re.findall(r"\]\((?!\w+:|#)([^)\s#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_readme_can_be_read_in_minutes():
+    assert len((pages.ROOT / "README.md").read_text().splitlines()) <= 135
+
+
+@pytest.mark.parametrize(
+    ("page", "kind", "left_out"),
+    [
+        ("run-an-action.md", KernelInvokeOperator, set()),
+        # Those of every sensor are Airflow's, but for three that have a meaning of their own.
+        ("wait-for-invocation.md", KernelInvocationSensor, {"poke_interval", "timeout", "soft_fail"}),
+    ],
+)
+def test_the_table_of_parameters_is_that_of_the_signature(page, kind, left_out):
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", (pages.DOCS / page).read_text(), re.MULTILINE))
+    parameters = {
+        name: each.default
+        for name, each in inspect.signature(kind.__init__).parameters.items()
+        if each.kind is each.KEYWORD_ONLY
+    }
+    assert set(rows) - left_out == set(parameters)
+    for name, default in parameters.items():
+        if default not in (inspect.Parameter.empty, None):
+            assert rows[name].strip('`"').startswith(str(default).removesuffix(".0")), name
+
+
+def test_troubleshooting_quotes_what_the_provider_says():
+    said = "".join(
+        re.sub(r'"\s*\n\s*f?"', "", path.read_text()) for path in (pages.ROOT / OURS).rglob("*.py")
+    )
+    page = (pages.DOCS / "troubleshooting.md").read_text()
+    for heading in re.findall(r"^\*\*(.*?)\*\*", page, re.MULTILINE | re.DOTALL):
+        for quoted in re.findall(r'"([^"]+)"', " ".join(heading.split())):
+            for part in filter(None, (each.strip(" .") for each in quoted.split("…"))):
+                assert part in said, part
 
 
 def test_links_and_decorators_have_pages_as_soon_as_the_provider_info_names_them():

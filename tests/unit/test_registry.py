@@ -54,11 +54,11 @@ def test_the_modules_of_a_kind_lie_in_the_package_of_its_name(kind):
 @pytest.mark.parametrize(
     "path", sorted((REPOSITORY / "example_dags").glob("*.py")), ids=lambda path: path.stem
 )
-def test_every_example_has_a_docstring_and_is_in_the_readme(path):
+def test_every_example_has_a_docstring_and_is_in_the_documentation(path):
     doc = ast.get_docstring(ast.parse(path.read_text())) or ""
 
     assert len(doc) > 100
-    assert path.name in README
+    assert path.name in (REPOSITORY / "docs/run-an-action.md").read_text()
     assert f'"{path.stem}"' in path.read_text(), "the Dag has another name than its file"
 
 
