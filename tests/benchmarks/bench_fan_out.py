@@ -4,7 +4,9 @@
     python -m tests.benchmarks.bench_fan_out
     python -m tests.benchmarks.bench_fan_out --pools 0 10 15 20 --triggerers=2
 
-Airflow has LocalExecutor.
+Airflow has LocalExecutor. Goals: 1.25 x the time that the limit allows with a pool, 1.5 x without one. The first is not reached
+on two slow processors (1.46): a slot of a pool is held from the queueing of a task until its result is stored, two seconds
+longer than the invocation of 5 s, and the tasks use 170 to 230 s of processor time, of 200 s that there are in the ideal time.
 """
 
 from __future__ import annotations

@@ -7,6 +7,11 @@ Run by hand; ``--large`` adds one event loop with that many triggers, each of wh
 
 Each variant runs in a process of its own, against a server that serves all three APIs. The jobs end at times that are
 part of their ids, so that nobody has to tell when a job has ended.
+
+Goals: 1.0 requests; an end is heard 10 ms late at most (median), 50 ms (99 %); both are reached. 1.3 x the CPU time of the bare
+loop is not (1.7 to 2.0): a trigger has four time limits for its stream and twice as many objects, so that the garbage
+collector, which scans Airflow's own objects each time, runs more often. Nor is 0.2 s for which the loop is held: that is one such
+collection, and the bare loop has it, too. With 20,000 waits the bare loop alone needs more than the 400 MB of the goal.
 """
 
 from __future__ import annotations
