@@ -3,7 +3,7 @@ One attempt of a task as a state machine; each process runs a part of it, up to 
 
 :data:`TRANSITIONS` is the whole of it. In each state the runner does one thing; what happens then leads to the next
 state, in some cases depending on whether Airflow will retry the task and the retry will find this attempt's record. The
-README's tables "What happens if" are checked against it.
+tables of docs/guarantees.md are checked against it.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class AttemptEvent(StrEnum):
 
 
 class Fate(Enum):
-    """What becomes of the invocation, in the README's words."""
+    """What becomes of the invocation, in the words of docs/guarantees.md."""
 
     NONE = ""
     NOT_STARTED = "was not started"

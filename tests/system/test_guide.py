@@ -22,7 +22,7 @@ from tests.documented import REPOSITORY, blocks, write_files
 pytestmark = [pytest.mark.one_airflow, pytest.mark.browser]
 
 UV = REPOSITORY / ".venv/bin/uv"
-LONGEST = 300
+LONGEST = 600
 GUIDE, README = ((REPOSITORY / page).read_text() for page in ("docs/guide.md", "README.md"))
 
 

@@ -17,7 +17,7 @@ with DAG("once_fire_and_forget", schedule=None, render_template_as_native_obj=Tr
     for task_id, how in {
         "deferred": {},
         "poking": {"deferrable": False, "poke_interval": 1},
-        # Airflow fails some tasks that begin again within five seconds; see "What happens if …" in the README.
+        # Airflow fails some tasks that begin again within five seconds; see "What happens if …".
         "rescheduled": {"deferrable": False, "mode": "reschedule", "poke_interval": 10},
     }.items():
         KernelInvocationSensor(
