@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import traceback
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from tests import faults
+from tests.documented import REPOSITORY, blocks
 from tests.integration.task import Task, both_waits
 
 TOKEN = "sk_canary_token"
@@ -145,21 +144,31 @@ def test_a_deadline_and_a_cancellation_show_no_payload_and_output(witness, defer
     assert "canary_payload" not in said
 
 
-def test_the_documented_recipe_cancels_left_over_invocations_only(submit, client, monkeypatch):
-    recipe = next(
-        code
-        for code in re.findall(r"```python\n(.*?)```", Path("docs/guarantees.md").read_text(), re.DOTALL)
-        if "def cancel_what_is_left_of" in code
-    )
+def recipe(page, name):
+    """Return a function that a page of the documentation defines, for the app of these tests."""
+    [code] = [code for _, code in blocks((REPOSITORY / page).read_text()) if f"def {name}(" in code]
     namespace = {}
-    exec(recipe.replace('"shop"', '"tests"'), namespace)
+    exec(code.replace('"shop"', '"tests"'), namespace)
+    return namespace[name]
+
+
+def test_the_documented_recipe_with_a_hook_lists_failures(submit):
+    failures = recipe("docs/hook.md", "failures_of_the_last_day").function
+    before = set(failures())
+    submit("echo", 7, wait_for="succeeded")
+    bad = submit("fail", {"message": "sold out"}, wait_for="failed")
+    assert set(failures()) - before == {bad}
+
+
+def test_the_documented_recipe_cancels_left_over_invocations_only(submit, client, monkeypatch):
+    cancel_what_is_left_of = recipe("docs/guarantees.md", "cancel_what_is_left_of")
     mark = {"airflow": {"key": "k", "run_id": "manual__1"}}
     ours = [submit("sleep", {"seconds": 60, **mark}) for _ in range(2)]
     others = [
         submit("sleep", {"seconds": 60}),
         submit("sleep", {"seconds": 60, "airflow": {"run_id": "other"}}),
     ]
-    assert sorted(namespace["cancel_what_is_left_of"]("manual__1")) == sorted(ours)
+    assert sorted(cancel_what_is_left_of("manual__1")) == sorted(ours)
     assert {client.invocations.retrieve(i).status for i in ours} == {"failed"}
     assert {client.invocations.retrieve(i).status for i in others} <= {"queued", "running"}
     for left in others:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from dev.airflow_api import AirflowApi
+from dev.airflow_stack import free_port
 from dev.wait import wait_until
 from tests.documented import REPOSITORY, blocks, write_files
 
@@ -26,18 +26,13 @@ LONGEST = 600
 GUIDE, README = ((REPOSITORY / page).read_text() for page in ("docs/guide.md", "README.md"))
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return str(server.getsockname()[1])
-
-
 class Reader:
     """Somebody with a machine on which there is Python, and nothing of this repository."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
-        self.port = free_port()
-        self.airflow_port = free_port()
+        self.port = str(free_port())
+        self.airflow_port = str(free_port())
         # What pip would get from PyPI: this package, as it is here, and the packages of this environment.
         constraints = home / "constraints.txt"
         freeze = [UV, "pip", "freeze", "--python", sys.executable, "--exclude-editable"]
@@ -53,8 +48,8 @@ class Reader:
             "AIRFLOW__API__PORT": self.airflow_port,
             "AIRFLOW__API__BASE_URL": f"http://localhost:{self.airflow_port}",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://localhost:{self.airflow_port}/execution/",
-            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
-            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
         }
 
     def script(self, block: str) -> str:
