@@ -40,6 +40,7 @@ from airflow_provider_kernel.transport.aio import events_of, exchange, new_sessi
 from airflow_provider_kernel.transport.driver import adrive
 from airflow_provider_kernel.transport.errors import retrying
 from airflow_provider_kernel.transport.limits import Limits, limits_of, stream_limits
+from airflow_provider_kernel.transport.loop_share import Turns
 from airflow_provider_kernel.transport.per_loop import PerLoop
 from airflow_provider_kernel.transport.proxy_tls import tls_of
 
@@ -52,11 +53,9 @@ log = logging.getLogger(__name__)
 SETTINGS_LIFE = 60.0
 #: Seconds after which a missing connection is looked up again: a look-up takes seconds, one at a time.
 MISSING_LIFE = 10.0
-#: Seconds between the openings of two streams: a triggerer may start thousands of triggers at once, and opening all their
-#: streams at the same time would hold the event loop, and overflow the server's queue of new connections.
-STREAM_SPACING = 0.002
-#: Seconds: the streams of that time are opened together, which costs the event loop less than one at a time.
-STREAM_BURST = 0.05
+#: Streams that are opened at once, and seconds until the next ones are: a triggerer may start thousands of triggers at once, and
+#: opening all their streams at the same time would hold the event loop, and overflow the server's queue of new connections.
+STREAMS_AT_ONCE, STREAM_SPACING = 25, 0.05
 #: Active invocations per page: few, because Kernel lists them with their payloads.
 ACTIVE_PAGE = 20
 #: Maximum number of active invocations that are listed, for each status.
@@ -74,15 +73,8 @@ class _Shared:
     tls: tuple[KernelSettings, ssl.SSLContext | bool] | None = None  # with the settings they belong to
     read_at: float = 0.0
     missing: KernelError | None = None
-    next_stream_at: float = 0.0
+    stream_turns: Turns = field(default_factory=lambda: Turns(STREAMS_AT_ONCE, STREAM_SPACING))
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def delay_stream(self) -> float:
-        """Return the seconds to wait before the next stream is opened, and count that stream."""
-        now = time.monotonic()
-        at = max(now, self.next_stream_at)
-        self.next_stream_at = at + STREAM_SPACING
-        return max(0.0, at - at % STREAM_BURST - now)
 
 
 _loop_locks: PerLoop[asyncio.Lock] = PerLoop()
@@ -283,8 +275,7 @@ class KernelAsyncHook:
 
     async def _follow(self, follow: Follow) -> None:
         until = time.monotonic() + follow.max_lifetime
-        if delay := self._in_use().delay_stream():
-            await asyncio.sleep(min(delay, follow.max_lifetime))
+        await self._in_use().stream_turns.take(follow.max_lifetime)
         left = max(until - time.monotonic(), 0.1)
         events = self._events(follow.invocation_id, follow.since, follow.idle_timeout, left)
         async with aclosing(events):

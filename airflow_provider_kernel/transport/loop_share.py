@@ -1,10 +1,12 @@
-"""A fair share of the event loop: large replies must not delay other triggers."""
+"""A fair share of the event loop: neither large replies nor thousands of new streams must delay other triggers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -55,3 +57,44 @@ class LoopShare:
             return work()
         finally:
             self._credit -= time.perf_counter() - began
+
+
+class Turns:
+    """
+    Lets some through at once, and the next ones some time later.
+
+    That time begins when the ones before were let through, however late the event loop was: those that are due during a pause
+    of the loop do not all come at its end.
+
+    :param at_once: how many.
+    :param spacing: seconds from one lot to the next.
+    """
+
+    def __init__(self, at_once: int, spacing: float) -> None:
+        self._at_once = self._left = at_once
+        self._spacing = spacing
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def take(self, max_wait: float) -> None:
+        """Wait for a turn, ``max_wait`` seconds at most."""
+        loop = asyncio.get_running_loop()
+        self._timer = self._timer or loop.call_later(self._spacing, self._next_lot)
+        if self._left:
+            self._left -= 1
+            return
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max_wait):
+                await turn
+
+    def _next_lot(self) -> None:
+        self._left, self._timer = self._at_once, None
+        while self._waiting and self._left:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._left -= 1
+        if not self._left:
+            self._timer = asyncio.get_running_loop().call_later(self._spacing, self._next_lot)

@@ -147,6 +147,8 @@ def test_a_deadline_and_a_cancellation_show_no_payload_and_output(witness, defer
 def recipe(page, name):
     """Return a function that a page of the documentation defines, for the app of these tests."""
     [code] = [code for _, code in blocks((REPOSITORY / page).read_text()) if f"def {name}(" in code]
+    # As the page about Airflow 2 says.
+    code = code.replace("from airflow.sdk import", "from airflow.providers.common.compat.sdk import")
     namespace = {}
     exec(code.replace('"shop"', '"tests"'), namespace)
     return namespace[name]

@@ -1,4 +1,4 @@
-"""Who reads much waits in a line; who reads little does not, and hears in time."""
+"""Who reads much waits in a line; who reads little does not. Many streams are opened by turns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from airflow_provider_kernel.transport.loop_share import BURST, LoopShare
+from airflow_provider_kernel.transport.loop_share import BURST, LoopShare, Turns
 
 #: Seconds of one piece of work.
 PIECE = 0.004
@@ -70,3 +70,30 @@ async def test_failing_work_is_charged_and_releases_the_lock():
         with pytest.raises(ValueError, match="so"):
             await share.do(fail)
     assert not line.locked()
+
+
+async def in_the_next_lot(turns: Turns, waits: list[asyncio.Task[None]]) -> int:
+    """Return how many of the waits end together."""
+    before = sum(wait.done() for wait in waits)
+    await asyncio.wait([wait for wait in waits if not wait.done()], return_when=asyncio.FIRST_COMPLETED)
+    return sum(wait.done() for wait in waits) - before
+
+
+async def test_turns_let_one_lot_through_however_long_the_loop_was_held():
+    turns = Turns(2, 0.01)
+    waits = [asyncio.create_task(turns.take(1000)) for _ in range(7)]
+    assert await in_the_next_lot(turns, waits) == 2
+    for expected in (2, 2, 1):
+        time.sleep(0.05)
+        assert await in_the_next_lot(turns, waits) == expected
+
+
+async def test_turns_pass_over_those_that_gave_up():
+    turns = Turns(1, 0.05)
+    await turns.take(1000)
+    gives_up, cancelled, waits = (asyncio.create_task(turns.take(wait)) for wait in (0.001, 1000, 1000))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await gives_up
+    assert not waits.done()
+    await waits
