@@ -64,15 +64,15 @@ def announce(ti: Any, hook: KernelHook, invocation_id: str) -> bool:
     return True
 
 
-def see(hook: KernelHook, invocation_id: str) -> str:
+def address(hook: KernelHook, invocation_id: str) -> str:
     """
-    Return the end of a log line that says where the invocation is shown.
+    Return the part of a log line that says where the invocation is shown.
 
     :param hook: on the task's connection.
     :param invocation_id: id of the invocation.
-    :return: " See" and the URL; "" if ``dashboard_url`` cannot be used, of which :func:`announce` warns.
+    :return: a colon and the URL; "" if ``dashboard_url`` cannot be used, of which :func:`announce` warns.
     """
     try:
-        return f" See {hook.settings.invocation_url(invocation_id)}"
+        return f": {hook.settings.invocation_url(invocation_id)}"
     except Exception:  # noqa: BLE001 - a convenience
         return ""

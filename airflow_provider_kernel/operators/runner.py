@@ -391,12 +391,9 @@ class InvocationRunner:
             return AttemptEvent.SUPERSEDED_WITHOUT_SUCCESSOR
         metrics.submitted(intent)
         action = f"{intent.app_name}/{intent.action_name}, version {intent.app_version}"
-        log.info(
-            "Kernel accepted invocation %s of %s.%s",
-            invocation.id,
-            action,
-            link.see(self._hook, invocation.id),
-        )
+        # The address comes first: Airflow's UI cuts off long lines.
+        address = link.address(self._hook, invocation.id)
+        log.info("Kernel accepted invocation %s%s (%s)", invocation.id, address, action)
         return AttemptEvent.ACCEPTED
 
     def _read_capacity_result(self, event: dict[str, Any], history: dict[str, Any]) -> AttemptEvent:

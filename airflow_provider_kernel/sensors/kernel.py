@@ -130,9 +130,9 @@ class KernelInvocationSensor(ArgumentCheckMixin, BaseSensorOperator):
             _check_id(self.invocation_id)
             self.hook.get_conn()  # fails at once if the connection cannot be used
             self.log.info(
-                "Waiting for Kernel invocation %s.%s",
+                "Waiting for Kernel invocation %s%s",
                 self.invocation_id,
-                link.see(self.hook, self.invocation_id),
+                link.address(self.hook, self.invocation_id),
             )
             self.has_link = link.announce(context["ti"], self.hook, self.invocation_id)
             if not self.deferrable or runner.poll():

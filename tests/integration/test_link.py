@@ -78,8 +78,8 @@ def test_the_log_begins_with_the_address_of_the_invocation_and_ends_with_the_siz
     task.run()
     ours = re.findall(r"Kernel (?:accepted )?invocation .*", told())
     assert ours[0].startswith(
-        f"Kernel accepted invocation {task.invocation_id} of tests/echo, version latest. "
-        f"See https://d.example/shop/{task.invocation_id}"
+        f"Kernel accepted invocation {task.invocation_id}: https://d.example/shop/{task.invocation_id} "
+        "(tests/echo, version latest)"
     )
     assert ours[-1].startswith(
         f"Kernel invocation {task.invocation_id} succeeded, with an output of 15 characters."

@@ -73,8 +73,8 @@ def test_an_unusable_connection_says_what_to_write_without_a_secret(connect, fie
 def test_the_log_names_the_accepted_invocation(told):
     task = Task("echo", 1, wait_for_completion=False)
     task.run()
-    said = f"Kernel accepted invocation {task.invocation_id} of tests/echo, version latest."
-    assert re.search(rf"{re.escape(said)}\s", told())
+    said = rf"Kernel accepted invocation {task.invocation_id}: http\S+ \(tests/echo, version latest\)"
+    assert re.search(said, told())
 
 
 @pytest.mark.parametrize(

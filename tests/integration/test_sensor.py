@@ -105,7 +105,7 @@ def test_the_log_begins_with_the_address_of_the_invocation_and_ends_with_the_siz
     invocation_id = submit("echo", {"price": 12.5}, wait_for="succeeded")
     Sensor(invocation_id, **wait).run()
     ours = re.findall(r"(?:Waiting for )?Kernel invocation .*", told())
-    assert ours[0].startswith(f"Waiting for Kernel invocation {invocation_id}. See http")
+    assert ours[0].startswith(f"Waiting for Kernel invocation {invocation_id}: http")
     assert ours[-1].startswith(
         f"Kernel invocation {invocation_id} succeeded, with an output of 15 characters."
     )

@@ -122,7 +122,7 @@ def test_the_guide_works_block_by_block(reader):
     with reader.keep_running(emulator, "For Airflow") as log:
         said = reader.paste(run)
 
-        [invocation_id] = set(re.findall(r"Kernel accepted invocation (\w+) of prices/read", said))
+        [invocation_id] = set(re.findall(r"Kernel accepted invocation (\w+): http\S+ \(prices/read", said))
         assert re.search(r"\[app\] .*found £12\.50", said)
         assert f"Kernel invocation {invocation_id} succeeded" in said
         assert "Returned value was: The lamp costs 12.50" in said
