@@ -122,19 +122,19 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be True or False, not {value!r}.")
 
 
-def check_seconds(name: str, value: Any, least: float = 0.0, most: float = MAX_SECONDS) -> None:
+def check_seconds(name: str, value: Any, least: float | None = None, most: float = MAX_SECONDS) -> None:
     """
     Check an argument that is a time in seconds.
 
     :param name: the argument's name.
     :param value: its value.
-    :param least: the shortest time; default: any that is greater than 0.
+    :param least: the shortest time; None: any that is greater than 0.
     :param most: the longest time; default: a year.
     :raises ValueError: the value is not a number, or out of these bounds.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not (least <= value <= most and value > 0):
-        bounds = f"from {least:.0f} to" if least else "greater than 0 and at most"
+    if not is_number or not (value > 0 if least is None else least <= value) or not value <= most:
+        bounds = "greater than 0 and at most" if least is None else f"from {least:.0f} to"
         year = " (a year)" if most == MAX_SECONDS else ""
         raise ValueError(f"{name} must be seconds, as a number {bounds} {most:.0f}{year}, not {value!r}.")
 

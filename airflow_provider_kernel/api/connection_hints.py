@@ -6,8 +6,8 @@ import json
 import re
 from collections.abc import Mapping
 
-from airflow_provider_kernel.api.errors import KernelConfigurationError
-from airflow_provider_kernel.api.settings import API_KEYS_URL, looks_like_token, shown
+from airflow_provider_kernel.api.errors import API_KEYS_URL, KernelConfigurationError
+from airflow_provider_kernel.api.settings import looks_like_token, shown
 
 #: The fields of a connection in JSON, as Airflow reads them.
 FIELDS = ("conn_type", "description", "host", "login", "password", "schema", "port", "extra")

@@ -12,6 +12,9 @@ from typing import TypeGuard
 
 from airflow_provider_kernel.api.text import sentence
 
+#: Where users make a token.
+API_KEYS_URL = "https://dashboard.onkernel.com/api-keys"
+
 
 class KernelError(Exception):
     """Base of all exceptions of this provider."""
@@ -82,17 +85,24 @@ class KernelApiError(KernelError):
     @property
     def refusal(self) -> str | None:
         """
-        The meaning of a refusal that can have several, as far as Kernel's code and words tell.
+        The meaning of a refusal about which a user can do something, as far as Kernel's code and words tell.
 
-        ``spending cap``, ``scope``, ``plan``, ``other project``, ``no project`` or ``unsaid``; None for other errors.
+        ``token``, ``spending cap``, ``scope``, ``plan``, ``other project``, ``no project``, ``no app`` or ``unsaid``; None for
+        other errors.
         """
-        if self.status_code == 404 and self.code == "project_not_found":
-            return "no project"
-        if self.status_code != 403 or self.code is None:
+        if self.code is None:
+            return None
+        if self.status_code == 401:
+            return "token"
+        words = f"{self.code} {self.message}".replace("_", " ")
+        if self.status_code == 404:
+            if self.code == "project_not_found":
+                return "no project"
+            return "no app" if _NO_APP.search(words) else None
+        if self.status_code != 403:
             return None
         if self.code in _CODES:
             return _CODES[self.code]
-        words = f"{self.code} {self.message}".replace("_", " ")
         return next((name for name, pattern in _WORDS.items() if pattern.search(words)), "unsaid")
 
     @property
@@ -112,7 +122,16 @@ _WORDS = {
         re.IGNORECASE,
     ),
 }
+# The subject of the sentence: an invocation that is not found has an app, too.
+_NO_APP = re.compile(
+    r"\b(app|application|action|version)\b[^.]*\b(not|no longer|unknown)\b|\bno (such )?(app|action|version)\b",
+    re.IGNORECASE,
+)
 _MEANINGS = {
+    "token": f"Make a token at {API_KEYS_URL} and put it into the connection's password field. In the emulator, it is the "
+    "value of --api-key.",
+    "no app": "Check app_name, action_name and version, and deploy the app before the Dag. In the emulator, start it with "
+    "the app's file.",
     "spending cap": "The spending cap of the organization or of the project is reached: new invocations are refused "
     "until the month ends or the cap is raised; what runs goes on.",
     "scope": "The scope of the API key does not allow this: use another key, or have its scope extended.",

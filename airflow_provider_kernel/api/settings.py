@@ -13,15 +13,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from airflow_provider_kernel.api.dashboard import DEFAULT_DASHBOARD_URL, invocation_url
-from airflow_provider_kernel.api.errors import KernelConfigurationError
+from airflow_provider_kernel.api.errors import API_KEYS_URL, KernelConfigurationError
 from airflow_provider_kernel.api.text import Redactor, clean
 
 #: Address of Kernel's API, unless the connection's host or ``KERNEL_BASE_URL`` is set.
 DEFAULT_BASE_URL = "https://api.onkernel.com"
 #: Seconds for a reply, unless the connection's extra ``timeout`` is set.
 DEFAULT_TIMEOUT_SECONDS = 30.0
-#: Where users make a token.
-API_KEYS_URL = "https://dashboard.onkernel.com/api-keys"
 #: The extras of a connection, by name.
 EXTRAS = ("project", "timeout", "max_response_mb", "proxy", "verify", "allow_http", "dashboard_url")
 #: Maximum size of a reply in megabytes (10**6 bytes), unless the connection's extra ``max_response_mb`` is set: it contains

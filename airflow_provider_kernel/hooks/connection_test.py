@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from airflow_provider_kernel.api import endpoints
 from airflow_provider_kernel.api.endpoints import ConcurrencyLimits
 from airflow_provider_kernel.api.errors import KernelApiError, KernelError, KernelTransportError
-from airflow_provider_kernel.api.settings import API_KEYS_URL, KernelSettings
+from airflow_provider_kernel.api.settings import KernelSettings
 from airflow_provider_kernel.api.text import MAX_NAME, clean, sentence
 
 #: Maximum duration of the test in seconds: Airflow's API server and the user wait for it.
@@ -88,9 +88,7 @@ def _verdict(who: Any, limits: ConcurrencyLimits | None, settings: KernelSetting
 
 def _what_to_do(error: KernelError, settings: KernelSettings | None) -> str:
     advice = ""
-    if isinstance(error, KernelApiError) and error.status_code == 401:
-        advice = f" Make a token at {API_KEYS_URL} and put it into the connection's password field."
-    elif isinstance(error, KernelApiError) and error.refusal in ("spending cap", "scope", "plan"):
+    if isinstance(error, KernelApiError) and error.refusal in ("token", "spending cap", "scope", "plan"):
         pass  # the error says what to do
     elif isinstance(error, KernelApiError) and error.is_refusal and settings and settings.project:
         advice = f" The connection's project is {settings.project!r}: check that it exists and that the token may use it."

@@ -111,7 +111,6 @@ class Hint(StrEnum):
     REATTACHES = "A retry of the task reattaches to the invocation."
     LOOKS_AGAIN = "A retry of the task looks the invocation up again."
     SUBMITS = "No invocation was started. A retry of the task submits the request again."
-    WAITS_AGAIN = "No invocation was started. A retry of the task waits again."
     UNCERTAIN = "The task is not retried, because a retry might run the action a second time."
     REFUSED = "The task is not retried, because Kernel would refuse again."
     TOO_LARGE = "Then clear the task: it returns the result, but before Airflow 3.3 it runs the action again."
@@ -182,7 +181,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     _T(_S.SUBMIT, _E.NOT_SENT, _S.FAIL, Fate.NOT_STARTED, Hint.SUBMITS),
     _T(_S.SUBMIT, _E.TOO_LATE, _S.FAIL, Fate.NOT_STARTED, Hint.SUBMITS),
     _T(_S.WAIT_FOR_CAPACITY, _E.CAPACITY_FREE, _S.SUBMIT),
-    _T(_S.WAIT_FOR_CAPACITY, _E.NO_CAPACITY, _S.FAIL, Fate.NOT_STARTED, Hint.WAITS_AGAIN),
+    _T(_S.WAIT_FOR_CAPACITY, _E.NO_CAPACITY, _S.FAIL, Fate.NOT_STARTED, Hint.SUBMITS),
     _T(_S.WAIT, _E.NOT_WAITED_FOR, _S.RETURN_ID, Fate.RUNS_ON),
     _T(_S.WAIT, _E.ENDED, _S.CONCLUDE, Fate.ENDED),
     _T(_S.WAIT, _E.DEADLINE, _S.CANCEL, Fate.CANCELLED),

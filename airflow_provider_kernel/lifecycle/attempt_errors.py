@@ -16,10 +16,12 @@ from airflow_provider_kernel.lifecycle.record import Record
 MAX_IDS = 5
 
 
-def no_capacity_error() -> KernelCapacityTimeoutError:
-    """Return the error for an account that was full for too long."""
+def no_capacity_error(*, may_wait: bool = True) -> KernelCapacityTimeoutError:
+    """Return the error for an account that was full for too long; or at all, if the task may not wait."""
     return KernelCapacityTimeoutError(
         "Kernel's account was full until capacity_timeout or execution_timeout had passed."
+        if may_wait
+        else "Kernel's account is full, and with capacity_timeout=0 the task does not wait."
     )
 
 

@@ -79,8 +79,7 @@ def check_arguments(given: Mapping[str, Any]) -> None:
         check_seconds("timeout", given["timeout"])
     check_seconds("poll_interval", given.get("poll_interval", 1))
     for name in ("capacity_timeout", "defer_after"):
-        if given.get(name, 0) != 0:
-            check_seconds(name, given[name])
+        check_seconds(name, given.get(name, 0), least=0)
     if not given.get("async_", True) and not given.get("wait_for_completion", True):
         raise ValueError(
             "async_=False waits for the reply, so wait_for_completion=False has no meaning with it. "

@@ -415,7 +415,8 @@ class InvocationRunner:
             deadline = min(now + self._options.capacity_timeout, self._execution_deadline())
             self._change(capacity_deadline=deadline)
         if now >= deadline:
-            return self._event(AttemptEvent.NO_CAPACITY, error=no_capacity_error())
+            error = no_capacity_error(may_wait=self._options.capacity_timeout > 0)
+            return self._event(AttemptEvent.NO_CAPACITY, error=error)
         if self._options.deferrable:
             log.info("%s The task waits for capacity, deferred.", refusal)
             trigger = KernelCapacityTrigger(

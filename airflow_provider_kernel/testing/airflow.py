@@ -272,13 +272,26 @@ def _result(dag: DAG, run: Any, errors: dict[str, BaseException]) -> DagResult:
         tis = run.get_task_instances(session=session)
         order = {task_id: index for index, task_id in enumerate(dag.task_dict)}
         for ti in sorted(tis, key=lambda ti: (order[ti.task_id], ti.map_index)):
-            output = ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, session=session)
+            output = _output(ti, session)
             if ti.map_index < 0:
                 outputs[ti.task_id], states[ti.task_id] = output, _text(ti.state)
             else:
                 outputs.setdefault(ti.task_id, []).append(output)
                 states.setdefault(ti.task_id, []).append(_text(ti.state))
         return DagResult(_text(run.state), outputs, states, errors)
+
+
+def _output(ti: Any, session: Any) -> Any:
+    """Return what a task that takes the output gets: the XCom backend may have stored it elsewhere."""
+    if _IS_AIRFLOW_2:
+        return ti.xcom_pull(task_ids=ti.task_id, map_indexes=ti.map_index, session=session)
+    from airflow.models.xcom import XComModel
+    from airflow.sdk.execution_time.xcom import XCom
+    from sqlalchemy import select
+
+    names: Any = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "map_index": ti.map_index}
+    found = session.scalar(select(XComModel).filter_by(**names, key=XCom.XCOM_RETURN_KEY))
+    return found and XCom.deserialize_value(found)
 
 
 def _text(state: Any) -> str:

@@ -982,7 +982,7 @@ class TestAFullAccount:
         task, _ = echo(deferrable=deferrable, capacity_timeout=0.7)
         began = time.monotonic()
         with pytest.raises(
-            KernelCapacityTimeoutError, match=r"No invocation was started. A retry of the task waits"
+            KernelCapacityTimeoutError, match=r"No invocation was started. A retry of the task submits"
         ):
             task.run()
         assert 0.7 <= time.monotonic() - began < 5

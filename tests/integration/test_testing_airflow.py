@@ -252,6 +252,59 @@ def test_run_dag_uses_a_database_of_its_own(pytester, outer):
     done.assert_outcomes(passed=3)
 
 
+BACKEND = """
+import os
+import tempfile
+
+os.environ["AIRFLOW__CORE__XCOM_BACKEND"] = "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
+os.environ["AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH"] = f"file://{os.getcwd()}/xcom"
+os.environ["AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_THRESHOLD"] = "20"
+"""
+LARGE = """
+from datetime import datetime, timezone
+from pathlib import Path
+
+from airflow.providers.common.compat.sdk import DAG, task
+from airflow_provider_kernel.testing import run_dag
+
+WHEN = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+with DAG("large", schedule=None, start_date=datetime(2026, 1, 1)) as large:
+
+    @task
+    def numbers():
+        return list(range(100))
+
+    @task
+    def when():
+        return WHEN
+
+    @task
+    def digits():
+        return "12"
+
+    @task
+    def nothing():
+        return None
+
+    numbers(), when(), digits(), nothing()
+
+
+def test_outputs():
+    expected = {"numbers": list(range(100)), "when": WHEN, "digits": "12", "nothing": None}
+    assert run_dag(large).outputs == expected
+    assert [path for path in Path("xcom").rglob("*") if path.is_file()]
+"""
+
+
+def test_run_dag_returns_outputs_that_an_xcom_backend_has_stored_elsewhere(pytester, outer):
+    pytester.makeconftest(BACKEND)
+
+    done = pytester.runpytest_subprocess(*ARGUMENTS, pytester.makepyfile(test_large=LARGE), timeout=600)
+
+    done.assert_outcomes(passed=1)
+
+
 @pytest.mark.skipif(
     airflow.__version__ in SUPPORTED, reason="the documentation is tried on the newest Airflow alone"
 )
@@ -259,7 +312,7 @@ def test_run_dag_uses_a_database_of_its_own(pytester, outer):
 def test_the_page_on_testing_works_also_with_xdist(pytester, outer):
     done = pytester.runpytest_subprocess(*ARGUMENTS, "-n2", "--dist=loadfile", timeout=600)
 
-    done.assert_outcomes(passed=8)
+    done.assert_outcomes(passed=10)
 
 
 def test_run_dag_says_what_to_write_where_there_is_no_database(monkeypatch):

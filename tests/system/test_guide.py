@@ -56,7 +56,6 @@ class Reader:
     def script(self, block: str) -> str:
         """Return a block with this machine's ports, and with this repository in the place of PyPI's package."""
         block = block.replace("pip install ", self.pip_install)
-        block = block.replace("=airflow-provider-kernel ", f"={REPOSITORY} ")
         block = block.replace("/path/to/this/repository", str(REPOSITORY))
         return (
             block.replace("8484", self.port)

@@ -116,7 +116,7 @@ def test_wrong_argument_raises_at_parse(arguments, says):
 
 
 def test_wrong_default_args_raise_at_parse():
-    with pytest.raises(ValueError, match="capacity_timeout must be seconds"):
+    with pytest.raises(ValueError, match="capacity_timeout must be seconds, as a number from 0 to"):
         made({"capacity_timeout": -1}, **NAMES)
 
 

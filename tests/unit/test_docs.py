@@ -19,6 +19,7 @@ from airflow_provider_kernel.get_provider_info import get_provider_info
 from airflow_provider_kernel.operators.kernel import KernelInvokeOperator
 from airflow_provider_kernel.sensors.kernel import KernelInvocationSensor
 from docs import pages
+from tests.documented import blocks
 
 pytestmark = pytest.mark.one_airflow
 
@@ -139,6 +140,12 @@ def test_the_table_of_parameters_is_that_of_the_signature(page, kind, left_out):
     for name, default in parameters.items():
         if default not in (inspect.Parameter.empty, None):
             assert rows[name].strip('`"').startswith(str(default).removesuffix(".0")), name
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_no_command_has_a_comment_which_zsh_takes_for_arguments(page):
+    commands = [text for language, text in blocks(page.read_text()) if language == "sh"]
+    assert not re.findall(r"^.*(?:^|\s)#\s.*$", "".join(commands), re.MULTILINE)
 
 
 def test_troubleshooting_quotes_what_the_provider_says():

@@ -174,6 +174,13 @@ def test_a_zip_of_too_many_entries_is_refused_before_they_are_read(files, monkey
     assert status_of(files.unzip, "/y", archive(a="", b="", c="", d="")) == 400
 
 
+def test_a_zip_with_an_entry_without_a_name_is_refused(files):
+    content = bytearray(archive(**{"a.txt": "text"}))
+    content[content.rindex(b"a.txt")] = 0
+
+    assert status_of(files.unzip, "/x", bytes(content)) == 400
+
+
 @settings(max_examples=100)
 @given(st.data())
 def test_a_damaged_zip_is_unpacked_or_refused_with_400(tmp_path_factory, data):

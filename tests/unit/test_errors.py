@@ -80,6 +80,10 @@ def test_api_error_message_contains_code_and_request_id_when_known(code, request
 CAP = "The spending cap of the organization or of the project is reached:"
 SCOPE = "The scope of the API key does not allow this:"
 PROJECT = "The API key is of another project than the one that the connection names:"
+TOKEN = (
+    "Make a token at https://dashboard.onkernel.com/api-keys and put it into the connection's password field."
+)
+APP = "Check app_name, action_name and version, and deploy the app before the Dag."
 UNSAID = "Kernel does not say which of these it is: the spending cap is reached,"
 
 
@@ -105,6 +109,13 @@ UNSAID = "Kernel does not say which of these it is: the spending cap is reached,
         (403, "forbidden", "The scope invocations:write is missing for this project", SCOPE),
         (403, "forbidden", "API key does not belong to this project", PROJECT),
         (404, "project_not_found", "Project not found or inactive", "The connection names a project that"),
+        (401, "unauthorized", "Invalid API key", TOKEN),
+        (404, "not_found", "App not found: stok", APP),
+        (404, "not_found", "Action not found: read of the app prices", APP),
+        (404, "not_found", "Version not found: 2 of the app prices, which has 1", APP),
+        (404, "app_not_found", "Not found", APP),
+        (404, "not_found", "The application does not exist", APP),
+        (404, "not_found", "No such action", APP),
     ],
 )
 def test_refusal_explains_its_meaning(status, code, message, meaning):
@@ -115,7 +126,12 @@ def test_refusal_explains_its_meaning(status, code, message, meaning):
 
 @pytest.mark.parametrize(
     ("status", "code", "message"),
-    [(403, None, "the body is text/html"), (404, "not_found", "App not found: project"), (429, "x", "cap")],
+    [
+        *((status, None, "the body is text/html") for status in (401, 403, 404)),
+        (404, "not_found", "Invocation not found: inv1 of the app shop"),
+        (404, "not_found", "Browser not found"),
+        (429, "x", "cap"),
+    ],
 )
 def test_api_error_adds_no_explanation_when_it_has_one_meaning(status, code, message):
     assert str(KernelApiError(message, status_code=status, code=code)).endswith(f": {message}.")

@@ -32,6 +32,7 @@ _ZIP_ERRORS = (
     lzma.LZMAError,
     struct.error,
     EOFError,
+    IndexError,  # for an entry without a name
     NotImplementedError,
     RuntimeError,
     ValueError,
