@@ -42,7 +42,8 @@ add_module_names = False
 #: Words that are looked for, and the pages that are about them: the search finds these before pages that only have the word.
 SOUGHT = {
     "run-an-action": ("cancel", "retry", "timeout", "xcom"),
-    "guarantees": ("cancel", "retry"),
+    "guarantees": ("cancel", "kill", "retry"),
+    "emulator": ("browser",),
     "full-account": ("429", "pool"),
     "large-outputs": ("xcom",),
 }
@@ -64,8 +65,8 @@ def lead_to_the_site(app: Any, docname: str, source: list[str]) -> None:
         text = "```{include} ../README.md\n```\n\n" + text[text.index("```{toctree}") :]
     text = re.sub(r"```{include} \.\./(\w+\.md)\n```", lambda file: (pages.ROOT / file[1]).read_text(), text)
     # The site's search skips numbers, but for those in the index.
-    text = re.sub(r"^(?=\*\*`(\d{3})`)", r"```{index} single: \1\n```\n\n", text, flags=re.MULTILINE)
-    entries = "".join(f"```{{index}} single: {word}\n```\n\n" for word in SOUGHT.get(docname, ()))
+    text = re.sub(r"^(?=\*\*`(\d{3})`)", r"```{index} ! single: \1\n```\n\n", text, flags=re.MULTILINE)
+    entries = "".join(f"```{{index}} ! single: {word}\n```\n\n" for word in SOUGHT.get(docname, ()))
     text = re.sub(r"^(# .*\n\n)", lambda title: title[1] + entries, text, count=1)
     source[0] = pages.with_links_of_the_site(text)
 
