@@ -128,10 +128,10 @@ _NO_APP = re.compile(
     re.IGNORECASE,
 )
 _MEANINGS = {
-    "token": f"Make a token at {API_KEYS_URL} and put it into the connection's password field. In the emulator, it is the "
-    "value of --api-key.",
-    "no app": "Check app_name, action_name and version, and deploy the app before the Dag. In the emulator, start it with "
-    "the app's file.",
+    "token": f"Make a token at {API_KEYS_URL} and put it into the connection as its token (the password field). In the "
+    "emulator, it is the value of --api-key.",
+    "no app": "Check app_name, action_name and version, and deploy the app before the Dag. The emulator has the files that it "
+    "was started with.",
     "spending cap": "The spending cap of the organization or of the project is reached: new invocations are refused "
     "until the month ends or the cap is raised; what runs goes on.",
     "scope": "The scope of the API key does not allow this: use another key, or have its scope extended.",

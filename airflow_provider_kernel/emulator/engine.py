@@ -94,7 +94,10 @@ class Engine:
         app = self.deployments.find_app(request.app_name, request.version)
         version_note = self.deployments.version_note(app)
         if request.action_name not in app.actions:
-            raise not_found(f"Action not found: {request.action_name} of the app {app.name}{version_note}")
+            raise not_found(
+                f"Action not found: {request.action_name} of the app {app.name}{version_note}, "
+                f"which has {', '.join(sorted(app.actions)) or 'none'}"
+            )
         if self.max_concurrency is not None and len(self._active) >= self.max_concurrency:
             raise ApiError(
                 429,

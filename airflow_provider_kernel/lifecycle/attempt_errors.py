@@ -21,7 +21,7 @@ def no_capacity_error(*, may_wait: bool = True) -> KernelCapacityTimeoutError:
     return KernelCapacityTimeoutError(
         "Kernel's account was full until capacity_timeout or execution_timeout had passed."
         if may_wait
-        else "Kernel's account is full, and with capacity_timeout=0 the task does not wait."
+        else "Kernel's account is full, and with capacity_timeout=0 the task does not wait. Without it, it waits for up to a day."
     )
 
 

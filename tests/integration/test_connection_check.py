@@ -14,9 +14,7 @@ from tests.integration.scripted import Reply, error, html, serving
 
 TOKEN = "sk_canary_0123456789"
 WHO = "GET /auth/context"
-KEYS = (
-    "Make a token at https://dashboard.onkernel.com/api-keys and put it into the connection's password field."
-)
+KEYS = "Make a token at https://dashboard.onkernel.com/api-keys and put it into the connection as its token"
 
 
 @pytest.fixture

@@ -101,8 +101,8 @@ def test_invocation_runs_its_version_and_has_its_label(client, version, label, r
         ("shop", "3", "act", "Version not found: 3 of the app shop, which has 2, 1.0 beta, emulator"),
         ("books", "emulator", "act", "Version not found: emulator of the app books, which has 2"),
         ("books", "latest", "act", f"Version not found: latest of the app books, which has 2; {LATEST}"),
-        ("shop", "2", "only", "Action not found: only of the app shop (version 2)"),
-        ("books", "2", "nothing", "Action not found: nothing of the app books"),
+        ("shop", "2", "only", "Action not found: only of the app shop (version 2), which has act, only_two"),
+        ("books", "2", "nothing", "Action not found: nothing of the app books, which has act, only"),
     ],
 )
 def test_unknown_version_is_refused_with_the_known_ones(client, app, version, action, message):

@@ -80,9 +80,7 @@ def test_api_error_message_contains_code_and_request_id_when_known(code, request
 CAP = "The spending cap of the organization or of the project is reached:"
 SCOPE = "The scope of the API key does not allow this:"
 PROJECT = "The API key is of another project than the one that the connection names:"
-TOKEN = (
-    "Make a token at https://dashboard.onkernel.com/api-keys and put it into the connection's password field."
-)
+TOKEN = "Make a token at https://dashboard.onkernel.com/api-keys and put it into the connection as its token"
 APP = "Check app_name, action_name and version, and deploy the app before the Dag."
 UNSAID = "Kernel does not say which of these it is: the spending cap is reached,"
 
