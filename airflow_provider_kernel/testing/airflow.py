@@ -290,7 +290,7 @@ def _output(ti: Any, session: Any) -> Any:
     from sqlalchemy import select
 
     names: Any = {"dag_id": ti.dag_id, "run_id": ti.run_id, "task_id": ti.task_id, "map_index": ti.map_index}
-    found = session.scalar(select(XComModel).filter_by(**names, key=XCom.XCOM_RETURN_KEY))
+    found = session.scalar(select(XComModel).filter_by(**names, key="return_value"))
     return found and XCom.deserialize_value(found)
 
 

@@ -264,6 +264,7 @@ LARGE = """
 from datetime import datetime, timezone
 from pathlib import Path
 
+import airflow
 from airflow.providers.common.compat.sdk import DAG, task
 from airflow_provider_kernel.testing import run_dag
 
@@ -291,7 +292,8 @@ with DAG("large", schedule=None, start_date=datetime(2026, 1, 1)) as large:
 
 
 def test_outputs():
-    expected = {"numbers": list(range(100)), "when": WHEN, "digits": "12", "nothing": None}
+    digits = 12 if airflow.__version__.startswith("2.") else "12"  # so does this backend there
+    expected = {"numbers": list(range(100)), "when": WHEN, "digits": digits, "nothing": None}
     assert run_dag(large).outputs == expected
     assert [path for path in Path("xcom").rglob("*") if path.is_file()]
 """
