@@ -63,8 +63,7 @@ class Turns:
     """
     Lets some through at once, and the next ones some time later.
 
-    That time begins when the ones before were let through, however late the event loop was: those that are due during a pause
-    of the loop do not all come at its end.
+    What is late is not made up for: those that are due during a pause of the event loop do not all come at its end.
 
     :param at_once: how many.
     :param spacing: seconds from one lot to the next.
@@ -73,13 +72,16 @@ class Turns:
     def __init__(self, at_once: int, spacing: float) -> None:
         self._at_once = self._left = at_once
         self._spacing = spacing
+        self._due = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
     async def take(self, max_wait: float) -> None:
         """Wait for a turn, ``max_wait`` seconds at most."""
         loop = asyncio.get_running_loop()
-        self._timer = self._timer or loop.call_later(self._spacing, self._next_lot)
+        if not self._timer:
+            self._due = loop.time()
+            self._schedule()
         if self._left:
             self._left -= 1
             return
@@ -89,6 +91,11 @@ class Turns:
             async with asyncio.timeout(max_wait):
                 await turn
 
+    def _schedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._due = max(self._due + self._spacing, loop.time())
+        self._timer = loop.call_at(self._due, self._next_lot)
+
     def _next_lot(self) -> None:
         self._left, self._timer = self._at_once, None
         while self._waiting and self._left:
@@ -97,4 +104,4 @@ class Turns:
                 turn.set_result(None)
                 self._left -= 1
         if not self._left:
-            self._timer = asyncio.get_running_loop().call_later(self._spacing, self._next_lot)
+            self._schedule()
