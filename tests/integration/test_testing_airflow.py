@@ -254,7 +254,6 @@ def test_run_dag_uses_a_database_of_its_own(pytester, outer):
 
 BACKEND = """
 import os
-import tempfile
 
 os.environ["AIRFLOW__CORE__XCOM_BACKEND"] = "airflow.providers.common.io.xcom.backend.XComObjectStorageBackend"
 os.environ["AIRFLOW__COMMON_IO__XCOM_OBJECTSTORAGE_PATH"] = f"file://{os.getcwd()}/xcom"

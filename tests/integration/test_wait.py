@@ -116,6 +116,24 @@ def test_last_poll_sees_an_end_at_the_deadline(server, wait):
     assert wait("inv1", timeout=0.3).output == 1
 
 
+def test_streams_of_many_triggers_are_opened_by_turns(server, monkeypatch):
+    monkeypatch.setattr(kernel_async, "STREAMS_AT_ONCE", 1)
+    monkeypatch.setattr(kernel_async, "STREAM_SPACING", 1000.0)
+    server.on(STREAM, Stream(state("running"), end="silent"))
+
+    async def wait_three_times():
+        async with KernelAsyncHook() as hook:
+            waits = [asyncio.create_task(hook.wait_for_invocation("inv1")) for _ in range(3)]
+            while len(hook._in_use().stream_turns._waiting) < 2 or not server.seen(STREAM):
+                await asyncio.sleep(0.01)
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(wait_three_times(), 60))
+    assert len(server.seen(STREAM)) == 1
+
+
 def test_delay_of_a_stream_counts_toward_its_maximum_lifetime(server, monkeypatch):
     monkeypatch.setattr(kernel_async, "STREAMS_AT_ONCE", 1)
     monkeypatch.setattr(kernel_async, "STREAM_SPACING", 1000.0)
